@@ -1,0 +1,75 @@
+"""Class x attribute arithmetic: the only place that numbers groups.
+
+A group is a pair (class, attribute). Groups are numbered class-major: group ``y * n_attributes + a``, so that every
+pair has a fixed number whether or not a sample of it exists. Attribute -1 ("belongs to none") makes group -1.
+"""
+
+import numpy as np
+
+NO_GROUP = -1
+
+
+def encode_groups(class_codes, attribute_codes, n_attributes):
+    """Number the pairs (class, attribute) class-major.
+
+    Parameters
+    ----------
+    class_codes : array-like of shape (n_samples,)
+        Class of each sample, 0 to n_classes - 1.
+    attribute_codes : array-like of shape (n_samples,)
+        Attribute or cluster of each sample, 0 to ``n_attributes - 1``, or -1 for "belongs to none".
+    n_attributes : int
+        Number of attributes, absent ones included.
+
+    Returns
+    -------
+    groups : ndarray of shape (n_samples,), int64
+        ``class * n_attributes + attribute``, or -1 where the attribute is -1.
+    """
+    class_codes = np.asarray(class_codes, dtype=np.int64)
+    attribute_codes = np.asarray(attribute_codes, dtype=np.int64)
+    if attribute_codes.size and attribute_codes.max() >= n_attributes:
+        raise ValueError(f"Attribute {attribute_codes.max()} is out of range for n_attributes={n_attributes}.")
+    return np.where(attribute_codes < 0, NO_GROUP, class_codes * n_attributes + attribute_codes)
+
+
+def decode_groups(groups, n_attributes):
+    """Return the class and the attribute of each group number (both -1 for group -1).
+
+    Parameters
+    ----------
+    groups : array-like of shape (n_samples,)
+        Group numbers as `encode_groups` makes them.
+    n_attributes : int
+        Number of attributes they were made with.
+
+    Returns
+    -------
+    class_codes, attribute_codes : ndarray of shape (n_samples,), int64
+    """
+    groups = np.asarray(groups, dtype=np.int64)
+    belongs = groups >= 0
+    return (
+        np.where(belongs, groups // n_attributes, NO_GROUP),
+        np.where(belongs, groups % n_attributes, NO_GROUP),
+    )
+
+
+def cluster_of_class(clusters, class_codes):
+    """Pick, for every sample, the cluster that belongs to its class.
+
+    Parameters
+    ----------
+    clusters : array-like of shape (n_samples,) or (n_samples, n_classes)
+        One cluster per sample, or one per sample *and class* (clusters formed inside each class).
+    class_codes : array-like of shape (n_samples,)
+        Class of each sample, 0 to n_classes - 1.
+
+    Returns
+    -------
+    clusters : ndarray of shape (n_samples,), int64
+    """
+    clusters = np.asarray(clusters, dtype=np.int64)
+    if clusters.ndim == 1:
+        return clusters
+    return clusters[np.arange(len(clusters)), np.asarray(class_codes)]
