@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from skexmap.datasets import make_colored_digits
+
+SPLITS = ("train", "validation", "test", "test_correlated")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return make_colored_digits(correlation=0.98, random_state=0)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_images_are_float32_rgb_canvases_between_zero_and_one(digits, split):
+    images = digits[split].images
+    assert images.dtype == np.float32
+    assert images.shape == (len(digits[split].y), 3, 28, 28)
+    assert images.min() >= 0
+    assert 0.9 < images.max() <= 1
+
+
+def test_train_validation_and_test_share_no_handwritten_digit(digits):
+    sources = {name: set(digits[name].source.tolist()) for name in SPLITS}
+    assert not sources["train"] & sources["validation"]
+    assert not sources["train"] & sources["test"]
+    assert not sources["validation"] & sources["test"]
+    assert sources["test"] == sources["test_correlated"]
+    assert sources["train"] | sources["validation"] | sources["test"] == set(range(1797))
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_labels_are_those_of_the_source_digits(digits, split):
+    part = digits[split]
+    truth = load_digits().target[part.source]
+    np.testing.assert_array_equal(part.digit, truth)
+    np.testing.assert_array_equal(part.y, [int(d) > 4 for d in truth])
+    np.testing.assert_array_equal(
+        part.group_labels, [2 * y + a for y, a in zip(part.y, part.color, strict=True)]
+    )
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_colour_is_the_channel_that_holds_the_ink(digits, split):
+    part = digits[split]
+    red, green = part.images[:, 0].sum(axis=(1, 2)), part.images[:, 1].sum(axis=(1, 2))
+    expected = np.take(part.attribute_names, part.color)
+    np.testing.assert_array_equal(np.where(red > green, "red", "green"), expected)
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test_correlated"])
+@pytest.mark.parametrize("correlation", [0.9, 0.98, 1.0])
+def test_the_ink_agrees_with_the_class_at_exactly_the_chosen_rate(split, correlation):
+    part = make_colored_digits(correlation=correlation, n_copies=2, random_state=3)[split]
+    for c in (0, 1):
+        agrees = part.color[part.y == c] == c
+        assert agrees.sum() == round(correlation * len(agrees))
+
+
+def test_every_test_image_has_a_twin_that_differs_by_the_swapped_ink_alone(digits):
+    test = digits.test
+    n = len(test.y) // 2
+    np.testing.assert_array_equal(test.images[:n, [1, 0, 2]], test.images[n:])
+    np.testing.assert_array_equal(test.y[:n], test.y[n:])
+    np.testing.assert_array_equal(test.color, np.repeat([0, 1], n))
+
+
+def test_every_test_group_holds_all_test_digits_of_its_class_and_at_least_200(digits):
+    test = digits.test
+    for y in (0, 1):
+        green, red = (set(test.source[test.group_labels == 2 * y + a].tolist()) for a in (0, 1))
+        assert green == red
+        assert len(green) >= 200
+
+
+def test_the_correlated_test_split_is_made_of_rows_of_the_full_one(digits):
+    test, correlated = digits.test, digits.test_correlated
+    n = len(test.y) // 2
+    rows = np.arange(n) + n * correlated.color
+    np.testing.assert_array_equal(correlated.images, test.images[rows])
+    np.testing.assert_array_equal(correlated.y, test.y[rows])
+
+
+def test_the_digit_itself_is_in_the_image():
+    # Without shift or noise, averaged down to 4 x 4 it must look like the source digit.
+    part = make_colored_digits(max_shift=0, noise=0, n_copies=1, random_state=0).train
+    ink = part.images.sum(axis=1)[:, 4:24, 4:24]
+    assert part.images.sum() == pytest.approx(ink.sum())
+    made = ink.reshape(-1, 4, 5, 4, 5).mean(axis=(2, 4)).reshape(len(ink), -1)
+    source = load_digits().images[part.source].reshape(-1, 4, 2, 4, 2).mean(axis=(2, 4)).reshape(len(ink), -1)
+    correlations = [np.corrcoef(a, b)[0, 1] for a, b in zip(made, source, strict=True)]
+    assert np.quantile(correlations, 0.01) > 0.95
+
+
+def test_the_shifts_stay_within_max_shift_and_reach_it():
+    part = make_colored_digits(max_shift=1, noise=0, random_state=0).train
+    columns = np.flatnonzero(part.images.any(axis=(0, 1, 2)))
+    rows = np.flatnonzero(part.images.any(axis=(0, 1, 3)))
+    assert columns.min() >= 3
+    assert columns.max() <= 24
+    assert rows.min() == 3
+    assert rows.max() == 24
+
+
+def test_a_seed_fixes_every_image_and_another_seed_changes_them():
+    first, again, other = (make_colored_digits(n_copies=1, random_state=seed) for seed in (7, 7, 8))
+    for split in SPLITS:
+        np.testing.assert_array_equal(first[split].images, again[split].images)
+        np.testing.assert_array_equal(first[split].color, again[split].color)
+    assert not np.array_equal(first.train.source, other.train.source)
+
+
+def test_the_short_and_the_common_names_are_the_same_arrays(digits):
+    for split in SPLITS:
+        part = digits[split]
+        assert part.images is part.data
+        assert part.y is part.target
+        assert part.color is part.attributes
+
+
+@pytest.mark.parametrize(
+    "parameters, message",
+    [
+        ({"correlation": 1.5}, "correlation == 1.5, must be <= 1"),
+        ({"correlation": -0.1}, "correlation == -0.1, must be >= 0"),
+        ({"n_copies": 0}, "n_copies == 0, must be >= 1"),
+        ({"max_shift": 5}, "max_shift == 5, must be <= 4"),
+        ({"noise": -1.0}, "noise == -1.0, must be >= 0"),
+        ({"test_size": 1.0}, "test_size == 1.0, must be < 1"),
+        ({"validation_size": 0.6, "test_size": 0.5}, "leave no digits to train on"),
+    ],
+)
+def test_a_parameter_out_of_range_is_refused_by_name(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        make_colored_digits(**parameters)
