@@ -1,9 +1,23 @@
 """Input checks, and the only home of scikit-learn's private imports and version differences."""
 
+import sklearn
+from sklearn.base import _fit_context
+from sklearn.linear_model import LogisticRegression
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils._set_output import _get_output_config
+from sklearn.utils.fixes import parse_version
 from sklearn.utils.validation import column_or_1d
 
-__all__ = ["check_group_labels", "output_container"]
+__all__ = [
+    "Interval",
+    "StrOptions",
+    "_fit_context",
+    "check_group_labels",
+    "l1_logistic_regression",
+    "output_container",
+]
+
+_SKLEARN_VERSION = parse_version(parse_version(sklearn.__version__).base_version)
 
 
 def check_group_labels(group_labels, n_samples):
@@ -42,3 +56,26 @@ def check_group_labels(group_labels, n_samples):
 def output_container(estimator):
     """Return the container that `set_output` chose for `transform`: "default", "pandas" or "polars"."""
     return _get_output_config("transform", estimator)["dense"]
+
+
+def l1_logistic_regression(C, **params):
+    """Return scikit-learn's liblinear logistic regression with an L1 penalty, for two classes.
+
+    Version differences: before 1.8 the penalty is named by ``penalty="l1"`` and ``l1_ratio=1`` would silently mean L2;
+    from 1.8 on ``penalty`` is deprecated (gone in 1.10) and ``l1_ratio=1`` means L1. From 1.8 on liblinear also refuses
+    more than two classes, so that one-versus-rest is the caller's business.
+
+    Parameters
+    ----------
+    C : float
+        Inverse strength of the penalty.
+    **params : dict
+        Passed on to `sklearn.linear_model.LogisticRegression`.
+
+    Returns
+    -------
+    estimator : LogisticRegression
+        Unfitted.
+    """
+    l1 = {"l1_ratio": 1.0} if parse_version("1.8") <= _SKLEARN_VERSION else {"penalty": "l1"}
+    return LogisticRegression(C=C, solver="liblinear", **l1, **params)

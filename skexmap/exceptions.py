@@ -1,0 +1,19 @@
+"""The warnings that skexmap raises by name, so that they can be filtered or turned into errors one by one."""
+
+__all__ = ["EmptyErrorSetWarning", "FullErrorSetWarning", "SkexmapWarning", "TinyGroupWarning"]
+
+
+class SkexmapWarning(UserWarning):
+    """Base class of every warning of skexmap."""
+
+
+class TinyGroupWarning(SkexmapWarning):
+    """A tiny group decides how few samples every other group may keep."""
+
+
+class EmptyErrorSetWarning(SkexmapWarning):
+    """The identification model makes no error, so that there is nothing to upweight."""
+
+
+class FullErrorSetWarning(SkexmapWarning):
+    """The identification model gets every sample wrong, so that upweighting changes nothing."""
