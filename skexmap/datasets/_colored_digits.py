@@ -101,8 +101,8 @@ def make_colored_digits(
         - ``train``, ``validation``: `correlation` of each class has the ink of its class.
         - ``test``: every test digit in *both* inks, so that each of the four groups holds all test digits of
           its class. Images ``i`` and ``n_samples / 2 + i`` differ in ink alone.
-        - ``test_correlated``: the same test digits, each in one ink, `correlation` of each class in the ink of
-          its class. Its smallest groups have a handful of images.
+        - ``test_correlated``: the same test digits, each in one ink, `correlation` of each class in the ink
+          of its class. Its smallest groups have a handful of images.
 
         Each split is a Bunch with
 

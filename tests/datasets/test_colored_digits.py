@@ -36,9 +36,9 @@ def test_labels_are_those_of_the_source_digits(digits, split):
     truth = load_digits().target[part.source]
     np.testing.assert_array_equal(part.digit, truth)
     np.testing.assert_array_equal(part.y, [int(d) > 4 for d in truth])
-    np.testing.assert_array_equal(
-        part.group_labels, [2 * y + a for y, a in zip(part.y, part.color, strict=True)]
-    )
+    groups = {(0, 0): 0, (0, 1): 1, (1, 0): 2, (1, 1): 3}
+    expected = [groups[pair] for pair in zip(part.y.tolist(), part.color.tolist(), strict=True)]
+    np.testing.assert_array_equal(part.group_labels, expected)
 
 
 @pytest.mark.parametrize("split", SPLITS)

@@ -1,0 +1,47 @@
+# `make demo` and `make test` make a virtual environment in .venv if there is none, install what they need and do their
+# job. PYTHON=... chooses the interpreter that .venv is made from; VENV=... puts the environment elsewhere.
+SHELL := /bin/bash
+VENV ?= .venv
+PYTEST_ARGS ?= -n auto --maxprocesses 4
+IN_VENV := $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint
+# A half-made environment must not count as made.
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo   show a network lean on a shortcut, and skexmap repair it (a few minutes)"
+	@echo "make test   run the tests"
+	@echo "make lint   check style and formatting"
+
+demo: $(VENV)/.installed-demo
+	@$(IN_VENV) examples/demo.py
+
+# One thread per worker: the workers already fill the cores.
+test: $(VENV)/.installed-test
+	@OMP_NUM_THREADS=1 $(IN_VENV) -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-test
+	@$(IN_VENV) -m ruff check .
+	@$(IN_VENV) -m ruff format --check .
+
+# The stamp is older than pyproject.toml whenever the dependencies may have changed.
+$(VENV)/.installed-%: pyproject.toml | $(IN_VENV)
+	@echo "Installing skexmap and its '$*' extra into $(VENV) (the first time, PyTorch makes this a large download)"
+	@$(IN_VENV) -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	@touch $@
+
+$(IN_VENV):
+	@for candidate in $(if $(PYTHON),'$(PYTHON)',python3 python3.14 python3.13 python3.12 python3.11); do \
+	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    echo "Making $(VENV) with $$("$$candidate" --version)"; \
+	    "$$candidate" -m venv '$(VENV)' && exit 0; \
+	    rm -rf '$(VENV)'; \
+	    echo "$$candidate cannot make a virtual environment. On Debian and Ubuntu, install python3-venv." >&2; \
+	    exit 1; \
+	  fi; \
+	done; \
+	echo "skexmap needs Python 3.11 or newer, and $(if $(PYTHON),'$(PYTHON)',python3) is not that." \
+	  "Install one, or name it: make $(or $(MAKECMDGOALS),test) PYTHON=/path/to/python3.12" >&2; \
+	exit 1

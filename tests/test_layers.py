@@ -1,0 +1,130 @@
+"""Which module may import which, and what `import skexmap` may load."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import skexmap
+
+PACKAGE = Path(skexmap.__file__).parent
+MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+
+# A module imports only from levels below its own (and from its own subpackage).
+LEVELS = {
+    "_validation": 1,
+    "_torch": 1,
+    "_group_labels": 1,
+    "_blocks": 1,
+    "exceptions": 1,
+    "lrp": 2,
+    "cluster": 2,
+    "metrics": 2,
+    "datasets": 2,
+    "attribution": 3,
+    "groups": 3,
+    "features": 4,
+    "retraining": 4,
+    "_exmap": 5,
+    "export": 5,
+    "display": 6,
+}
+TORCH_FREE = ("cluster", "metrics", "datasets")
+IMPORTED_LATE = ("torchvision", "captum", "matplotlib", "pandas")
+
+
+def part_of(module):
+    """Return the part a module file belongs to: its subpackage, or its own name at the top."""
+    return module.parts[0].removesuffix(".py")
+
+
+def imported_names(source, package):
+    """Yield the dotted name of everything a module imports, late imports included."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            # Level 1 is the package itself, level 2 the one around it, ...
+            anchor = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*anchor, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def violations(module, source):
+    """Return the imports of a module file that its level forbids."""
+    part = part_of(module)
+    found = []
+    for name in imported_names(source, ["skexmap", *module.parts[:-1]]):
+        top, _, rest = name.partition(".")
+        other = rest.partition(".")[0]
+        if top == "torch" and part in TORCH_FREE:
+            found.append(f"{name} (the part is torch-free)")
+        if top != "skexmap" or other == part or other.startswith("__version"):
+            continue
+        if not other:
+            found.append(f"{name} (the whole package)")
+        elif other not in LEVELS:
+            found.append(f"{name} (not a part that has a level)")
+        elif LEVELS[other] >= LEVELS[part]:
+            found.append(f"{name} (level {LEVELS[other]}, not below {LEVELS[part]})")
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_a_module_imports_only_from_levels_below_its_own(module):
+    if module == Path("__init__.py"):
+        pytest.skip("the top-level package only collects the public names")
+    assert part_of(module) in LEVELS, f"give {module} a level in the design and here"
+    assert not violations(module, (PACKAGE / module).read_text())
+
+
+@pytest.mark.parametrize(
+    "module, line",
+    [
+        ("cluster/_knn.py", "from skexmap.lrp import rules"),
+        ("cluster/_knn.py", "from ..metrics import group_accuracies"),
+        ("cluster/_knn.py", "def f():\n    import torch.nn"),
+        ("metrics/_groups.py", "from torch import Tensor"),
+        ("retraining/_dfr.py", "from skexmap.features import HeatmapTransformer"),
+        ("_blocks.py", "from skexmap import _validation"),
+        ("groups/_labeler.py", "from skexmap.display import EigengapDisplay"),
+        ("lrp/_engine.py", "import skexmap"),
+    ],
+)
+def test_the_level_check_sees_every_form_of_a_forbidden_import(module, line):
+    assert violations(Path(module), line)
+
+
+@pytest.mark.parametrize(
+    "module, line",
+    [
+        ("cluster/_knn.py", "from skexmap._validation import check_group_labels"),
+        ("cluster/_knn.py", "from skexmap.cluster._eigengap import clusters_at_widest_gap"),
+        ("cluster/_knn.py", "from ._eigengap import clusters_at_widest_gap"),
+        ("groups/_labeler.py", "from ..cluster import EigengapSpectralClustering"),
+        ("features/_heatmaps.py", "import torch"),
+        ("export.py", "from skexmap import __version__"),
+    ],
+)
+def test_the_level_check_allows_imports_from_below_and_from_the_same_part(module, line):
+    assert not violations(Path(module), line)
+
+
+def loaded_after(statement):
+    script = f"import sys\n{statement}\nprint(*[m for m in {IMPORTED_LATE!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_import_skexmap_loads_neither_torchvision_captum_matplotlib_nor_pandas():
+    assert loaded_after("import skexmap") == []
+
+
+def test_importing_every_module_loads_none_of_them_either():
+    names = [
+        ".".join(["skexmap", *module.with_suffix("").parts]).removesuffix(".__init__") for module in MODULES
+    ]
+    assert loaded_after("\n".join(f"import {name}" for name in names)) == []
