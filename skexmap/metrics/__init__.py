@@ -1,1 +1,21 @@
+"""Group metrics, reports and scorers."""
 
+from ._group_metrics import (
+    group_accuracies,
+    group_shares,
+    mean_accuracy,
+    worst_group_accuracy,
+    worst_group_score,
+)
+from ._report import GroupReport, group_report, wilson_interval
+
+__all__ = [
+    "GroupReport",
+    "group_accuracies",
+    "group_report",
+    "group_shares",
+    "mean_accuracy",
+    "wilson_interval",
+    "worst_group_accuracy",
+    "worst_group_score",
+]

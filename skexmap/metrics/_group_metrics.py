@@ -1,0 +1,409 @@
+"""Accuracy and other scores per group, and how they are summed up."""
+
+import inspect
+from dataclasses import dataclass
+from numbers import Integral
+
+import numpy as np
+from sklearn.utils import assert_all_finite, check_consistent_length, column_or_1d
+from sklearn.utils.multiclass import unique_labels
+
+from .._group_labels import NO_GROUP
+from .._validation import check_group_labels
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Which samples belong to which group.
+
+    labels : list of the groups present, sorted.
+    codes : ndarray of shape (n_samples,), position of each sample's group in `labels`; -1 where it has none.
+    sample_weight : ndarray of shape (n_samples,).
+    """
+
+    labels: list
+    codes: np.ndarray
+    sample_weight: np.ndarray
+
+    @property
+    def sizes(self):
+        """Number of samples per group; a sample of weight zero counts as not there."""
+        return np.bincount(self.codes[self.codes >= 0], minlength=len(self.labels))
+
+    def total(self, values):
+        """Return the weighted sum of `values` per group."""
+        inside = self.codes >= 0
+        return np.bincount(
+            self.codes[inside], (self.sample_weight * values)[inside], minlength=len(self.labels)
+        )
+
+    def mean(self, values):
+        """Return the weighted mean of `values` per group."""
+        return self.total(values) / self.total(np.ones(len(self.codes)))
+
+
+def membership(group_labels, n_samples, sample_weight=None):
+    """Sort the samples into groups; group -1 and samples of weight zero are left out."""
+    group_labels = check_group_labels(group_labels, n_samples)
+    if n_samples == 0:
+        raise ValueError("There are 0 samples: no group has an accuracy.")
+    sample_weight = _check_sample_weight(sample_weight, n_samples)
+    inside = ~_belongs_to_none(group_labels) & (sample_weight > 0)
+    if not inside.any():
+        raise ValueError(
+            f"None of the {n_samples} samples belongs to a group: all group labels are -1 or have weight 0."
+        )
+    try:
+        labels, codes_inside = np.unique(group_labels[inside], return_inverse=True)
+    except TypeError as error:
+        kinds = sorted({type(label).__name__ for label in group_labels[inside].tolist()})
+        raise ValueError(f"`group_labels` mix {' and '.join(kinds)}. Use one type for all groups.") from error
+    codes = np.full(n_samples, -1)
+    codes[inside] = codes_inside
+    return Membership(labels.tolist(), codes, sample_weight)
+
+
+def _belongs_to_none(group_labels):
+    # Beside strings, NumPy turns -1 into "-1": it means the same.
+    none = str(NO_GROUP) if group_labels.dtype.kind in "US" else NO_GROUP
+    return np.asarray(group_labels == none, dtype=bool)
+
+
+def _check_sample_weight(sample_weight, n_samples):
+    if sample_weight is None:
+        return np.ones(n_samples)
+    sample_weight = column_or_1d(sample_weight, dtype=np.float64)
+    if len(sample_weight) != n_samples:
+        raise ValueError(f"`sample_weight` has {len(sample_weight)} entries for {n_samples} samples.")
+    n_bad = int(np.sum(~np.isfinite(sample_weight) | (sample_weight < 0)))
+    if n_bad:
+        raise ValueError(f"{n_bad} of {n_samples} sample weights are negative, NaN or infinite.")
+    return sample_weight
+
+
+def check_min_group_size(min_group_size):
+    """Return `min_group_size` if it is a whole number of at least 0."""
+    if not isinstance(min_group_size, Integral) or isinstance(min_group_size, bool) or min_group_size < 0:
+        raise ValueError(f"`min_group_size` must be an integer of at least 0, got {min_group_size!r}.")
+    return min_group_size
+
+
+def large_enough(groups, min_group_size):
+    """Return the mask of the groups larger than `min_group_size`, which may decide a worst-group score."""
+    sizes = groups.sizes
+    large = sizes > check_min_group_size(min_group_size)
+    if not large.any():
+        raise ValueError(
+            f"All {len(sizes)} groups have at most min_group_size={min_group_size} samples "
+            f"(largest: {sizes.max()}). Score more samples, use fewer groups or lower `min_group_size`."
+        )
+    return large
+
+
+def correct_predictions(y_true, y_pred):
+    """Return which predictions are right, as float array of shape (n_samples,)."""
+    y_true, y_pred = column_or_1d(y_true), column_or_1d(y_pred)
+    if len(y_true) != len(y_pred):
+        raise ValueError(f"`y_true` has {len(y_true)} entries, `y_pred` has {len(y_pred)}.")
+    # NaN, continuous scores, and strings beside numbers would all silently count as wrong.
+    assert_all_finite(y_true, input_name="y_true")
+    assert_all_finite(y_pred, input_name="y_pred")
+    if len(y_true):
+        unique_labels(y_true, y_pred)
+    return (y_true == y_pred).astype(np.float64)
+
+
+def group_accuracies(y_true, y_pred, *, group_labels, sample_weight=None):
+    """Accuracy of each group.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,)
+        True classes: integers or strings.
+    y_pred : array-like of shape (n_samples,)
+        Predicted classes.
+    group_labels : array-like of shape (n_samples,)
+        Group of each sample: integers or strings. Samples of group -1 ("belongs to none") are left out.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weight of each sample inside its group. A sample of weight 0 counts as not there. None weighs all
+        alike.
+
+    Returns
+    -------
+    accuracies : dict
+        Group label -> accuracy, a float from 0 to 1, in sorted order of the groups present.
+
+    Raises
+    ------
+    ValueError
+        If lengths differ, there are no samples, labels or weights are missing or not finite, or no sample
+        belongs to a group.
+
+    Examples
+    --------
+    >>> from skexmap.metrics import group_accuracies
+    >>> group_accuracies([0, 0, 1, 1], [0, 1, 1, 1], group_labels=["land", "land", "water", "water"])
+    {'land': 0.5, 'water': 1.0}
+    """
+    correct = correct_predictions(y_true, y_pred)
+    groups = membership(group_labels, len(correct), sample_weight)
+    return dict(zip(groups.labels, groups.mean(correct).tolist(), strict=True))
+
+
+def worst_group_accuracy(y_true, y_pred, *, group_labels, sample_weight=None, min_group_size=0):
+    """Accuracy of the group that the predictions serve worst.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,)
+        True classes: integers or strings.
+    y_pred : array-like of shape (n_samples,)
+        Predicted classes.
+    group_labels : array-like of shape (n_samples,)
+        Group of each sample: integers or strings. Samples of group -1 ("belongs to none") are left out. The
+        worst is taken over the groups present; a group without samples has no accuracy and cannot be the
+        worst.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weight of each sample inside its group. A sample of weight 0 counts as not there. None weighs all
+        alike.
+    min_group_size : int, default=0
+        Groups of this many samples or fewer are too small to decide and are left out, as in
+        :class:`~skexmap.retraining.DFRClassifier`. The default 0 lets every group count.
+
+    Returns
+    -------
+    accuracy : float
+        From 0 to 1; best is 1.
+
+    Raises
+    ------
+    ValueError
+        As `group_accuracies` does, and if no group has more than `min_group_size` samples.
+
+    See Also
+    --------
+    group_report : All groups with sizes and intervals.
+    worst_group_score : The same for any metric.
+
+    References
+    ----------
+    S. Sagawa, P. W. Koh, T. B. Hashimoto, P. Liang, "Distributionally Robust Neural Networks for Group
+    Shifts", ICLR 2020, arXiv 1911.08731.
+
+    Examples
+    --------
+    >>> from skexmap.metrics import worst_group_accuracy
+    >>> worst_group_accuracy([0, 0, 1, 1], [0, 1, 1, 1], group_labels=[0, 0, 3, 3])
+    0.5
+    """
+    correct = correct_predictions(y_true, y_pred)
+    groups = membership(group_labels, len(correct), sample_weight)
+    return float(groups.mean(correct)[large_enough(groups, min_group_size)].min())
+
+
+def group_shares(group_labels):
+    """Share of the samples that each group has.
+
+    Parameters
+    ----------
+    group_labels : array-like of shape (n_samples,)
+        Group of each sample, for instance of the training set. Group -1 is left out.
+
+    Returns
+    -------
+    shares : dict
+        Group label -> share of the samples that belong to a group; the shares sum to 1.
+
+    See Also
+    --------
+    mean_accuracy : Takes them as `weights`.
+
+    Examples
+    --------
+    >>> from skexmap.metrics import group_shares
+    >>> group_shares([0, 0, 0, 3])
+    {0: 0.75, 3: 0.25}
+    """
+    group_labels = column_or_1d(group_labels)
+    groups = membership(group_labels, len(group_labels))
+    return dict(zip(groups.labels, (groups.sizes / groups.sizes.sum()).tolist(), strict=True))
+
+
+def mean_accuracy(y_true, y_pred, *, group_labels, weights=None, sample_weight=None):
+    """Mean accuracy, with the groups weighted by shares of your choice.
+
+    The benchmarks of this field weigh the accuracy of each test group by the group's share of the *training*
+    set, so that a test set with balanced groups still shows the accuracy on the distribution that the model
+    was trained for.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,)
+        True classes: integers or strings.
+    y_pred : array-like of shape (n_samples,)
+        Predicted classes.
+    group_labels : array-like of shape (n_samples,)
+        Group of each sample: integers or strings. Samples of group -1 ("belongs to none") are left out.
+    weights : {None, "macro"}, dict or array-like of shape (n_groups,), default=None
+        - a dict, group label -> share or count: usually ``group_shares(training_group_labels)``;
+        - an array: entry i is the share or count of group number i;
+        - "macro": every group present weighs the same;
+        - None: every sample weighs the same (the plain accuracy).
+
+        They need not sum to 1. Every group present needs a weight, and every group with a weight above 0 must
+        be present.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weight of each sample inside its group (and overall when `weights` is None).
+
+    Returns
+    -------
+    accuracy : float
+        From 0 to 1.
+
+    Raises
+    ------
+    ValueError
+        As `group_accuracies` does, and if groups and weights do not match.
+
+    References
+    ----------
+    S. Sagawa et al., "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020, section 3
+    ("average accuracy", adjusted Waterbirds test set).
+
+    Examples
+    --------
+    >>> from skexmap.metrics import group_shares, mean_accuracy
+    >>> y_true, y_pred, g = [0, 0, 1, 1], [0, 1, 1, 1], [0, 0, 3, 3]
+    >>> mean_accuracy(y_true, y_pred, group_labels=g)
+    0.75
+    >>> mean_accuracy(y_true, y_pred, group_labels=g, weights=group_shares([0, 3, 3, 3]))
+    0.875
+    """
+    correct = correct_predictions(y_true, y_pred)
+    groups = membership(group_labels, len(correct), sample_weight)
+    return float(np.average(groups.mean(correct), weights=check_weights(weights, groups)))
+
+
+def check_weights(weights, groups):
+    """Return one weight per group present, from what `mean_accuracy` takes."""
+    if weights is None:
+        return groups.total(np.ones(len(groups.codes)))
+    if isinstance(weights, str):
+        if weights != "macro":
+            raise ValueError(f"`weights` must be None, 'macro', a dict or an array, got {weights!r}.")
+        return np.ones(len(groups.labels))
+    if not hasattr(weights, "items"):
+        weights = dict(enumerate(np.asarray(weights, dtype=np.float64).ravel().tolist()))
+    # `items` and not iteration: a pandas Series of shares serves too.
+    weights = {key: float(weight) for key, weight in weights.items() if key not in (NO_GROUP, str(NO_GROUP))}
+    bad = [key for key, weight in weights.items() if not (np.isfinite(weight) and weight >= 0)]
+    if bad:
+        raise ValueError(
+            f"{len(bad)} of {len(weights)} `weights` are negative, NaN or infinite: those of {bad[:5]}."
+        )
+    unweighted = [label for label in groups.labels if label not in weights]
+    if unweighted:
+        raise ValueError(
+            f"{len(unweighted)} of {len(groups.labels)} groups have no entry in `weights`: {unweighted[:5]}. "
+            "Give them a weight (0 where the training set has no such sample)."
+        )
+    absent = [key for key, weight in weights.items() if weight > 0 and key not in groups.labels]
+    if absent:
+        raise ValueError(
+            f"{len(absent)} of {len(weights)} groups in `weights` have no sample to be scored: {absent[:5]}. "
+            "Their accuracy is unknown; score samples of them too, or set their weight to 0."
+        )
+    values = np.array([weights[label] for label in groups.labels])
+    if values.sum() == 0:
+        raise ValueError(f"The `weights` of all {len(values)} groups present are 0.")
+    return values
+
+
+def worst_group_score(
+    y_true,
+    y_pred,
+    *,
+    metric,
+    group_labels,
+    sample_weight=None,
+    min_group_size=0,
+    greater_is_better=True,
+):
+    """Score of the group that does worst under any metric.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,)
+        True values.
+    y_pred : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        Whatever `metric` takes: classes, probabilities, decision values.
+    metric : callable
+        ``metric(y_true, y_pred)`` on the samples of one group: either one number (a metric of
+        :mod:`sklearn.metrics`), or one value per sample (a loss), which is then averaged.
+    group_labels : array-like of shape (n_samples,)
+        Group of each sample: integers or strings. Samples of group -1 ("belongs to none") are left out.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Passed on as ``metric(..., sample_weight=)`` if the metric takes it; values per sample are averaged
+        with it.
+    min_group_size : int, default=0
+        Groups of this many samples or fewer are left out.
+    greater_is_better : bool, default=True
+        Whether the worst is the smallest score; set to False for losses.
+
+    Returns
+    -------
+    score : float
+
+    Raises
+    ------
+    ValueError
+        As `worst_group_accuracy` does; if the metric's answer is neither one number nor one per sample, or
+        NaN; if it cannot take the `sample_weight` given.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.metrics import f1_score
+    >>> from skexmap.metrics import worst_group_score
+    >>> y_true, g = np.array([0, 1, 0, 1]), ["land", "land", "water", "water"]
+    >>> worst_group_score(y_true, [0, 1, 1, 1], metric=f1_score, group_labels=g)
+    0.666...
+    >>> def squared_error(y_true, y_prob):
+    ...     return (y_true - y_prob) ** 2
+    >>> y_prob = np.array([0.0, 0.5, 0.0, 1.0])
+    >>> worst_group_score(y_true, y_prob, metric=squared_error, group_labels=g, greater_is_better=False)
+    0.125
+    """
+    y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
+    check_consistent_length(y_true, y_pred)
+    assert_all_finite(y_true, input_name="y_true")
+    assert_all_finite(y_pred, input_name="y_pred")
+    groups = membership(group_labels, len(y_true), sample_weight)
+    scores = []
+    for code in np.flatnonzero(large_enough(groups, min_group_size)):
+        rows = groups.codes == code
+        weight = None if sample_weight is None else groups.sample_weight[rows]
+        scores.append(_score_one_group(metric, y_true[rows], y_pred[rows], weight, groups.labels[code]))
+    return min(scores) if greater_is_better else max(scores)
+
+
+def _score_one_group(metric, y_true, y_pred, sample_weight, label):
+    takes_weight = "sample_weight" in inspect.signature(metric).parameters
+    keywords = {"sample_weight": sample_weight} if takes_weight and sample_weight is not None else {}
+    score = np.asarray(metric(y_true, y_pred, **keywords), dtype=np.float64)
+    name = getattr(metric, "__name__", repr(metric))
+    if score.shape == (len(y_true),):
+        score = np.average(score, weights=sample_weight)
+    elif score.ndim:
+        raise ValueError(
+            f"`metric` {name} returned an array of shape {score.shape} for the {len(y_true)} samples of "
+            f"group {label!r}; it must return one number or one value per sample."
+        )
+    elif sample_weight is not None and not takes_weight:
+        raise ValueError(f"`metric` {name} returns one number and takes no `sample_weight`; leave it out.")
+    if np.isnan(score):
+        raise ValueError(
+            f"`metric` {name} is undefined (NaN) on the {len(y_true)} samples of group {label!r}. "
+            "Raise `min_group_size` or choose a metric that is defined on one class."
+        )
+    return float(score)
