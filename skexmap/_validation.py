@@ -3,14 +3,16 @@
 import sklearn
 from sklearn.base import _fit_context
 from sklearn.linear_model import LogisticRegression
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.fixes import parse_version
-from sklearn.utils.validation import column_or_1d
+from sklearn.utils.validation import _check_feature_names_in, column_or_1d
 
 __all__ = [
+    "HasMethods",
     "Interval",
     "StrOptions",
+    "_check_feature_names_in",
     "_fit_context",
     "check_group_labels",
     "l1_logistic_regression",
@@ -42,7 +44,8 @@ def check_group_labels(group_labels, n_samples):
     group_labels = column_or_1d(group_labels)
     if len(group_labels) != n_samples:
         raise ValueError(
-            f"`group_labels` has {len(group_labels)} entries for {n_samples} samples. Pass one group label per sample."
+            f"`group_labels` has {len(group_labels)} entries for {n_samples} samples. "
+            "Pass one group label per sample."
         )
     missing = sum(label is None or label != label for label in group_labels.tolist())
     if missing:
@@ -61,9 +64,9 @@ def output_container(estimator):
 def l1_logistic_regression(C, **params):
     """Return scikit-learn's liblinear logistic regression with an L1 penalty, for two classes.
 
-    Version differences: before 1.8 the penalty is named by ``penalty="l1"`` and ``l1_ratio=1`` would silently mean L2;
-    from 1.8 on ``penalty`` is deprecated (gone in 1.10) and ``l1_ratio=1`` means L1. From 1.8 on liblinear also refuses
-    more than two classes, so that one-versus-rest is the caller's business.
+    Version differences: before 1.8 the penalty is named by ``penalty="l1"`` and ``l1_ratio=1`` would silently
+    mean L2; from 1.8 on ``penalty`` is deprecated (gone in 1.10) and ``l1_ratio=1`` means L1. From 1.8 on
+    liblinear also refuses more than two classes, so that one-versus-rest is the caller's business.
 
     Parameters
     ----------

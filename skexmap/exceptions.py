@@ -1,6 +1,13 @@
 """The warnings that skexmap raises by name, so that they can be filtered or turned into errors one by one."""
 
-__all__ = ["EmptyErrorSetWarning", "FullErrorSetWarning", "SkexmapWarning", "TinyGroupWarning"]
+__all__ = [
+    "ConstantInputWarning",
+    "DisconnectedGraphWarning",
+    "EmptyErrorSetWarning",
+    "FullErrorSetWarning",
+    "SkexmapWarning",
+    "TinyGroupWarning",
+]
 
 
 class SkexmapWarning(UserWarning):
@@ -17,3 +24,11 @@ class EmptyErrorSetWarning(SkexmapWarning):
 
 class FullErrorSetWarning(SkexmapWarning):
     """The identification model gets every sample wrong, so that upweighting changes nothing."""
+
+
+class DisconnectedGraphWarning(SkexmapWarning):
+    """The neighbour graph has more connected components than clusters were allowed."""
+
+
+class ConstantInputWarning(SkexmapWarning):
+    """All rows are identical, so that there is one cluster whatever was asked for."""

@@ -1,1 +1,5 @@
+"""From clusters to pseudo-groups."""
 
+from skexmap.groups._labeler import PseudoGroupLabeler
+
+__all__ = ["PseudoGroupLabeler"]

@@ -1,0 +1,407 @@
+"""Spectral clustering that chooses the number of clusters by the eigengap."""
+
+import warnings
+from numbers import Integral
+
+import numpy as np
+from scipy import sparse
+from sklearn.base import BaseEstimator, ClusterMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skexmap._blocks import HEATMAP
+from skexmap._validation import Interval, StrOptions, _check_feature_names_in, _fit_context
+from skexmap.cluster._affinity import (
+    check_precomputed,
+    log_neighbors,
+    neighbors_in_graph,
+    rbf_affinity,
+    strongest_in_affinity,
+    symmetric_graph,
+)
+from skexmap.cluster._neighbors import nearest_rows, rows_are_identical, vote
+from skexmap.cluster._output import columns_handed_on, flat_block, hand_on
+from skexmap.cluster._sizes import merge_into_nearest
+from skexmap.cluster._spectrum import (
+    cluster_qr,
+    clusters_at_widest_gap,
+    graph_spectrum,
+    renumber_by_size,
+    runner_up,
+)
+from skexmap.exceptions import ConstantInputWarning, DisconnectedGraphWarning
+
+FLOATS = (np.float64, np.float32)
+
+
+class EigengapSpectralClustering(ClusterMixin, TransformerMixin, BaseEstimator):
+    """Spectral clustering whose number of clusters is read off the spectrum.
+
+    A graph joins every row to its nearest neighbours. The smallest eigenvalues of its normalised
+    Laplacian tell how many clusters there are: as many as come before the widest gap. The eigenvectors to
+    those eigenvalues, from the same decomposition, give the labels by cluster-QR. This is the clusterer
+    of ExMap [1]_.
+
+    Parameters
+    ----------
+    n_clusters : int or "eigengap", default="eigengap"
+        Number of clusters; ``"eigengap"`` chooses it between `min_clusters` and `max_clusters`.
+    min_clusters : int, default=2
+        Smallest number that the eigengap may choose. 1 is allowed: then "there are no clusters" is an
+        answer.
+    max_clusters : int, default=10
+        Largest number that the eigengap may choose; ``max_clusters + 1`` eigenvalues are computed. A
+        graph with more connected components than this has as many clusters as components, with a
+        `DisconnectedGraphWarning`.
+    n_neighbors : int or "log", default="log"
+        Neighbours of a row in the graph, the row itself included. ``"log"`` is floor(ln n), at least 2.
+    affinity : {"nearest_neighbors", "rbf", "precomputed", "precomputed_nearest_neighbors"}, \
+            default="nearest_neighbors"
+        How strongly two rows are joined.
+
+        - ``"nearest_neighbors"``: 1 where each of the two is among the `n_neighbors` of the other, 1/2
+          where one is.
+        - ``"rbf"``: ``exp(-|x - y|^2 / (n_features * X.var()))``; takes memory for n x n numbers.
+        - ``"precomputed"``: X is the affinity matrix itself, symmetric and non-negative, dense or sparse.
+        - ``"precomputed_nearest_neighbors"``: X is a sparse graph of distances with at least
+          ``n_neighbors - 1`` neighbours a row, as `sklearn.neighbors.KNeighborsTransformer` and its many
+          approximate look-alikes make them; the ``n_neighbors - 1`` nearest other rows are used.
+    random_state : int, RandomState instance or None, default=None
+        Starts the eigensolver. Pass an int for results that repeat to the last bit.
+    n_jobs : int, default=None
+        Threads of the neighbour search.
+
+    Attributes
+    ----------
+    labels_ : ndarray of shape (n_samples,), int64
+        Cluster of each training row. Cluster 0 is the largest; equal sizes are ordered by their first
+        member.
+    n_clusters_ : int
+        Number of clusters.
+    eigenvalues_ : ndarray of shape (n_eigenvalues,)
+        The smallest eigenvalues of the normalised Laplacian, ascending, between 0 and 2: ``max_clusters +
+        1`` of them (more for a larger `n_clusters`, fewer for fewer rows).
+    eigengaps_ : ndarray of shape (n_eigenvalues - 1,)
+        Their differences; ``eigengaps_[k - 1]`` is the gap after k clusters.
+    runner_up_n_clusters_ : int or None
+        The number of clusters with the widest gap among the numbers *not* chosen, within the allowed
+        range; None where nothing else was possible.
+    eigengap_margin_ : float
+        How clear the choice is: the chosen gap less the runner-up's, over the wider of the two. 1 is
+        clear, 0 a toss-up; negative values say that the eigengap would not have chosen the `n_clusters`
+        that was given.
+    affinity_matrix_ : csr_array or ndarray of shape (n_samples, n_samples)
+        The graph.
+    n_connected_components_ : int
+        Number of parts that the graph falls into.
+    n_neighbors_ : int
+        Number of neighbours used, the row itself included.
+    n_features_in_ : int
+        Number of features (of one flattened heatmap).
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, when X was a data frame without blocks and all names were strings.
+
+    Raises
+    ------
+    ValueError
+        In `fit`: for NaN or infinite values, fewer rows than `n_neighbors`, ``min_clusters >
+        max_clusters``, fewer rows than clusters, a precomputed matrix that is not square, not symmetric
+        or negative.
+    numpy.linalg.LinAlgError
+        If no eigensolver converges.
+
+    Warns
+    -----
+    DisconnectedGraphWarning
+        If the graph has more connected components than clusters were allowed.
+    ConstantInputWarning
+        If all rows are identical: there is one cluster then, whatever was asked for.
+
+    See Also
+    --------
+    sklearn.cluster.SpectralClustering : Needs the number of clusters; does not predict.
+    skexmap.groups.PseudoGroupLabeler : Turns clusters into pseudo-groups.
+
+    Notes
+    -----
+    As in scikit-learn's `SpectralClustering`, the row counts among its neighbours, the affinity is
+    ``(A + A^T) / 2``, and cluster-QR works on the eigenvectors divided by the square root of the degree.
+
+    A graph with C connected components has the eigenvalue 0 exactly C times, and any gap among those
+    zeros is rounding noise. So the components are counted first, their eigenvectors are written down, and
+    the other eigenvalues are computed inside each component: the widest gap cannot lie before C.
+
+    Given an integer `n_clusters` smaller than the number of components, the smaller components join the
+    nearest of the `n_clusters` largest (by their mean row; a precomputed graph has no rows to compare,
+    there they join the largest).
+
+    References
+    ----------
+    .. [1] R. Chakraborty, A. Sletten, M. Kampffmeyer, "ExMap: Leveraging Explainability Heatmaps for
+       Unsupervised Group Robustness to Spurious Correlations", CVPR 2024, arXiv:2403.13870.
+    .. [2] U. von Luxburg, "A tutorial on spectral clustering", Statistics and Computing 17(4), 2007,
+       section 8.3 (the eigengap).
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_blobs
+    >>> from skexmap.cluster import EigengapSpectralClustering
+    >>> X, _ = make_blobs([300, 200, 100], n_features=20, random_state=0)
+    >>> clusterer = EigengapSpectralClustering(random_state=0).fit(X)
+    >>> clusterer.n_clusters_
+    3
+    >>> clusterer.predict(X[:5])
+    array([0, 2, 2, 2, 0])
+    """
+
+    _parameter_constraints: dict = {
+        "n_clusters": [Interval(Integral, 1, None, closed="left"), StrOptions({"eigengap"})],
+        "min_clusters": [Interval(Integral, 1, None, closed="left")],
+        "max_clusters": [Interval(Integral, 1, None, closed="left")],
+        "n_neighbors": [Interval(Integral, 2, None, closed="left"), StrOptions({"log"})],
+        "affinity": [
+            StrOptions({"nearest_neighbors", "rbf", "precomputed", "precomputed_nearest_neighbors"})
+        ],
+        "random_state": ["random_state"],
+        "n_jobs": [Integral, None],
+    }
+
+    def __init__(
+        self,
+        n_clusters="eigengap",
+        *,
+        min_clusters=2,
+        max_clusters=10,
+        n_neighbors="log",
+        affinity="nearest_neighbors",
+        random_state=None,
+        n_jobs=None,
+    ):
+        self.n_clusters = n_clusters
+        self.min_clusters = min_clusters
+        self.max_clusters = max_clusters
+        self.n_neighbors = n_neighbors
+        self.affinity = affinity
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Cluster the rows of X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or structured ndarray or data frame with the block \
+                ``heatmap``
+            What to cluster; a square matrix with the precomputed affinities.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : EigengapSpectralClustering
+        """
+        rows = self._read_rows(X, reset=True)
+        n_eigenvalues = self._n_eigenvalues(rows.shape[0])
+        self.affinity_matrix_ = self._fit_affinity(rows)
+        random_state = check_random_state(self.random_state)
+        self.eigenvalues_, embedding, components = graph_spectrum(
+            self.affinity_matrix_, n_eigenvalues, random_state
+        )
+        self.eigengaps_ = np.diff(self.eigenvalues_)
+        self.n_connected_components_ = int(components.max()) + 1
+        n_clusters = self._choose_n_clusters(rows)
+        if n_clusters == 1:
+            labels = np.zeros(len(components), dtype=np.int64)
+        elif n_clusters > self.n_connected_components_:
+            labels = cluster_qr(embedding[:, :n_clusters])
+        else:
+            # The eigenvalue 0 has no preferred eigenvectors but the components themselves.
+            surplus = range(n_clusters, self.n_connected_components_)
+            labels = merge_into_nearest(components, surplus, self._rows_in_space(rows))
+        self.labels_ = renumber_by_size(labels)
+        self.n_clusters_ = int(self.labels_.max()) + 1
+        self._rows = rows if self._rows_in_space(rows) is not None else None
+        self._columns_out = columns_handed_on(X, self.labels_)
+        return self
+
+    def predict(self, X):
+        """Return the cluster of each row of X: the vote of its nearest training rows.
+
+        A row of the training set keeps its own cluster. Ties go to the nearest.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or structured ndarray or data frame with the block \
+                ``heatmap``
+            New rows. With ``affinity="precomputed"`` their affinities to the training rows, with
+            ``"precomputed_nearest_neighbors"`` the sparse graph of their distances to them.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,), int64
+        """
+        check_is_fitted(self)
+        rows = self._read_rows(X, reset=False)
+        neighbors, found_itself = self._neighbors_among_training_rows(rows)
+        labels = vote(self.labels_[neighbors])
+        return np.where(found_itself, self.labels_[neighbors[:, 0]], labels)
+
+    def transform(self, X):
+        """Replace the heatmaps by their clusters.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or structured ndarray or data frame with the block \
+                ``heatmap``
+            New rows, as for `predict`.
+
+        Returns
+        -------
+        X_out : ndarray of shape (n_samples, 1), or structured ndarray of shape (n_samples,)
+            The cluster as one column; for an X with blocks, its blocks with ``heatmap`` replaced by the
+            integer block ``cluster``. A data frame where `set_output` asked for one.
+        """
+        return hand_on(self, X, self.predict(X))
+
+    def fit_transform(self, X, y=None):
+        """Cluster the rows of X and replace them by their clusters, `labels_`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or structured ndarray or data frame with the block \
+                ``heatmap``
+            What to cluster.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        X_out : ndarray of shape (n_samples, 1), or structured ndarray of shape (n_samples,)
+            As `transform` returns it.
+        """
+        self.fit(X, y)
+        return hand_on(self, X, self.labels_)
+
+    def get_feature_names_out(self, input_features=None):
+        """Return the names of the columns of `transform`.
+
+        Parameters
+        ----------
+        input_features : array-like of str, default=None
+            Only checked against the features seen in `fit`.
+
+        Returns
+        -------
+        names : ndarray of str objects
+            ``cluster_0``; after a fit on blocks, preceded by the columns of the blocks passed through.
+        """
+        check_is_fitted(self)
+        _check_feature_names_in(self, input_features)
+        return self._columns_out
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        precomputed = str(self.affinity).startswith("precomputed")
+        tags.input_tags.pairwise = precomputed
+        tags.input_tags.sparse = precomputed
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+    def _read_rows(self, X, *, reset):
+        rows = validate_data(
+            self,
+            flat_block(X, HEATMAP, required_by=self),
+            reset=reset,
+            dtype=FLOATS,
+            accept_sparse="csr" if str(self.affinity).startswith("precomputed") else False,
+            ensure_min_samples=2 if reset else 1,
+        )
+        if reset and str(self.affinity).startswith("precomputed"):
+            check_precomputed(rows, self.affinity)
+        return rows
+
+    def _n_eigenvalues(self, n_samples):
+        if self.min_clusters > self.max_clusters:
+            raise ValueError(
+                f"min_clusters={self.min_clusters} is greater than max_clusters={self.max_clusters}. "
+                "Lower the one or raise the other."
+            )
+        given = self.n_clusters != "eigengap"
+        fewest = self.n_clusters if given else self.min_clusters
+        if fewest > n_samples - (not given):
+            name = "n_clusters" if given else "min_clusters"
+            raise ValueError(
+                f"{name}={fewest} is too large for {n_samples} samples. Lower it or pass more samples."
+            )
+        most = max(self.max_clusters, fewest)
+        return min(most + 1, n_samples)
+
+    def _fit_affinity(self, rows):
+        n_samples = rows.shape[0]
+        self.n_neighbors_ = log_neighbors(n_samples) if self.n_neighbors == "log" else int(self.n_neighbors)
+        if self.n_neighbors_ > n_samples and self.affinity != "precomputed":
+            raise ValueError(
+                f"n_neighbors={self.n_neighbors_} counts the row itself and needs at least as many samples, "
+                f"got n_samples = {n_samples}. Lower `n_neighbors`."
+            )
+        self.n_neighbors_ = min(self.n_neighbors_, n_samples)
+        if self.affinity == "nearest_neighbors":
+            neighbors = nearest_rows(rows, self.n_neighbors_, n_jobs=self.n_jobs)
+            return symmetric_graph(neighbors, n_samples)
+        if self.affinity == "precomputed_nearest_neighbors":
+            return symmetric_graph(
+                neighbors_in_graph(rows, self.n_neighbors_ - 1, exclude_self=True), n_samples
+            )
+        if self.affinity == "rbf":
+            variance = rows.var()
+            self._gamma = 1.0 / (rows.shape[1] * variance) if variance > 0 else 1.0
+            return rbf_affinity(rows, self._gamma)
+        return sparse.csr_array(rows) if sparse.issparse(rows) else rows
+
+    def _choose_n_clusters(self, rows):
+        """Return the number of clusters; learn the runner-up and the margin."""
+        given = self.n_clusters != "eigengap"
+        limit = self.n_clusters if given else self.max_clusters
+        n_components = self.n_connected_components_
+        self.runner_up_n_clusters_, self.eigengap_margin_ = None, 1.0
+        if self._rows_in_space(rows) is not None and rows_are_identical(rows):
+            warnings.warn(
+                f"All {rows.shape[0]} rows are identical: they form one cluster.", ConstantInputWarning
+            )
+            return 1
+        if n_components > limit:
+            how = "the smaller ones join the nearest" if given else "each becomes a cluster"
+            name = "n_clusters" if given else "max_clusters"
+            warnings.warn(
+                f"The neighbour graph falls into {n_components} connected components, more than "
+                f"{name}={limit}: {how}. Raise `n_neighbors` (now {self.n_neighbors_}) to join them"
+                f"{'' if given else ', or `max_clusters` to let the eigengap decide'}.",
+                DisconnectedGraphWarning,
+            )
+        if n_components > limit and not given:
+            self.eigengap_margin_ = 0.0
+            return n_components
+        chosen = self.n_clusters if given else clusters_at_widest_gap(self.eigenvalues_, self.min_clusters)
+        self.runner_up_n_clusters_, self.eigengap_margin_ = runner_up(
+            self.eigengaps_, chosen, self.min_clusters
+        )
+        return chosen
+
+    def _rows_in_space(self, rows):
+        return None if str(self.affinity).startswith("precomputed") else rows
+
+    def _neighbors_among_training_rows(self, rows):
+        """Return the nearest training rows of each row, and whether the first of them is the row itself."""
+        k = self.n_neighbors_
+        if self.affinity == "nearest_neighbors":
+            neighbors = nearest_rows(self._rows, k, Y=rows, n_jobs=self.n_jobs)
+        elif self.affinity == "rbf":
+            neighbors = strongest_in_affinity(rbf_affinity(self._rows, self._gamma, rows), k)
+        elif self.affinity == "precomputed":
+            return strongest_in_affinity(rows, k), np.zeros(rows.shape[0], dtype=bool)
+        else:
+            return neighbors_in_graph(rows, k - 1, exclude_self=False), np.zeros(rows.shape[0], dtype=bool)
+        return neighbors, np.array(
+            [(self._rows[i] == row).all() for i, row in zip(neighbors[:, 0], rows, strict=True)]
+        )
