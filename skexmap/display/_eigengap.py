@@ -1,0 +1,152 @@
+"""The eigenvalues of a clustering and the gap that chose the number of clusters."""
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from ._matplotlib import require_pyplot
+
+_CHOSEN, _RUNNER_UP, _INK = "#c2410c", "#94a3b8", "#1f2937"
+
+
+class EigengapDisplay:
+    """Smallest Laplacian eigenvalues with the gap that set the number of clusters, and its runner-up.
+
+    Make it with `from_estimator`.
+
+    Parameters
+    ----------
+    eigenvalues : ndarray of shape (n_eigenvalues,)
+        Smallest eigenvalues of the normalised Laplacian, ascending; from 0 to 2.
+    eigengaps : ndarray of shape (n_eigenvalues - 1,)
+        Their differences; entry k - 1 is the gap behind the k-th eigenvalue, which speaks for k clusters.
+    n_clusters : int
+        Number of clusters chosen.
+    min_clusters : int, default=2
+        Smallest number that could be chosen; smaller gaps are no candidates.
+
+    Attributes
+    ----------
+    figure_ : matplotlib.figure.Figure
+        The figure, after `plot`.
+    axes_ : matplotlib.axes.Axes
+        The axes, after `plot`. Also `ax_`, as in scikit-learn's displays with a single axes.
+
+    References
+    ----------
+    U. von Luxburg, "A tutorial on spectral clustering", Statistics and Computing 17 (2007), section 8.3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skexmap.display import EigengapDisplay
+    >>> values = np.array([0.0, 0.01, 0.02, 0.31, 0.35, 0.5])
+    >>> display = EigengapDisplay(eigenvalues=values, eigengaps=np.diff(values), n_clusters=3).plot()
+    >>> display.axes_.get_title(loc="left")
+    '3 clusters: gap 0.290 (runner-up: 5 clusters, gap 0.150)'
+    """
+
+    def __init__(self, *, eigenvalues, eigengaps, n_clusters, min_clusters=2):
+        self.eigenvalues = eigenvalues
+        self.eigengaps = eigengaps
+        self.n_clusters = n_clusters
+        self.min_clusters = min_clusters
+
+    @classmethod
+    def from_estimator(cls, estimator, *, ax=None):
+        """Draw the spectrum of a fitted clusterer.
+
+        Parameters
+        ----------
+        estimator : EigengapSpectralClustering, PseudoGroupLabeler or Pipeline
+            Fitted. In a labeler or a pipeline, the clusterer with `eigenvalues_` is looked up.
+        ax : matplotlib.axes.Axes, default=None
+            Where to draw; None makes a new figure.
+
+        Returns
+        -------
+        display : EigengapDisplay
+
+        Raises
+        ------
+        ValueError
+            If there is no fitted clusterer with eigenvalues inside.
+        """
+        clusterer = _with_eigenvalues(estimator)
+        display = cls(
+            eigenvalues=clusterer.eigenvalues_,
+            eigengaps=clusterer.eigengaps_,
+            n_clusters=clusterer.n_clusters_,
+            min_clusters=getattr(clusterer, "min_clusters", 2),
+        )
+        return display.plot(ax=ax)
+
+    def plot(self, ax=None):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, default=None
+            Where to draw; None makes a new figure.
+
+        Returns
+        -------
+        display : EigengapDisplay
+            With `figure_` and `axes_`.
+        """
+        pyplot = require_pyplot(f"{type(self).__name__}.plot")
+        if ax is None:
+            _, ax = pyplot.subplots(figsize=(6.4, 4.0), layout="constrained")
+        numbers = np.arange(1, len(self.eigenvalues) + 1)
+        ax.plot(numbers, self.eigenvalues, color=_INK, linewidth=0.8, marker="o", markersize=6, zorder=3)
+        runner_up = self._runner_up()
+        self._mark_gap(ax, self.n_clusters, _CHOSEN, "chosen")
+        if runner_up is not None:
+            self._mark_gap(ax, runner_up, _RUNNER_UP, "runner-up")
+        ax.set_xticks(numbers)
+        ax.set_xlabel("number of the eigenvalue")
+        ax.set_ylabel("eigenvalue of the normalised Laplacian")
+        ax.set_title(self._title(runner_up), fontsize="medium", loc="left")
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.margins(x=0.06, y=0.12)
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(loc="upper left", frameon=False)
+        self.figure_, self.axes_, self.ax_ = ax.figure, ax, ax
+        return self
+
+    def _gap(self, n_clusters):
+        inside = 1 <= n_clusters <= len(self.eigengaps)
+        return self.eigengaps[n_clusters - 1] if inside else None
+
+    def _runner_up(self):
+        candidates = [k for k in range(self.min_clusters, len(self.eigengaps) + 1) if k != self.n_clusters]
+        return max(candidates, key=self._gap, default=None)
+
+    def _mark_gap(self, ax, n_clusters, color, label):
+        if self._gap(n_clusters) is None:
+            return
+        lower, upper = self.eigenvalues[n_clusters - 1], self.eigenvalues[n_clusters]
+        text = f"{label}: {n_clusters} clusters"
+        ax.axhspan(lower, upper, color=color, alpha=0.18, linewidth=0, zorder=0, label=text)
+        ax.plot([n_clusters, n_clusters + 1], [lower, upper], color=color, linewidth=3, zorder=2)
+
+    def _title(self, runner_up):
+        gap = self._gap(self.n_clusters)
+        title = f"{self.n_clusters} clusters" + ("" if gap is None else f": gap {gap:.3f}")
+        if runner_up is None:
+            return title
+        return f"{title} (runner-up: {runner_up} clusters, gap {self._gap(runner_up):.3f})"
+
+
+def _with_eigenvalues(estimator):
+    """Return the clusterer with eigenvalues: the estimator itself, or the one inside."""
+    steps = [step for _, step in getattr(estimator, "steps", ())]
+    for candidate in (estimator, *steps):
+        for clusterer in (candidate, getattr(candidate, "clusterer_", None)):
+            if hasattr(clusterer, "eigenvalues_"):
+                return clusterer
+    if hasattr(estimator, "fit"):
+        check_is_fitted(estimator)
+    raise ValueError(
+        f"{type(estimator).__name__} has no eigenvalues: no fitted EigengapSpectralClustering is in it. "
+        "Other clusterers have no eigengap to show."
+    )

@@ -1,0 +1,174 @@
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgba
+from numpy.testing import assert_array_equal
+from sklearn.cluster import KMeans
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import Pipeline
+
+from skexmap.display import EigengapDisplay, GroupHeatmapDisplay
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def fitted(eigenvalues, n_clusters):
+    """What a fitted spectral clusterer shows of itself."""
+    values = np.asarray(eigenvalues, dtype=float)
+    return SimpleNamespace(
+        eigenvalues_=values, eigengaps_=np.diff(values), n_clusters_=n_clusters, min_clusters=2
+    )
+
+
+class TestEigengapDisplay:
+    spectrum = (0.0, 0.01, 0.03, 0.42, 0.44, 0.6, 0.61)
+
+    def test_every_eigenvalue_is_a_point(self):
+        display = EigengapDisplay.from_estimator(fitted(self.spectrum, 3))
+        points = display.axes_.lines[0].get_xydata()
+        assert_array_equal(points, list(enumerate(self.spectrum, start=1)))
+
+    def test_chosen_gap_and_runner_up_are_named_and_drawn_where_they_are(self):
+        display = EigengapDisplay.from_estimator(fitted(self.spectrum, 3))
+        title = display.axes_.get_title(loc="left")
+        assert title == "3 clusters: gap 0.390 (runner-up: 5 clusters, gap 0.160)"
+        chosen, runner_up = (line.get_xydata() for line in display.axes_.lines[1:])
+        assert_array_equal(chosen, [(3, 0.03), (4, 0.42)])
+        assert_array_equal(runner_up, [(5, 0.44), (6, 0.6)])
+        labels = display.axes_.get_legend_handles_labels()[1]
+        assert labels == ["chosen: 3 clusters", "runner-up: 5 clusters"]
+
+    def test_the_gap_before_min_clusters_is_no_runner_up(self):
+        # The widest gap of all would speak for one cluster, which splits nothing.
+        display = EigengapDisplay.from_estimator(fitted([0.0, 0.7, 0.75, 0.95, 1.1], 3))
+        assert "runner-up: 4 clusters" in display.axes_.get_title(loc="left")
+
+    def test_a_number_set_by_hand_is_shown_even_beyond_the_eigenvalues(self):
+        display = EigengapDisplay.from_estimator(fitted(self.spectrum, 9))
+        assert display.axes_.get_title(loc="left").startswith("9 clusters (runner-up: 3 clusters")
+
+    def test_the_clusterer_is_found_inside_a_labeler_and_a_pipeline(self):
+        clusterer = fitted(self.spectrum, 3)
+        labeler = SimpleNamespace(clusterer_=clusterer)
+        for estimator in (labeler, Pipeline([("maps", "passthrough"), ("groups", labeler), ("head", None)])):
+            assert EigengapDisplay.from_estimator(estimator).n_clusters == 3
+
+    def test_axes_given_are_drawn_on(self):
+        figure, ax = plt.subplots()
+        display = EigengapDisplay.from_estimator(fitted(self.spectrum, 3), ax=ax)
+        assert display.axes_ is ax
+        assert display.ax_ is ax
+        assert display.figure_ is figure
+
+    def test_an_estimator_without_eigenvalues_is_refused(self):
+        X = np.random.RandomState(0).normal(size=(10, 2))
+        with pytest.raises(ValueError, match="KMeans has no eigenvalues"):
+            EigengapDisplay.from_estimator(KMeans(2, n_init=1).fit(X))
+        with pytest.raises(NotFittedError):
+            EigengapDisplay.from_estimator(KMeans(2))
+
+
+@pytest.fixture
+def arrays():
+    rng = np.random.RandomState(0)
+    return {
+        "images": rng.uniform(size=(7, 3, 8, 8)),
+        "heatmaps": rng.normal(size=(7, 3, 4, 4)),
+        "group_labels": np.array([3, 0, -1, 1, 0, 1, 0]),
+        "pseudo_groups": np.array([5, 4, 0, 2, 2, 1, 4]),
+    }
+
+
+class TestGroupHeatmapDisplay:
+    def test_each_group_shows_its_first_samples_and_the_pseudo_groups_they_fell_into(self, arrays):
+        display = GroupHeatmapDisplay.from_arrays(**arrays, n_examples=2, group_names={0: "zero", 1: "one"})
+        assert_array_equal(display.rows_, [[1, 3, 0], [4, 5, -1]])
+        assert display.axes_.shape == (4, 3)
+        assert [ax.get_title() for ax in display.axes_[0]] == ["zero", "one", "3"]
+        assert [ax.get_xlabel() for ax in display.axes_[1]] == [
+            "pseudo-group 4",
+            "pseudo-group 2",
+            "pseudo-group 5",
+        ]
+        assert [ax.get_xlabel() for ax in display.axes_[3]] == ["pseudo-group 2", "pseudo-group 1", ""]
+        shown = display.axes_[0, 0].images[0].get_array()
+        np.testing.assert_allclose(shown, arrays["images"][1].transpose(1, 2, 0))
+
+    def test_relevance_is_scaled_by_its_largest_value_and_zero_is_the_middle_colour(self, arrays):
+        display = GroupHeatmapDisplay.from_arrays(**arrays)
+        overlay = display.axes_[1, 0].images[-1]
+        expected = arrays["heatmaps"][1].sum(axis=0)
+        np.testing.assert_allclose(overlay.get_array(), expected / np.abs(expected).max())
+        assert overlay.get_clim() == (-1, 1)
+        middle = np.array(overlay.cmap(overlay.norm(0.0)))
+        np.testing.assert_allclose(middle, to_rgba("#f7f7f7"), atol=0.01)
+        # The map covers the whole image whatever its side.
+        assert overlay.get_extent() == list(display.axes_[0, 0].images[0].get_extent())
+
+    def test_a_heatmap_of_zeros_is_drawn_without_a_warning(self, arrays):
+        arrays["heatmaps"][1] = 0
+        overlay = GroupHeatmapDisplay.from_arrays(**arrays).axes_[1, 0].images[-1]
+        assert_array_equal(overlay.get_array(), np.zeros((4, 4)))
+
+    @pytest.mark.parametrize("kind", ["uint8", "standardised", "grey"])
+    def test_images_of_every_usual_range_are_shown_between_0_and_1(self, arrays, kind):
+        images = arrays["images"]
+        arrays["images"] = {
+            "uint8": (images * 255).round().astype(np.uint8),
+            "standardised": (images - 0.5) / 0.2,
+            "grey": images[:, 0],
+        }[kind]
+        shown = GroupHeatmapDisplay.from_arrays(**arrays).axes_[0, 0].images[0].get_array()
+        assert shown.shape == ((8, 8) if kind == "grey" else (8, 8, 3))
+        own = images[1, 0] if kind == "grey" else images[1].transpose(1, 2, 0)
+        if kind == "standardised":
+            own = (own - own.min()) / (own.max() - own.min())
+        np.testing.assert_allclose(shown, own, atol=0.5 / 255)
+
+    def test_axes_given_make_room_for_the_grid(self, arrays):
+        figure, axes = plt.subplots(1, 2)
+        display = GroupHeatmapDisplay.from_arrays(**arrays, ax=axes[1])
+        assert display.figure_ is figure
+        assert not axes[1].axison
+        assert display.axes_.shape == (2, 3)
+
+    def test_strings_as_groups_leave_out_minus_one(self, arrays):
+        arrays["group_labels"] = np.array(["b", "a", "-1", "a", "b", "a", "b"])
+        display = GroupHeatmapDisplay.from_arrays(**arrays)
+        assert [ax.get_title() for ax in display.axes_[0]] == ["a", "b"]
+
+    @pytest.mark.parametrize(
+        "changed, message",
+        [
+            ({"pseudo_groups": [0, 1]}, r"one entry per sample, got .*'pseudo_groups': 2"),
+            (
+                {"heatmaps": np.zeros((7, 48))},
+                r"`heatmaps` must have shape .*got \(7, 48\). Reshape flat heatmaps",
+            ),
+            ({"images": np.zeros((7, 8, 8, 3))}, "`images` must have 1 or 3 channels, got 8"),
+            ({"group_labels": [-1] * 7}, "None of the 7 samples belongs to a group"),
+        ],
+    )
+    def test_arrays_that_do_not_fit_are_refused(self, arrays, changed, message):
+        with pytest.raises(ValueError, match=message):
+            GroupHeatmapDisplay.from_arrays(**{**arrays, **changed})
+
+
+def test_importing_the_displays_does_not_import_matplotlib():
+    code = "import sys, skexmap.display; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_without_matplotlib_the_error_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    display = EigengapDisplay(eigenvalues=np.zeros(3), eigengaps=np.zeros(2), n_clusters=2)
+    with pytest.raises(ImportError, match=r"EigengapDisplay.plot needs matplotlib.*skexmap\[plot\]"):
+        display.plot()
