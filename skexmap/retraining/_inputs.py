@@ -1,0 +1,146 @@
+"""What every retraining strategy reads: the embedding, the classes and the groups."""
+
+import numpy as np
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_array, column_or_1d, validate_data
+
+from skexmap._blocks import CLUSTER, EMBEDDING, HEATMAP, block_names, get_block, has_blocks
+from skexmap._group_labels import NO_GROUP, cluster_of_class, encode_groups
+from skexmap._validation import check_group_labels
+
+FLOATS = (np.float64, np.float32)
+
+
+def read_embedding(estimator, X, *, reset):
+    """Return the embedding as a finite 2-D float array, from the block of that name or from plain 2-D X.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Learns ``n_features_in_`` when `reset` is true, and is held to it otherwise.
+    X : structured ndarray or data frame with the block ``embedding``, or array-like of shape \
+            (n_samples, n_features)
+        The input of `fit` or `predict`.
+    reset : bool
+        True in `fit`.
+
+    Returns
+    -------
+    embedding : ndarray of shape (n_samples, n_features), float64 or float32
+    """
+    if has_blocks(X):
+        X = get_block(X, EMBEDDING, required_by=estimator)
+    return validate_data(estimator, X, reset=reset, dtype=FLOATS, ensure_min_samples=2 if reset else 1)
+
+
+def read_classes(estimator, y, n_samples):
+    """Return the sorted classes of y and the code of each sample's class.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Named in errors.
+    y : array-like of shape (n_samples,)
+        Labels: numbers or strings.
+    n_samples : int
+        Number of samples they belong to.
+
+    Returns
+    -------
+    classes : ndarray of shape (n_classes,)
+    class_codes : ndarray of shape (n_samples,), int64
+
+    Raises
+    ------
+    ValueError
+        If the length differs, y is not a classification target or holds fewer than two classes.
+    """
+    name = type(estimator).__name__
+    if y is None:
+        raise ValueError(f"{name} requires y to be passed, but the target y is None.")
+    y = column_or_1d(y, warn=True)
+    if y.dtype.kind in "fc":
+        # Checks for NaN and infinity; strings and integers cannot hold them.
+        check_array(y, ensure_2d=False, input_name="y")
+    if len(y) != n_samples:
+        raise ValueError(f"y has {len(y)} entries for {n_samples} samples. Pass one label per sample.")
+    check_classification_targets(y)
+    classes, class_codes = np.unique(y, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(
+            f"{name} needs samples of at least 2 classes, but y holds only one class: {classes[0]!r}."
+        )
+    return classes, class_codes.astype(np.int64)
+
+
+def read_groups(estimator, X, embedding, classes, class_codes, group_labels):
+    """Return the group of each sample, -1 where it belongs to none.
+
+    In this order: `group_labels` as given are the groups; else class x ``cluster`` where X carries that
+    block; else the classes.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Named in errors.
+    X : structured ndarray, data frame or array-like
+        The input of `fit`.
+    embedding : ndarray of shape (n_samples, n_features)
+        What `read_embedding` made of X.
+    classes : ndarray of shape (n_classes,)
+        The sorted classes.
+    class_codes : ndarray of shape (n_samples,)
+        Class of each sample.
+    group_labels : array-like of shape (n_samples,) or None
+        One label per sample; -1 is "belongs to none".
+
+    Returns
+    -------
+    groups : ndarray of shape (n_groups,)
+        The labels of the groups that occur, sorted, without -1.
+    group_codes : ndarray of shape (n_samples,), int64
+        Index into `groups`, or -1.
+    origin : {"group_labels", "clusters", "classes"}
+        Where the groups come from.
+    """
+    blocks = block_names(X)
+    if group_labels is not None:
+        labels, origin = check_group_labels(group_labels, len(class_codes)), "group_labels"
+    elif CLUSTER in blocks or HEATMAP in blocks:
+        # Heatmaps without clusters are a forgotten clusterer step: get_block says so.
+        clusters = get_block(X, CLUSTER, required_by=estimator)
+        labels, origin = _class_by_cluster(clusters, classes, class_codes), "clusters"
+    else:
+        _refuse_a_lone_cluster_column(estimator, embedding)
+        return classes, class_codes, "classes"
+    groups, group_codes = np.unique(labels, return_inverse=True)
+    if groups.dtype.kind in "iuf" and groups[0] == NO_GROUP:
+        groups, group_codes = groups[1:], group_codes - 1
+    if not len(groups):
+        raise ValueError(
+            f"All {len(class_codes)} samples belong to no group (-1), so that nothing can be balanced. "
+            "Use a clusterer that leaves fewer samples out."
+        )
+    return groups, group_codes.astype(np.int64), origin
+
+
+def _class_by_cluster(clusters, classes, class_codes):
+    clusters = np.asarray(clusters, dtype=np.int64)
+    if clusters.ndim == 2 and clusters.shape[1] != len(classes):
+        raise ValueError(
+            f"The block 'cluster' has one column for each of {clusters.shape[1]} classes, but y holds "
+            f"{len(classes)} classes. Fit on labels of the same classes that the clusters were formed within."
+        )
+    n_clusters = int(clusters.max(initial=0)) + 1
+    return encode_groups(class_codes, cluster_of_class(clusters, class_codes), n_clusters)
+
+
+def _refuse_a_lone_cluster_column(estimator, embedding):
+    """Recognise what a pipeline without `return_embedding=True` delivers: one column of cluster numbers."""
+    if embedding.shape[1] == 1 and (embedding == np.round(embedding)).all():
+        raise ValueError(
+            f"{type(estimator).__name__} got a single column of integers: the clusters of {len(embedding)} "
+            "samples, not their embeddings. Set `return_embedding=True` on the HeatmapTransformer step, so "
+            "that the embedding travels along with the cluster. If the column really is a feature, pass "
+            "`group_labels` (`group_labels=y` makes the classes the groups)."
+        )

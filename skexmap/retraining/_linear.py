@@ -1,0 +1,113 @@
+"""What all linear heads on embeddings share once they are fitted."""
+
+import numpy as np
+from scipy.special import expit, softmax
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from skexmap.retraining._inputs import read_embedding
+
+
+class LinearHead(ClassifierMixin, BaseEstimator):
+    """A fitted linear classifier on embeddings: ``coef_``, ``intercept_`` and ``classes_`` say everything.
+
+    Two classes have one row of coefficients, more have one row per class. `fit` of a subclass sets the
+    attributes.
+    """
+
+    # Group labels passed to a search reach the scorer and not `fit`, unless the user asks for it.
+    __metadata_request__fit = {"group_labels": False}
+
+    def decision_function(self, X):
+        """Return the score of each sample: for the second of two classes, else for every class.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or blocks with the field ``embedding``
+            Only the embedding is read.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,) for two classes, else (n_samples, n_classes)
+        """
+        check_is_fitted(self)
+        embedding = read_embedding(self, X, reset=False)
+        scores = embedding @ self.coef_.T + self.intercept_
+        return scores.ravel() if len(self.classes_) == 2 else scores
+
+    def predict(self, X):
+        """Return the class of each sample.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or blocks with the field ``embedding``
+            Only the embedding is read.
+
+        Returns
+        -------
+        y_pred : ndarray of shape (n_samples,)
+        """
+        scores = self.decision_function(X)
+        return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
+
+    def predict_proba(self, X):
+        """Return the probability of each class.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or blocks with the field ``embedding``
+            Only the embedding is read.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_samples, n_classes)
+            The columns follow ``classes_``; each row sums to 1.
+        """
+        scores = self.decision_function(X)
+        if scores.ndim == 1:
+            return np.column_stack([expit(-scores), expit(scores)])
+        return self._probabilities(scores)
+
+    def _probabilities(self, scores):
+        return softmax(scores, axis=1)
+
+
+def one_versus_rest_probabilities(scores):
+    """Return normalised one-versus-rest probabilities, as liblinear gives them; they are not the softmax.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_samples, n_classes)
+        One score per class, each fitted against the rest.
+
+    Returns
+    -------
+    probabilities : ndarray of shape (n_samples, n_classes)
+    """
+    probabilities = expit(scores)
+    totals = probabilities.sum(axis=1, keepdims=True)
+    # Every class rejected to the last bit: the softmax is the limit of the ratio.
+    return np.where(totals > 0, probabilities / np.where(totals > 0, totals, 1.0), softmax(scores, axis=1))
+
+
+def fold_scaler(coef, intercept, mean, scale):
+    """Return coefficients for raw features that score as `coef` does on ``(x - mean) / scale``.
+
+    ``w . (x - mu) / sigma + b = (w / sigma) . x + (b - (w / sigma) . mu)``.
+
+    Parameters
+    ----------
+    coef : ndarray of shape (n_rows, n_features)
+        Coefficients for standardised features.
+    intercept : ndarray of shape (n_rows,)
+        Their intercepts.
+    mean, scale : ndarray of shape (n_features,)
+        Of the scaler; `scale` is positive (1 for a constant feature).
+
+    Returns
+    -------
+    coef : ndarray of shape (n_rows, n_features)
+    intercept : ndarray of shape (n_rows,)
+    """
+    folded = coef / scale
+    return folded, intercept - folded @ mean

@@ -1,0 +1,487 @@
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import make_scorer
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+from skexmap._blocks import block_columns, blocks_to_columns, make_blocks
+from skexmap._validation import l1_logistic_regression
+from skexmap.exceptions import TinyGroupWarning
+from skexmap.retraining import DFRClassifier, DFRClassifierCV
+from skexmap.retraining._dfr import (
+    predict_codes,
+    reweight_groups,
+    subsample_groups,
+    subsample_size,
+    worst_group_accuracies,
+)
+from skexmap.retraining._linear import fold_scaler, one_versus_rest_probabilities
+
+
+def shortcut_data(n=600, n_classes=2, agreement=0.9, n_noise=6, seed=0):
+    """Embeddings whose first columns hold the class weakly and a shortcut strongly."""
+    rng = np.random.RandomState(seed)
+    y = rng.randint(n_classes, size=n)
+    shortcut = np.where(rng.uniform(size=n) < agreement, y, rng.randint(n_classes, size=n))
+    X = np.hstack([np.eye(n_classes)[y] * 2, np.eye(n_classes)[shortcut] * 5, np.zeros((n, n_noise))])
+    X += rng.normal(size=X.shape)
+    return X * rng.uniform(0.5, 4, size=X.shape[1]) + 3, y, shortcut
+
+
+def l1(C, seed=None, **params):
+    return l1_logistic_regression(C, max_iter=1000, random_state=seed, **params)
+
+
+# -- balancing
+# ---------------------------------------------------------------------------------------------------
+
+
+def test_the_smallest_group_above_min_group_size_sets_the_subsample_size():
+    codes = np.repeat([0, 1, 2, 3], [50, 9, 5, 6])
+    assert subsample_size(codes, 5) == 6
+    assert subsample_size(codes, 6) == 9
+    assert subsample_size(codes, 4) == 5
+    assert subsample_size(codes, 50) is None
+
+
+def test_groups_of_at_most_min_group_size_stay_in_whole():
+    codes = np.repeat([0, 1, 2], [50, 9, 5])
+    rows, weight = subsample_groups(codes, np.random.RandomState(0), min_group_size=5, small_groups="keep")
+    assert np.bincount(codes[rows]).tolist() == [9, 9, 5]
+    assert len(np.unique(rows)) == len(rows)
+    assert weight is None
+
+
+def test_small_groups_can_be_dropped():
+    codes = np.repeat([0, 1, 2], [50, 9, 5])
+    for balance in (subsample_groups, reweight_groups):
+        rows, _ = balance(codes, np.random.RandomState(0), min_group_size=5, small_groups="drop")
+        assert set(codes[rows]) == {0, 1}
+
+
+def test_reweighting_weighs_each_sample_by_its_chance_of_being_drawn():
+    codes = np.repeat([0, 1, 2], [20, 8, 3])
+    rng = np.random.RandomState(0)
+    drawn = np.zeros(len(codes))
+    for _ in range(4000):
+        drawn[subsample_groups(codes, rng, min_group_size=5, small_groups="keep")[0]] += 1 / 4000
+    rows, weight = reweight_groups(codes, rng, min_group_size=5, small_groups="keep")
+    assert rows.tolist() == list(range(len(codes)))
+    np.testing.assert_allclose(weight, drawn, atol=0.04)
+    np.testing.assert_allclose(weight, np.repeat([8 / 20, 1, 1], [20, 8, 3]))
+
+
+# -- one strength
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_dfr_is_the_average_of_balanced_refits_in_the_space_of_one_scaler(n_classes):
+    X, y, shortcut = shortcut_data(n_classes=n_classes, agreement=0.5)
+    groups = y * n_classes + shortcut
+    dfr = DFRClassifier(C=0.3, n_retrains=4, random_state=0).fit(X, y, group_labels=groups)
+
+    scaler = StandardScaler().fit(X)
+    smallest = np.bincount(groups).min()
+    coefs, intercepts = [], []
+    for seed in np.random.RandomState(0).randint(np.iinfo(np.int32).max, size=4):
+        rng = np.random.RandomState(seed)
+        rows = np.concatenate(
+            [rng.permutation(np.flatnonzero(groups == group))[:smallest] for group in range(n_classes**2)]
+        )
+        positives = [1] if n_classes == 2 else range(n_classes)
+        models = [l1(0.3, 0, tol=1e-10).fit(scaler.transform(X[rows]), y[rows] == c) for c in positives]
+        coefs.append([model.coef_[0] for model in models])
+        intercepts.append([model.intercept_[0] for model in models])
+    scores = scaler.transform(X) @ np.mean(coefs, axis=0).T + np.mean(intercepts, axis=0)
+
+    # The coefficients apply to raw embeddings.
+    np.testing.assert_allclose(X @ dfr.coef_.T + dfr.intercept_, scores, atol=2e-2)
+    expected = (scores[:, 0] > 0) if n_classes == 2 else scores.argmax(axis=1)
+    assert (dfr.predict(X) == expected).mean() > 0.998
+
+
+def test_dfr_raises_the_accuracy_of_the_group_against_the_shortcut():
+    X, y, shortcut = shortcut_data(2000, agreement=0.96)
+    X_new, y_new, shortcut_new = shortcut_data(2000, agreement=0.0, seed=1)
+    against = shortcut_new != y_new
+    by_class = DFRClassifier(random_state=0).fit(X, y)
+    by_group = DFRClassifier(random_state=0).fit(X, y, group_labels=2 * y + shortcut)
+    assert by_class.score(X_new[against], y_new[against]) < 0.6
+    assert by_group.score(X_new[against], y_new[against]) > 0.8
+
+
+def test_reweighting_agrees_with_many_averaged_subsamples_on_predictions():
+    X, y, shortcut = shortcut_data(1000)
+    groups = 2 * y + shortcut
+    subsampled = DFRClassifier(C=0.1, n_retrains=50, random_state=0).fit(X, y, group_labels=groups)
+    reweighted = DFRClassifier(C=0.1, balance="reweight").fit(X, y, group_labels=groups)
+    assert (subsampled.predict(X) == reweighted.predict(X)).mean() > 0.97
+
+
+def test_reweighting_is_one_weighted_logistic_regression():
+    X, y, shortcut = shortcut_data(500)
+    groups = 2 * y + shortcut
+    dfr = DFRClassifier(C=0.2, balance="reweight").fit(X, y, group_labels=groups)
+    counts = np.bincount(groups)
+    Z = StandardScaler().fit_transform(X)
+    model = l1(0.2, 0, tol=1e-10).fit(Z, y, sample_weight=(counts.min() / counts)[groups])
+    np.testing.assert_allclose(dfr.decision_function(X), model.decision_function(Z), atol=1e-2)
+
+
+def test_a_constant_feature_gets_finite_coefficients():
+    X, y, shortcut = shortcut_data(300)
+    X[:, 5] = 7.0
+    dfr = DFRClassifier(n_retrains=2, random_state=0).fit(X, y, group_labels=2 * y + shortcut)
+    assert np.isfinite(dfr.coef_).all()
+    assert dfr.coef_[0, 5] == 0
+
+
+def test_folding_a_scaler_keeps_every_score():
+    rng = np.random.RandomState(0)
+    X, coef, intercept = rng.normal(size=(20, 4)), rng.normal(size=(3, 4)), rng.normal(size=3)
+    mean, scale = rng.normal(size=4), rng.uniform(0.1, 3, size=4)
+    folded_coef, folded_intercept = fold_scaler(coef, intercept, mean, scale)
+    np.testing.assert_allclose(
+        X @ folded_coef.T + folded_intercept, (X - mean) / scale @ coef.T + intercept, atol=1e-12
+    )
+
+
+def test_without_standardising_the_weights_are_those_of_the_raw_features():
+    X, y, shortcut = shortcut_data(400)
+    groups = 2 * y + shortcut
+    dfr = DFRClassifier(C=0.5, balance="reweight", standardize=False).fit(X, y, group_labels=groups)
+    counts = np.bincount(groups)
+    model = l1(0.5, 0, tol=1e-10).fit(X, y, sample_weight=(counts.min() / counts)[groups])
+    np.testing.assert_allclose(dfr.coef_, model.coef_, atol=1e-2)
+
+
+def test_probabilities_of_two_classes_are_the_sigmoid_of_the_score():
+    X, y, _ = shortcut_data(300)
+    dfr = DFRClassifier(n_retrains=2, random_state=0).fit(X, y)
+    np.testing.assert_allclose(dfr.predict_proba(X)[:, 1], 1 / (1 + np.exp(-dfr.decision_function(X))))
+
+
+def test_one_versus_rest_probabilities_sum_to_one_even_where_every_class_is_rejected():
+    scores = np.array([[0.0, 1.0, -1.0], [-800.0, -801.0, -900.0]])
+    probabilities = one_versus_rest_probabilities(scores)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    odds = 1 / (1 + np.exp(-scores[0]))
+    np.testing.assert_allclose(probabilities[0], odds / odds.sum())
+
+
+# -- where the groups come from
+# ----------------------------------------------------------------------------------
+
+
+def test_blocks_form_groups_from_class_and_cluster():
+    X, y, shortcut = shortcut_data(400)
+    blocks = make_blocks(embedding=X, cluster=shortcut)
+    from_blocks = DFRClassifier(n_retrains=3, random_state=0).fit(blocks, y)
+    by_hand = DFRClassifier(n_retrains=3, random_state=0).fit(X, y, group_labels=2 * y + shortcut)
+    np.testing.assert_array_equal(from_blocks.coef_, by_hand.coef_)
+    assert from_blocks.groups_.tolist() == [0, 1, 2, 3]
+    assert from_blocks.group_counts_.tolist() == np.bincount(2 * y + shortcut).tolist()
+
+
+def test_clusters_formed_inside_each_class_are_read_from_the_column_of_the_class():
+    X, y, shortcut = shortcut_data(400)
+    per_class = np.full((400, 2), 7)
+    per_class[np.arange(400), y] = shortcut
+    local = DFRClassifier(n_retrains=2, random_state=0).fit(make_blocks(embedding=X, cluster=per_class), y)
+    flat = DFRClassifier(n_retrains=2, random_state=0).fit(make_blocks(embedding=X, cluster=shortcut), y)
+    np.testing.assert_array_equal(local.coef_, flat.coef_)
+
+
+def test_group_labels_go_before_clusters():
+    X, y, shortcut = shortcut_data(400)
+    blocks = make_blocks(embedding=X, cluster=np.random.RandomState(0).randint(3, size=400))
+    dfr = DFRClassifier(n_retrains=2, random_state=0).fit(blocks, y, group_labels=2 * y + shortcut)
+    plain = DFRClassifier(n_retrains=2, random_state=0).fit(X, y, group_labels=2 * y + shortcut)
+    np.testing.assert_array_equal(dfr.coef_, plain.coef_)
+
+
+def test_block_columns_of_a_data_frame_are_read_like_the_structured_array():
+    X, y, shortcut = shortcut_data(300)
+    blocks = make_blocks(embedding=X, cluster=shortcut)
+    frame = pd.DataFrame(blocks_to_columns(blocks), columns=block_columns(blocks))
+    by_frame = DFRClassifier(n_retrains=2, random_state=0).fit(frame, y)
+    by_array = DFRClassifier(n_retrains=2, random_state=0).fit(blocks, y)
+    np.testing.assert_allclose(by_frame.coef_, by_array.coef_, atol=1e-9)
+    np.testing.assert_array_equal(by_frame.predict(frame), by_array.predict(blocks))
+
+
+def test_on_a_plain_array_the_groups_are_the_classes():
+    X, y, _ = shortcut_data(300)
+    dfr = DFRClassifier(n_retrains=2, random_state=0).fit(X, y)
+    assert dfr.groups_.tolist() == [0, 1]
+    assert dfr.group_counts_.tolist() == np.bincount(y).tolist()
+
+
+def test_samples_of_no_group_change_nothing():
+    X, y, shortcut = shortcut_data(400)
+    groups = 2 * y + shortcut
+    noise = np.random.RandomState(0).normal(scale=50, size=(30, X.shape[1]))
+    padded = make_blocks(embedding=np.vstack([noise, X]), cluster=np.concatenate([np.full(30, -1), shortcut]))
+    padded_y = np.concatenate([np.random.RandomState(1).randint(2, size=30), y])
+    with_noise = DFRClassifierCV(n_retrains=2, random_state=0).fit(padded, padded_y)
+    without = DFRClassifierCV(n_retrains=2, random_state=0).fit(make_blocks(embedding=X, cluster=shortcut), y)
+    assert with_noise.group_counts_.tolist() == np.bincount(groups).tolist()
+    np.testing.assert_allclose(with_noise.coef_, without.coef_)
+    np.testing.assert_array_equal(with_noise.cv_scores_, without.cv_scores_)
+
+
+def test_labels_and_groups_may_be_strings():
+    X, y, shortcut = shortcut_data(300)
+    birds, water = np.array(["land", "water"])[y], np.array(["dry", "wet"])[shortcut]
+    groups = np.char.add(birds, water)
+    dfr = DFRClassifier(n_retrains=2, random_state=0).fit(X, birds, group_labels=groups)
+    numbered = DFRClassifier(n_retrains=2, random_state=0).fit(X, y, group_labels=2 * y + shortcut)
+    assert dfr.groups_.tolist() == ["landdry", "landwet", "waterdry", "waterwet"]
+    np.testing.assert_array_equal(dfr.coef_, numbered.coef_)
+    assert set(dfr.predict(X)) == {"land", "water"}
+
+
+def test_predict_reads_only_the_embedding():
+    X, y, shortcut = shortcut_data(300)
+    dfr = DFRClassifier(n_retrains=2, random_state=0).fit(make_blocks(embedding=X, cluster=shortcut), y)
+    np.testing.assert_array_equal(dfr.predict(X), dfr.predict(make_blocks(embedding=X)))
+
+
+# -- choosing the strength
+# ---------------------------------------------------------------------------------------
+
+
+def test_the_tuning_curve_is_that_of_a_straight_line_script():
+    X, y, shortcut = shortcut_data(400, agreement=0.7, n_noise=20)
+    groups = 2 * y + shortcut
+    Cs = (1.0, 0.1, 0.01)
+    cv = DFRClassifierCV(Cs, n_splits=3, n_retrains=2, random_state=0).fit(X, y, group_labels=groups)
+
+    rng = np.random.RandomState(0)
+    rng.randint(np.iinfo(np.int32).max, size=2)  # the seeds of the refits
+    curve = []
+    for seed in rng.randint(np.iinfo(np.int32).max, size=3):
+        half_rng = np.random.RandomState(seed)
+        order = half_rng.permutation(400)
+        fit, held = order[200:], order[:200]
+        smallest = np.bincount(groups[fit]).min()
+        rows = np.concatenate(
+            [fit[half_rng.permutation(np.flatnonzero(groups[fit] == g))[:smallest]] for g in range(4)]
+        )
+        scaler = StandardScaler().fit(X[rows])
+        accuracies = []
+        for C in Cs:
+            model = l1(C, 0, tol=1e-10).fit(scaler.transform(X[rows]), y[rows])
+            right = model.predict(scaler.transform(X[held])) == y[held]
+            accuracies.append(min(right[groups[held] == g].mean() for g in range(4)))
+        curve.append(accuracies)
+    np.testing.assert_allclose(cv.cv_scores_, np.transpose(curve), atol=1e-12)
+    assert Cs[np.mean(curve, axis=0).argmax()] == cv.C_
+
+
+def test_the_chosen_strength_is_refitted_as_dfr_classifier_does():
+    X, y, shortcut = shortcut_data(400)
+    groups = 2 * y + shortcut
+    cv = DFRClassifierCV(n_retrains=3, random_state=3).fit(X, y, group_labels=groups)
+    plain = DFRClassifier(C=cv.C_, n_retrains=3, random_state=3).fit(X, y, group_labels=groups)
+    np.testing.assert_array_equal(cv.coef_, plain.coef_)
+    np.testing.assert_array_equal(cv.intercept_, plain.intercept_)
+
+
+def test_the_first_of_equally_good_strengths_wins():
+    y = np.tile([0, 1], 100)
+    X = (2.0 * y - 1)[:, None] + np.random.RandomState(0).normal(scale=0.01, size=(200, 3))
+    assert DFRClassifierCV((0.3, 1.0, 0.1), n_retrains=1, random_state=0).fit(X, y).C_ == 0.3
+    assert DFRClassifierCV((1.0, 0.1, 0.3), n_retrains=1, random_state=0).fit(X, y).C_ == 1.0
+
+
+@pytest.mark.parametrize("balance", ["subsample", "reweight"])
+def test_with_the_splits_of_a_grid_search_the_same_strength_is_chosen_from_the_same_curve(balance):
+    X, y, shortcut = shortcut_data(400, n_noise=20)
+    blocks = make_blocks(embedding=X, cluster=shortcut)
+    splits = list(StratifiedKFold(3, shuffle=True, random_state=0).split(X, 2 * y + shortcut))
+    Cs = [1.0, 0.1, 0.03, 0.01]
+
+    def worst_pseudo_group(estimator, X_fold, y_fold):
+        right = estimator.predict(X_fold) == y_fold
+        groups = 2 * y_fold + X_fold["cluster"]
+        return min(right[groups == group].mean() for group in np.unique(groups))
+
+    dfr = DFRClassifier(n_retrains=2, balance=balance, random_state=0)
+    search = GridSearchCV(dfr, {"C": Cs}, scoring=worst_pseudo_group, cv=splits).fit(blocks, y)
+    cv = DFRClassifierCV(Cs, cv=splits, n_retrains=2, balance=balance, random_state=0).fit(blocks, y)
+    np.testing.assert_allclose(cv.mean_cv_scores_, search.cv_results_["mean_test_score"])
+    assert search.best_params_["C"] == cv.C_
+    np.testing.assert_array_equal(cv.coef_, search.best_estimator_.coef_)
+
+
+def test_the_result_does_not_depend_on_the_number_of_threads():
+    X, y, shortcut = shortcut_data(300)
+    one = DFRClassifierCV(n_retrains=4, random_state=0).fit(X, y, group_labels=2 * y + shortcut)
+    two = DFRClassifierCV(n_retrains=4, random_state=0, n_jobs=2).fit(X, y, group_labels=2 * y + shortcut)
+    np.testing.assert_array_equal(one.coef_, two.coef_)
+    np.testing.assert_array_equal(one.cv_scores_, two.cv_scores_)
+
+
+def test_small_and_absent_groups_in_the_score():
+    correct = np.array([[True, False], [True, True], [False, True], [False, True]])
+    assert worst_group_accuracies(correct, np.array([0, 0, 2, 2])).tolist() == [0.0, 0.5]
+    assert worst_group_accuracies(correct, np.array([0, 0, -1, -1])).tolist() == [1.0, 0.5]
+    assert np.isnan(worst_group_accuracies(correct, np.full(4, -1))).all()
+
+
+def test_a_half_without_a_class_still_scores():
+    # One sample of class 1 in a half is enough to land on either side.
+    X = np.random.RandomState(0).normal(size=(30, 3))
+    y = np.r_[1, np.zeros(29, dtype=int)]
+    X[0] += 10
+    cv = DFRClassifierCV((1.0, 0.1), n_splits=8, n_retrains=1, min_group_size=0, random_state=0)
+    scores = cv.fit(X, y).cv_scores_
+    assert np.isfinite(scores).all()
+    assert (scores[:, (scores == 0).all(axis=0)] == 0).all()
+
+
+def test_codes_of_one_score_and_of_many():
+    assert predict_codes(np.array([[0.3], [-0.3], [0.0]])).tolist() == [1, 0, 0]
+    assert predict_codes(np.array([[0.3, 0.5], [1.0, -0.3]])).tolist() == [1, 0]
+
+
+# -- metadata routing
+# --------------------------------------------------------------------------------------------
+
+
+def test_group_labels_given_to_a_search_do_not_reach_fit_unless_asked_for():
+    X, y, shortcut = shortcut_data(300)
+    groups = 2 * y + shortcut
+    seen = []
+
+    def worst(y_true, y_pred, *, group_labels):
+        seen.append(len(group_labels))
+        return min((y_true == y_pred)[group_labels == g].mean() for g in np.unique(group_labels))
+
+    with sklearn.config_context(enable_metadata_routing=True):
+        scorer = make_scorer(worst).set_score_request(group_labels=True)
+        dfr = DFRClassifier(n_retrains=2, random_state=0)
+        search = GridSearchCV(dfr, {"C": [1.0, 0.1]}, scoring=scorer, cv=3).fit(X, y, group_labels=groups)
+        assert seen
+        assert search.best_estimator_.groups_.tolist() == [0, 1]
+        asked = clone(dfr).set_fit_request(group_labels=True)
+        search = GridSearchCV(asked, {"C": [1.0, 0.1]}, scoring=scorer, cv=3).fit(X, y, group_labels=groups)
+        assert search.best_estimator_.groups_.tolist() == [0, 1, 2, 3]
+
+
+# -- bad input
+# ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("DFR", [DFRClassifier, DFRClassifierCV])
+class TestBadInput:
+    def test_one_class_only(self, DFR):
+        with pytest.raises(ValueError, match=r"at least 2 classes, but y holds only one class: .*1"):
+            DFR().fit(np.ones((20, 3)), np.ones(20, dtype=int))
+
+    def test_y_of_another_length(self, DFR):
+        with pytest.raises(ValueError, match="y has 19 entries for 20 samples"):
+            DFR().fit(np.ones((20, 3)), np.tile([0, 1], 10)[:19])
+
+    def test_group_labels_of_another_length(self, DFR):
+        X, y, _ = shortcut_data(50)
+        with pytest.raises(ValueError, match="49 entries for 50 samples"):
+            DFR().fit(X, y, group_labels=np.zeros(49))
+
+    def test_no_group_larger_than_min_group_size(self, DFR):
+        X, y, _ = shortcut_data(50)
+        with pytest.raises(ValueError, match=r"All 10 groups have at most min_group_size=5 samples"):
+            DFR().fit(X, y, group_labels=np.arange(50) % 10)
+
+    def test_nan_in_the_embedding(self, DFR):
+        X, y, _ = shortcut_data(50)
+        X[3, 2] = np.nan
+        with pytest.raises(ValueError, match="NaN"):
+            DFR().fit(make_blocks(embedding=X, cluster=y), y)
+
+    def test_heatmaps_without_clusters(self, DFR):
+        X, y, _ = shortcut_data(50)
+        blocks = make_blocks(embedding=X, heatmap=X.reshape(50, 1, 2, 5))
+        with pytest.raises(ValueError, match=r"needs the block 'cluster'.*clusterer step"):
+            DFR().fit(blocks, y)
+
+    def test_clusters_without_embedding_name_the_argument(self, DFR):
+        _, y, shortcut = shortcut_data(50)
+        with pytest.raises(ValueError, match="return_embedding=True"):
+            DFR().fit(make_blocks(cluster=shortcut), y)
+
+    def test_a_pipeline_that_delivers_only_the_cluster_column_names_the_argument(self, DFR):
+        X, y, _ = shortcut_data(50)
+        cluster_column = FunctionTransformer(lambda X: (X[:, :1] > 5).astype(int))
+        with pytest.raises(ValueError, match=r"single column of integers.*return_embedding=True"):
+            make_pipeline(cluster_column, DFR()).fit(X, y)
+
+    def test_all_samples_belong_to_no_group(self, DFR):
+        X, y, _ = shortcut_data(50)
+        with pytest.raises(ValueError, match=r"All 50 samples belong to no group"):
+            DFR().fit(make_blocks(embedding=X, cluster=np.full(50, -1)), y)
+
+    def test_a_class_without_a_group(self, DFR):
+        X, y, _ = shortcut_data(50)
+        with pytest.raises(ValueError, match=r"No sample of 1 of 2 classes \(\[1\]\) is left"):
+            DFR().fit(X, y, group_labels=np.where(y == 1, -1, 0))
+
+    def test_local_clusters_of_other_classes(self, DFR):
+        X, y, _ = shortcut_data(50)
+        with pytest.raises(ValueError, match=r"each of 3 classes, but y holds 2"):
+            DFR().fit(make_blocks(embedding=X, cluster=np.zeros((50, 3), dtype=int)), y)
+
+
+def sliver_groups(y, shortcut):
+    """Two groups in each class, and seven samples of class 0 in a group of their own."""
+    groups = 2 * y + shortcut
+    groups[np.flatnonzero(groups == 0)[:7]] = 9
+    return groups
+
+
+@pytest.mark.parametrize("DFR", [DFRClassifier, DFRClassifierCV])
+def test_a_third_group_of_a_class_that_cuts_down_all_others_is_named_in_a_warning(DFR):
+    X, y, shortcut = shortcut_data(400, agreement=0.5)
+    groups = sliver_groups(y, shortcut)
+    with pytest.warns(TinyGroupWarning, match=r"Group 9 has only 7 samples.*cut down to 7 "):
+        DFR(n_retrains=1).fit(X, y, group_labels=groups)
+
+
+def test_no_warning_where_the_sliver_does_not_set_the_size_or_is_the_minority_of_its_class():
+    X, y, shortcut = shortcut_data(400, agreement=0.5)
+    groups = sliver_groups(y, shortcut)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        DFRClassifier(n_retrains=1, min_group_size=7).fit(X, y, group_labels=groups)
+        DFRClassifier(balance="reweight").fit(X, y, group_labels=groups)
+        DFRClassifier(n_retrains=1).fit(X, y, group_labels=np.where(groups == 1, 0, groups))
+
+
+@pytest.mark.parametrize("Cs", [(), (1.0, 0.0), (1.0, -2.0), (np.nan,)])
+def test_strengths_must_be_positive(Cs):
+    X, y, _ = shortcut_data(50)
+    with pytest.raises(ValueError, match="non-empty sequence of positive numbers"):
+        DFRClassifierCV(Cs).fit(X, y)
+
+
+def test_the_l1_model_of_every_scikit_learn_is_sparse_and_minimises_the_l1_objective():
+    X, y, _ = shortcut_data(200, n_noise=30)
+    X = StandardScaler().fit_transform(X)
+    model = l1(0.05, 0, tol=1e-8).fit(X, y)
+    ridge = LogisticRegression(C=0.05).fit(X, y)
+    assert (model.coef_ == 0).mean() > 0.3
+
+    def objective(coef, intercept):
+        loss = np.logaddexp(0, -(2 * y - 1) * (X @ coef.ravel() + intercept)).sum()
+        return np.abs(coef).sum() + np.abs(intercept).sum() + 0.05 * loss
+
+    assert objective(model.coef_, model.intercept_) < objective(ridge.coef_, ridge.intercept_)
