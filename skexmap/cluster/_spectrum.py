@@ -93,10 +93,28 @@ def _dense(laplacian, n_eigenpairs, start):
 
 def _arpack(laplacian, n_eigenpairs, start):
     n = laplacian.shape[0]
-    flipped = LinearOperator((n, n), matvec=lambda v: 2 * v - laplacian @ v, dtype=np.float64)
-    ncv = min(n - 1, max(4 * n_eigenpairs, 20))
-    values, vectors = eigsh(flipped, k=n_eigenpairs, which="LA", v0=start[:, 0], ncv=ncv, tol=1e-10)
+    values, vectors = _lanczos(lambda v: 2 * v - laplacian @ v, n, n_eigenpairs, start[:, 0])
+    # Started from one vector, Lanczos may see a repeated eigenvalue once only. So look for a pair that it missed
+    # among the vectors orthogonal to those found, until there is none.
+    for i in range(1, n_eigenpairs):
+
+        def flipped_without_found(v, found=vectors):
+            v = v - found @ (found.T @ v)
+            v = 2 * v - laplacian @ v
+            return v - found @ (found.T @ v)
+
+        value, vector = _lanczos(flipped_without_found, n, 1, start[:, i])
+        smallest = values.argmin()
+        if value[0] <= values[smallest] + RESIDUAL / 10:
+            break
+        values[smallest], vectors[:, smallest] = value[0], vector[:, 0]
     return 2 - values, vectors
+
+
+def _lanczos(multiply, n, k, start):
+    operator = LinearOperator((n, n), matvec=multiply, dtype=np.float64)
+    ncv = min(n - 1, max(4 * k, 20))
+    return eigsh(operator, k=k, which="LA", v0=start, ncv=ncv, tol=1e-10)
 
 
 def _shift_invert(laplacian, n_eigenpairs, start):

@@ -1,0 +1,292 @@
+"""EigengapSpectralClustering: what it finds, what it predicts, and what it refuses."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from scipy import linalg, sparse
+from sklearn.base import clone
+from sklearn.cluster import SpectralClustering
+from sklearn.datasets import make_blobs
+from sklearn.metrics import adjusted_rand_score
+from sklearn.neighbors import KNeighborsTransformer, NearestNeighbors, kneighbors_graph
+from sklearn.pipeline import make_pipeline
+
+from skexmap._blocks import block_names, get_block, make_blocks
+from skexmap.cluster import EigengapSpectralClustering
+from skexmap.exceptions import ConstantInputWarning, DisconnectedGraphWarning
+
+
+def blobs(n=300, centers=3, seed=0, **kwargs):
+    return make_blobs(n, centers=centers, n_features=8, random_state=seed, **kwargs)
+
+
+def two_moons_bridge(n=400, seed=0):
+    """Return two overlapping blobs whose neighbour graph is connected."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, 4))
+    X[: n // 2, 0] += 4.5
+    return X, (np.arange(n) < n // 2).astype(int)
+
+
+@pytest.mark.parametrize("centers", [2, 3, 5, 10])
+def test_separated_blobs_are_found_with_their_number_and_a_clear_margin(centers):
+    X, y = blobs(centers=centers, center_box=(-40, 40))
+    clusterer = EigengapSpectralClustering(n_neighbors=12, random_state=0).fit(X)
+    assert clusterer.n_clusters_ == clusterer.n_connected_components_ == centers
+    assert adjusted_rand_score(y, clusterer.labels_) == 1
+    assert clusterer.eigengap_margin_ > 0.5
+
+
+def test_the_fit_equals_a_straight_line_script():
+    X, _ = two_moons_bridge()
+    clusterer = EigengapSpectralClustering(random_state=0).fit(X)
+    k = int(np.log(len(X)))
+    A = kneighbors_graph(X, k, include_self=True).toarray()
+    A = (A + A.T) / 2
+    np.fill_diagonal(A, 0)
+    d = A.sum(axis=1)
+    L = np.eye(len(X)) - A / np.sqrt(d[:, None] * d[None, :])
+    eigenvalues = linalg.eigvalsh(L)[:11]
+    np.testing.assert_allclose(clusterer.eigenvalues_, eigenvalues, atol=1e-9)
+    np.testing.assert_allclose(clusterer.eigengaps_, np.diff(eigenvalues), atol=1e-9)
+    assert clusterer.n_clusters_ == 2 + np.diff(eigenvalues)[1:].argmax()
+    affinity = clusterer.affinity_matrix_.toarray()
+    np.fill_diagonal(affinity, 0)
+    np.testing.assert_array_equal(affinity, A)
+
+
+@pytest.mark.parametrize("n", [200, 900])
+def test_labels_equal_those_of_scikit_learn_given_the_right_k(n):
+    X, y = two_moons_bridge(n)
+    ours = EigengapSpectralClustering(n_clusters=2, n_neighbors=8, random_state=0).fit(X)
+    theirs = SpectralClustering(
+        2, affinity="nearest_neighbors", n_neighbors=8, assign_labels="cluster_qr", random_state=0
+    ).fit(X)
+    assert ours.n_connected_components_ == 1
+    assert adjusted_rand_score(theirs.labels_, ours.labels_) == 1
+    assert adjusted_rand_score(y, ours.labels_) > 0.9
+
+
+def test_cluster_0_is_the_largest():
+    X, _ = make_blobs([30, 90, 60], n_features=8, center_box=(-40, 40), random_state=0)
+    labels = EigengapSpectralClustering(n_neighbors=10).fit_predict(X)
+    assert np.bincount(labels).tolist() == [90, 60, 30]
+
+
+def test_one_cluster_is_an_answer_when_min_clusters_allows_it():
+    X = np.random.default_rng(0).standard_normal((300, 10))
+    one = EigengapSpectralClustering(min_clusters=1, n_neighbors=150, random_state=0).fit(X)
+    assert one.n_clusters_ == 1
+    assert (one.labels_ == 0).all()
+    assert (one.predict(X) == 0).all()
+    assert EigengapSpectralClustering(n_neighbors=150, random_state=0).fit(X).n_clusters_ >= 2
+
+
+def test_more_components_than_max_clusters_become_the_clusters_with_a_named_warning():
+    X, y = blobs(n=260, centers=13, center_box=(-100, 100), cluster_std=0.1)
+    with pytest.warns(DisconnectedGraphWarning, match=r"13 connected components, more than max_clusters=10"):
+        clusterer = EigengapSpectralClustering(n_neighbors=10).fit(X)
+    assert clusterer.n_clusters_ == 13
+    assert clusterer.eigengap_margin_ == 0
+    assert adjusted_rand_score(y, clusterer.labels_) == 1
+
+
+def test_components_up_to_max_clusters_are_ordinary_and_warn_of_nothing():
+    X, y = blobs(centers=4, center_box=(-100, 100))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        clusterer = EigengapSpectralClustering(n_neighbors=10).fit(X)
+    assert adjusted_rand_score(y, clusterer.labels_) == 1
+
+
+def test_fewer_clusters_than_components_join_the_small_ones_to_the_nearest():
+    X = np.concatenate(
+        [np.zeros((20, 2)), np.full((15, 2), 100.0), np.full((5, 2), 90.0), np.full((4, 2), 1.0)]
+    )
+    X += np.random.default_rng(0).random(X.shape) / 10
+    with pytest.warns(DisconnectedGraphWarning, match="more than n_clusters=2"):
+        labels = EigengapSpectralClustering(2, n_neighbors=4).fit_predict(X)
+    assert labels.tolist() == [0] * 20 + [1] * 20 + [0] * 4
+
+
+@pytest.mark.parametrize("n", [200, 1500])
+def test_predict_agrees_with_labels_on_the_training_rows(n):
+    X, _ = two_moons_bridge(n)
+    clusterer = EigengapSpectralClustering(random_state=0).fit(X)
+    np.testing.assert_array_equal(clusterer.predict(X), clusterer.labels_)
+
+
+def test_new_rows_get_the_majority_of_their_neighbours():
+    X, y = blobs(n=600, centers=3, center_box=(-30, 30))
+    clusterer = EigengapSpectralClustering(n_neighbors=9).fit(X[:400])
+    neighbours = NearestNeighbors(n_neighbors=9).fit(X[:400]).kneighbors(X[400:], return_distance=False)
+    expected = [np.bincount(row).argmax() for row in clusterer.labels_[neighbours]]
+    np.testing.assert_array_equal(clusterer.predict(X[400:]), expected)
+    assert adjusted_rand_score(y[400:], clusterer.predict(X[400:])) == 1
+
+
+def test_a_precomputed_neighbour_graph_gives_the_same_clusters_and_predictions():
+    X, _ = two_moons_bridge(500)
+    plain = EigengapSpectralClustering(n_neighbors=8, random_state=0).fit(X[:400])
+    graph = make_pipeline(
+        KNeighborsTransformer(n_neighbors=12, mode="distance"),
+        EigengapSpectralClustering(n_neighbors=8, affinity="precomputed_nearest_neighbors", random_state=0),
+    ).fit(X[:400])
+    np.testing.assert_array_equal(graph[-1].labels_, plain.labels_)
+    np.testing.assert_allclose(graph[-1].eigenvalues_, plain.eigenvalues_, atol=1e-9)
+    assert (graph.predict(X[400:]) == plain.predict(X[400:])).mean() > 0.97
+
+
+@pytest.mark.parametrize("make", [np.asarray, sparse.csr_array, sparse.csr_matrix])
+def test_a_precomputed_affinity_gives_the_same_clusters(make):
+    X, _ = two_moons_bridge(300)
+    plain = EigengapSpectralClustering(n_neighbors=8, random_state=0).fit(X)
+    given = make(plain.affinity_matrix_.toarray())
+    clusterer = EigengapSpectralClustering(n_neighbors=8, affinity="precomputed", random_state=0).fit(given)
+    np.testing.assert_array_equal(clusterer.labels_, plain.labels_)
+    assert (clusterer.predict(given) == clusterer.labels_).mean() > 0.97
+
+
+def test_rbf_affinity_separates_blobs_and_predicts_its_training_rows():
+    X, y = blobs(centers=3, center_box=(-20, 20))
+    clusterer = EigengapSpectralClustering(affinity="rbf").fit(X)
+    assert adjusted_rand_score(y, clusterer.labels_) == 1
+    np.testing.assert_array_equal(clusterer.predict(X), clusterer.labels_)
+
+
+def test_float32_and_float64_give_the_same_clusters():
+    X, _ = two_moons_bridge()
+    double = EigengapSpectralClustering(random_state=0).fit(X.astype(np.float32).astype(np.float64))
+    single = EigengapSpectralClustering(random_state=0).fit(X.astype(np.float32))
+    np.testing.assert_array_equal(single.labels_, double.labels_)
+
+
+def test_n_jobs_does_not_change_the_result():
+    X, _ = two_moons_bridge(1000)
+    one = EigengapSpectralClustering(random_state=0, n_jobs=1).fit(X)
+    two = EigengapSpectralClustering(random_state=0, n_jobs=2).fit(X)
+    np.testing.assert_array_equal(one.eigenvalues_, two.eigenvalues_)
+    np.testing.assert_array_equal(one.labels_, two.labels_)
+
+
+@pytest.fixture
+def blocks():
+    X, _ = blobs(n=120, centers=2, center_box=(-20, 20))
+    heatmap = X.reshape(-1, 2, 2, 2).astype(np.float32)
+    return make_blocks(embedding=np.arange(360.0).reshape(120, 3), heatmap=heatmap)
+
+
+def test_the_heatmap_block_becomes_the_cluster_block_and_the_embedding_passes(blocks):
+    clusterer = EigengapSpectralClustering(n_neighbors=8)
+    out = clusterer.fit_transform(blocks)
+    assert block_names(out) == ("embedding", "cluster")
+    np.testing.assert_array_equal(get_block(out, "cluster", required_by=None), clusterer.labels_)
+    np.testing.assert_array_equal(out["embedding"], blocks["embedding"])
+    np.testing.assert_array_equal(clusterer.transform(blocks[::2]), out[::2])
+    flat = blocks["heatmap"].reshape(len(blocks), -1)
+    np.testing.assert_array_equal(clone(clusterer).fit_predict(flat), clusterer.labels_)
+
+
+@pytest.mark.parametrize("container, frame", [("pandas", pd.DataFrame), ("polars", pl.DataFrame)])
+def test_blocks_come_out_as_the_columns_of_a_frame_and_frames_go_in(blocks, container, frame):
+    names = [f"embedding_{i}" for i in range(3)] + [f"heatmap_{i}" for i in range(8)]
+    columns = np.hstack([blocks["embedding"], blocks["heatmap"].reshape(120, -1)])
+    for X in (
+        blocks,
+        frame(columns, columns=names) if frame is pd.DataFrame else frame(columns, schema=names),
+    ):
+        clusterer = EigengapSpectralClustering(n_neighbors=8).set_output(transform=container)
+        out = clusterer.fit_transform(X)
+        assert isinstance(out, frame)
+        assert list(out.columns) == ["embedding_0", "embedding_1", "embedding_2", "cluster_0"]
+        assert list(clusterer.get_feature_names_out()) == list(out.columns)
+        np.testing.assert_array_equal(get_block(out, "cluster", required_by=None), clusterer.labels_)
+        assert clusterer.transform(X).equals(out)
+
+
+def test_plain_rows_come_out_as_one_column_of_clusters():
+    X, _ = blobs()
+    clusterer = EigengapSpectralClustering(n_neighbors=8)
+    out = clusterer.fit_transform(X)
+    np.testing.assert_array_equal(out, clusterer.labels_[:, None])
+    frame = clusterer.set_output(transform="pandas").transform(X[:7])
+    assert list(frame.columns) == ["cluster_0"]
+
+
+def test_a_step_before_it_that_lacks_the_heatmap_block_is_named(blocks):
+    embedding_only = make_blocks(embedding=blocks["embedding"])
+    with pytest.raises(ValueError, match=r"EigengapSpectralClustering needs the block 'heatmap'"):
+        EigengapSpectralClustering().fit(embedding_only)
+
+
+def test_a_memory_map_is_clustered_like_the_array(tmp_path):
+    X, _ = two_moons_bridge(300)
+    path = tmp_path / "heatmaps.npy"
+    np.save(path, X.astype(np.float32))
+    mapped = np.load(path, mmap_mode="r")
+    np.testing.assert_array_equal(
+        EigengapSpectralClustering(random_state=0).fit_predict(mapped),
+        EigengapSpectralClustering(random_state=0).fit_predict(X.astype(np.float32)),
+    )
+
+
+def test_a_fitted_clusterer_pickles():
+    X, _ = blobs()
+    clusterer = EigengapSpectralClustering(n_neighbors=8).fit(X)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(clusterer)).predict(X), clusterer.labels_)
+
+
+def test_one_repeated_point_is_one_cluster_with_a_named_warning():
+    with pytest.warns(ConstantInputWarning, match="All 30 rows are identical"):
+        clusterer = EigengapSpectralClustering().fit(np.ones((30, 4)))
+    assert clusterer.n_clusters_ == 1
+    assert (clusterer.labels_ == 0).all()
+
+
+def test_two_repeated_points_are_two_clusters():
+    X = np.repeat([[0.0, 0.0], [1.0, 1.0]], [40, 20], axis=0)
+    labels = EigengapSpectralClustering().fit_predict(X)
+    assert labels.tolist() == [0] * 40 + [1] * 20
+
+
+def test_constant_rows_are_rows_like_any_other():
+    # Heatmaps that are zero everywhere, or one value everywhere, among ordinary ones.
+    X, _ = two_moons_bridge(300)
+    X[:3], X[3:5] = 0.0, 2.0
+    clusterer = EigengapSpectralClustering(random_state=0).fit(X)
+    assert len(set(clusterer.labels_[:3])) == len(set(clusterer.labels_[3:5])) == 1
+
+
+X_GOOD = np.random.default_rng(0).standard_normal((30, 3))
+
+
+@pytest.mark.parametrize(
+    "params, X, message",
+    [
+        ({}, np.where(X_GOOD > 2, np.nan, X_GOOD), "Input X contains NaN"),
+        ({}, np.where(X_GOOD > 2, np.inf, X_GOOD), "Input X contains infinity"),
+        ({"n_neighbors": 31}, X_GOOD, r"n_neighbors=31 counts the row itself and needs .* n_samples = 30"),
+        ({"min_clusters": 5, "max_clusters": 4}, X_GOOD, "min_clusters=5 is greater than max_clusters=4"),
+        ({"n_clusters": 31}, X_GOOD, "n_clusters=31 is too large for 30 samples"),
+        ({"min_clusters": 30, "max_clusters": 40}, X_GOOD, "min_clusters=30 is too large for 30 samples"),
+        ({"n_clusters": 0}, X_GOOD, "'n_clusters' parameter"),
+        ({"n_neighbors": 1}, X_GOOD, "'n_neighbors' parameter"),
+        ({"affinity": "cosine"}, X_GOOD, "'affinity' parameter"),
+        ({}, X_GOOD[:1], "minimum of 2 is required"),
+        ({"affinity": "precomputed"}, X_GOOD, r"needs a square matrix.* got shape \(30, 3\)"),
+        ({"affinity": "precomputed"}, -np.ones((9, 9)), "81 entries of the precomputed matrix are negative"),
+        ({"affinity": "precomputed"}, np.triu(np.ones((9, 9))), "is not symmetric"),
+        (
+            {"affinity": "precomputed_nearest_neighbors", "n_neighbors": 6},
+            kneighbors_graph(X_GOOD, 3, mode="distance"),
+            "30 of 30 rows of the precomputed graph have fewer than 5 neighbours",
+        ),
+    ],
+)
+def test_bad_input_is_refused_with_what_and_how_many(params, X, message):
+    with pytest.raises(ValueError, match=message):
+        EigengapSpectralClustering(**params).fit(X)

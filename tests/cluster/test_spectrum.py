@@ -1,0 +1,170 @@
+"""Spectra, gaps and labels against closed forms and dense solvers."""
+
+import numpy as np
+import pytest
+from scipy import linalg, sparse
+
+from skexmap.cluster import _spectrum
+from skexmap.cluster._spectrum import (
+    cluster_qr,
+    clusters_at_widest_gap,
+    graph_spectrum,
+    normalized_laplacian,
+    renumber_by_size,
+    runner_up,
+    smallest_eigenpairs,
+)
+
+
+def ring(n):
+    """Return the adjacency of a ring: its Laplacian eigenvalues are 1 - cos(2 pi j / n)."""
+    next_one = sparse.csr_array((np.ones(n), (np.arange(n), (np.arange(n) + 1) % n)), shape=(n, n))
+    return sparse.csr_array(next_one + next_one.T)
+
+
+def cliques(*sizes):
+    """Return disjoint cliques: a clique of m rows has the eigenvalues 0 and m / (m - 1), m - 1 times."""
+    return sparse.csr_array(sparse.block_diag([np.ones((m, m)) - np.eye(m) for m in sizes]))
+
+
+def spectrum(affinity, n_eigenpairs, seed=0):
+    return graph_spectrum(affinity, n_eigenpairs, np.random.RandomState(seed))
+
+
+# 40 rows go to the dense solver, 700 to ARPACK.
+@pytest.mark.parametrize("n", [40, 700])
+def test_a_ring_has_its_closed_form_eigenvalues_each_of_them_twice(n):
+    values, _, components = spectrum(ring(n), 11)
+    expected = np.sort(1 - np.cos(2 * np.pi * np.arange(n) / n))[:11]
+    np.testing.assert_allclose(values, expected, atol=1e-9)
+    assert components.max() == 0
+
+
+@pytest.mark.parametrize("size", [30, 600])
+def test_a_clique_has_the_eigenvalue_0_and_then_m_over_m_minus_1(size):
+    values, vectors, _ = spectrum(cliques(size), 4)
+    np.testing.assert_allclose(values, [0] + [size / (size - 1)] * 3, atol=1e-9)
+    np.testing.assert_allclose(vectors[:, 0], vectors[0, 0])
+
+
+def test_disjoint_cliques_have_exact_zeros_and_the_smallest_of_the_other_eigenvalues():
+    values, vectors, components = spectrum(cliques(5, 20, 10), 6)
+    assert (values[:3] == 0).all()
+    # 20 / 19 is smaller than 10 / 9 and than 5 / 4.
+    np.testing.assert_allclose(values[3:], 20 / 19)
+    np.testing.assert_array_equal(components, np.repeat([2, 0, 1], [5, 20, 10]))
+    # Null vectors are constant on their component and zero elsewhere.
+    for c in range(3):
+        assert np.ptp(vectors[components == c, c]) < 1e-12
+        assert (vectors[components != c, c] == 0).all()
+
+
+def random_graph(sizes, rng):
+    """Return disjoint random weighted graphs, each kept connected by a ring."""
+    blocks = []
+    for n in sizes:
+        weights = np.triu(rng.random((n, n)) * (rng.random((n, n)) < 0.1), 1)
+        blocks.append(weights + weights.T + ring(n).toarray())
+    return sparse.block_diag(blocks, format="csr")
+
+
+@pytest.mark.parametrize("sizes", [(60,), (700,), (40, 25), (30, 20, 10, 1)])
+def test_the_spectrum_of_a_graph_in_pieces_equals_a_dense_solvers(sizes):
+    affinity = random_graph(sizes, np.random.default_rng(0))
+    values, vectors, _ = spectrum(affinity, 9)
+    dense, sqrt_degree = normalized_laplacian(affinity.toarray())
+    np.testing.assert_allclose(values, linalg.eigvalsh(dense)[:9], atol=1e-9)
+    eigenvectors = vectors * sqrt_degree[:, None]
+    np.testing.assert_allclose(dense @ eigenvectors, eigenvectors * values, atol=1e-7)
+    np.testing.assert_allclose(eigenvectors.T @ eigenvectors, np.eye(9), atol=1e-7)
+
+
+def test_a_row_without_neighbours_is_a_component_with_eigenvalue_0():
+    affinity = sparse.csr_array(sparse.block_diag([ring(10), np.zeros((1, 1))]))
+    values, vectors, components = spectrum(affinity, 3)
+    np.testing.assert_allclose(values, [0, 0, 1 - np.cos(2 * np.pi / 10)], atol=1e-12)
+    assert components[-1] == 1
+    assert vectors[-1].tolist() == [0, 1, 0]
+
+
+def test_with_more_components_than_wanted_every_eigenvalue_is_exactly_0():
+    values, vectors, components = spectrum(cliques(*[3] * 8), 4)
+    assert values.tolist() == [0] * 4
+    assert vectors.shape == (24, 4)
+    assert components.max() == 7
+
+
+def test_the_diagonal_of_the_affinity_does_not_count():
+    with_diagonal = cliques(6) + sparse.eye_array(6)
+    np.testing.assert_allclose(spectrum(with_diagonal, 3)[0], spectrum(cliques(6), 3)[0], atol=1e-12)
+
+
+@pytest.mark.parametrize("solver", ["arpack", "shift_invert", "lobpcg", "dense"])
+def test_every_solver_of_the_chain_finds_the_spectrum_of_a_ring(monkeypatch, solver):
+    used = []
+
+    def broken(laplacian, n_eigenpairs, start):
+        used.append("broken")
+        raise RuntimeError("did not converge")
+
+    real = _spectrum.SOLVERS[solver]
+    table = dict.fromkeys(_spectrum.SOLVERS, broken) | {
+        solver: lambda *args: used.append(solver) or real(*args)
+    }
+    monkeypatch.setattr(_spectrum, "SOLVERS", table)
+    laplacian, _ = normalized_laplacian(ring(600))
+    values, _ = smallest_eigenpairs(laplacian, 5, np.random.RandomState(0))
+    assert used[-1] == solver
+    np.testing.assert_allclose(values, np.sort(1 - np.cos(2 * np.pi * np.arange(600) / 600))[:5], atol=1e-9)
+
+
+def test_wrong_eigenpairs_are_caught_by_their_residual_and_the_next_solver_is_asked(monkeypatch):
+    def wrong(laplacian, n_eigenpairs, start):
+        return np.linspace(0, 0.1, n_eigenpairs), np.linalg.qr(start)[0]
+
+    monkeypatch.setitem(_spectrum.SOLVERS, "arpack", wrong)
+    laplacian, _ = normalized_laplacian(ring(600))
+    values, _ = smallest_eigenpairs(laplacian, 3, np.random.RandomState(0))
+    np.testing.assert_allclose(values[1:], 1 - np.cos(2 * np.pi / 600), atol=1e-9)
+    monkeypatch.setattr(_spectrum, "SOLVERS", dict.fromkeys(_spectrum.SOLVERS, wrong))
+    with pytest.raises(np.linalg.LinAlgError, match=r"arpack: largest residual .*dense: largest residual"):
+        smallest_eigenpairs(laplacian, 3, np.random.RandomState(0))
+
+
+def test_the_widest_gap_is_looked_for_from_min_clusters_on():
+    eigenvalues = np.array([0.0, 0.5, 0.6, 0.9, 1.0])
+    assert clusters_at_widest_gap(eigenvalues, min_clusters=1) == 1
+    assert clusters_at_widest_gap(eigenvalues) == 3
+    assert clusters_at_widest_gap(eigenvalues, min_clusters=4) == 4
+
+
+def test_the_margin_compares_the_chosen_gap_with_the_widest_other_one():
+    gaps = np.array([0.9, 0.1, 0.4, 0.2])
+    assert runner_up(gaps, 3, min_clusters=2) == (4, pytest.approx(0.5))
+    assert runner_up(gaps, 4, min_clusters=2) == (3, pytest.approx(-0.5))
+    assert runner_up(gaps, 1, min_clusters=1) == (3, pytest.approx(0.5 / 0.9))
+    assert runner_up(gaps[:2], 2, min_clusters=2) == (None, 1.0)
+    assert runner_up(np.zeros(3), 2, min_clusters=2) == (3, 0.0)
+
+
+def test_cluster_qr_reads_indicator_vectors_and_any_rotation_of_them():
+    truth = np.random.default_rng(0).integers(4, size=50)
+    indicators = np.eye(4)[truth]
+    rotation = np.linalg.qr(np.random.default_rng(1).standard_normal((4, 4)))[0]
+    for vectors in (indicators, indicators @ rotation):
+        labels = cluster_qr(vectors)
+        # Each true cluster has one label and each label one true cluster.
+        assert len(set(zip(truth, labels, strict=True))) == len(set(labels)) == 4
+
+
+def test_cluster_qr_agrees_with_a_hand_worked_case():
+    # Rows near the axes (1, 1) / sqrt(2) and (1, -1) / sqrt(2): the longest row is the first pivot.
+    vectors = np.array([[2.0, 2.0], [1.0, -1.0], [1.0, 0.9], [0.8, -1.0]])
+    labels = cluster_qr(vectors)
+    assert labels[0] == labels[2] != labels[1] == labels[3]
+
+
+def test_clusters_are_numbered_by_size_and_then_by_first_member():
+    labels = np.array([7, 3, 3, -1, 5, 7, 3, 5])
+    assert renumber_by_size(labels).tolist() == [1, 0, 0, -1, 2, 1, 0, 2]
+    assert renumber_by_size(np.array([-1, -1])).tolist() == [-1, -1]

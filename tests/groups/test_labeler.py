@@ -1,0 +1,207 @@
+"""PseudoGroupLabeler: numbering, scopes, blocks, new rows and refusals."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.cluster import DBSCAN, AgglomerativeClustering, KMeans
+from sklearn.mixture import GaussianMixture
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skexmap._blocks import get_block, make_blocks
+from skexmap.cluster import EigengapSpectralClustering
+from skexmap.groups import PseudoGroupLabeler
+
+KMEANS = KMeans(2, n_init=3, random_state=0)
+
+
+@pytest.fixture
+def data():
+    """Return two classes x two heatmap kinds, 40 / 20 / 10 / 30 rows, well apart."""
+    rng = np.random.default_rng(0)
+    y = np.repeat(["bird", "ship"], [60, 40])
+    kind = np.repeat([0, 1, 1, 0], [40, 20, 10, 30])
+    X = 10.0 * kind[:, None] + rng.standard_normal((100, 4))
+    order = rng.permutation(100)
+    return X[order], y[order], kind[order]
+
+
+def test_groups_are_numbered_class_major(data):
+    X, y, kind = data
+    labeler = PseudoGroupLabeler(KMEANS)
+    groups = labeler.fit_predict(X, y)
+    np.testing.assert_array_equal(groups, 2 * (y == "ship") + kind)
+    np.testing.assert_array_equal(labeler.cluster_labels_, kind)
+    assert labeler.classes_.tolist() == ["bird", "ship"]
+    assert labeler.n_clusters_ == 2
+    assert labeler.n_clusters_per_class_.tolist() == [2, 2]
+
+
+def test_the_default_clusterer_is_the_eigengap(data):
+    X, y, kind = data
+    labeler = PseudoGroupLabeler().fit(X, y)
+    by_hand = EigengapSpectralClustering().fit(X)
+    np.testing.assert_array_equal(labeler.cluster_labels_, by_hand.labels_)
+    assert labeler.n_clusters_ == by_hand.n_clusters_
+
+
+def test_an_absent_pair_of_class_and_cluster_keeps_its_number(data):
+    X, y, kind = data
+    kept = ~((y == "bird") & (kind == 1))
+    groups = PseudoGroupLabeler(KMEANS).fit_predict(X[kept], y[kept])
+    assert sorted(set(groups)) == [0, 2, 3]
+
+
+def test_local_scope_clusters_inside_each_class(data):
+    X, y, kind = data
+    X = X + 100 * (y == "ship")[:, None]
+    labeler = PseudoGroupLabeler(KMEANS, scope="local").fit(X, y)
+    # In both classes kind 0 is the larger cluster: the numbers agree with the kinds.
+    np.testing.assert_array_equal(labeler.group_labels_, 2 * (y == "ship") + kind)
+    by_hand = KMEANS.fit(X[y == "bird"]).labels_
+    own = labeler.cluster_labels_[y == "bird"]
+    assert len(set(zip(by_hand, own, strict=True))) == 2
+
+
+def test_local_scope_hands_on_one_cluster_per_class_and_training_rows_keep_their_own(data):
+    X, y, kind = data
+    X = X + 100 * (y == "ship")[:, None]
+    labeler = PseudoGroupLabeler(KMEANS, scope="local")
+    clusters = labeler.fit_transform(X, y)
+    assert clusters.shape == (100, 2)
+    assert list(labeler.get_feature_names_out()) == ["cluster_0", "cluster_1"]
+    own = clusters[np.arange(100), (y == "ship").astype(int)]
+    np.testing.assert_array_equal(own, labeler.cluster_labels_)
+    np.testing.assert_array_equal(labeler.transform(X), clusters)
+    # Every bird lies nearer to the ships' cluster at 100 than to that at 110.
+    assert set(clusters[y == "bird", 1]) == {labeler.cluster_labels_[(y == "ship") & (kind == 0)][0]}
+
+
+def test_new_rows_of_known_class_get_their_pseudo_group(data):
+    X, y, _ = data
+    for scope in ("global", "local"):
+        labeler = PseudoGroupLabeler(KMEANS, scope=scope).fit(X, y)
+        np.testing.assert_array_equal(labeler.predict_groups(X, y), labeler.group_labels_)
+        new = labeler.predict_groups([[0.0] * 4, [10.0] * 4], ["ship", "bird"])
+        assert new.tolist() == [2, 1]
+
+
+@pytest.mark.parametrize("clusterer", [AgglomerativeClustering(2), DBSCAN(eps=4)])
+def test_a_clusterer_without_predict_is_served_by_the_nearest_training_row(data, clusterer):
+    X, y, kind = data
+    labeler = PseudoGroupLabeler(clusterer).fit(X, y)
+    assert not hasattr(labeler.clusterers_[0], "predict")
+    np.testing.assert_array_equal(labeler.cluster_labels_, kind)
+    np.testing.assert_array_equal(labeler.transform(X)[:, 0], kind)
+    assert labeler.transform([[0.3] * 4, [9.0] * 4])[:, 0].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "clusterer", [make_pipeline(StandardScaler(), KMEANS), GaussianMixture(2, random_state=0)]
+)
+def test_pipelines_and_mixtures_serve_as_clusterers(data, clusterer):
+    X, y, kind = data
+    np.testing.assert_array_equal(PseudoGroupLabeler(clusterer).fit(X, y).cluster_labels_, kind)
+
+
+def test_a_row_that_belongs_to_no_cluster_belongs_to_no_group(data):
+    X, y, kind = data
+    X = np.vstack([X, [[1000.0] * 4]])
+    y = np.append(y, "ship")
+    labeler = PseudoGroupLabeler(DBSCAN(eps=4)).fit(X, y)
+    assert labeler.group_labels_[-1] == -1
+    np.testing.assert_array_equal(labeler.group_labels_[:-1], 2 * (y[:-1] == "ship") + kind)
+    assert labeler.predict_groups([[999.0] * 4], ["bird"]).tolist() == [-1]
+
+
+def test_blocks_are_clustered_by_name_and_the_embedding_passes(data):
+    X, y, kind = data
+    noise = np.random.default_rng(1).random((100, 3))
+    on_heatmap = PseudoGroupLabeler(KMEANS).fit_transform(make_blocks(embedding=noise, heatmap=X), y)
+    on_embedding = PseudoGroupLabeler(KMEANS, block="embedding").fit_transform(
+        make_blocks(embedding=np.abs(X), heatmap=noise), y
+    )
+    for out in (on_heatmap, on_embedding):
+        assert out.dtype.names == ("embedding", "cluster")
+    np.testing.assert_array_equal(get_block(on_heatmap, "cluster", required_by=None), kind)
+    np.testing.assert_array_equal(on_embedding["embedding"], np.abs(X))
+
+
+def test_embedding_rows_are_divided_by_their_largest_absolute_value():
+    # Two directions at very different lengths: only the direction is left after the division.
+    lengths = np.array([1.0, 100.0, 3.0, 50.0, 2.0, 70.0, 0.0])
+    X = lengths[:, None] * np.array(
+        [[1.0, 0.2], [1.0, 0.2], [0.2, -1.0], [0.2, -1.0], [1.0, 0.2], [0.2, -1.0], [1, 1]]
+    )
+    labels = PseudoGroupLabeler(KMeans(3, n_init=5, random_state=0), block="embedding").fit(
+        X, [0, 1] * 3 + [0]
+    )
+    assert labels.cluster_labels_.tolist() == [0, 0, 1, 1, 0, 1, 2]
+
+
+def test_local_blocks_become_columns_of_a_frame(data):
+    X, y, _ = data
+    blocks = make_blocks(embedding=X[:, :2], heatmap=X)
+    labeler = PseudoGroupLabeler(KMEANS, scope="local").set_output(transform="pandas")
+    out = labeler.fit_transform(blocks, y)
+    assert isinstance(out, pd.DataFrame)
+    assert list(out.columns) == ["embedding_0", "embedding_1", "cluster_0", "cluster_1"]
+
+
+def test_a_single_class_gives_the_clusters_as_groups(data):
+    X, _, kind = data
+    np.testing.assert_array_equal(PseudoGroupLabeler(KMEANS).fit_predict(X, np.zeros(100)), kind)
+
+
+def test_a_single_cluster_gives_the_classes_as_groups(data):
+    X, y, _ = data
+    groups = PseudoGroupLabeler(KMeans(1, n_init=1)).fit_predict(X, y)
+    np.testing.assert_array_equal(groups, y == "ship")
+
+
+def test_the_given_clusterer_stays_unfitted(data):
+    X, y, _ = data
+    clusterer = KMeans(2, n_init=1)
+    PseudoGroupLabeler(clusterer).fit(X, y)
+    assert not hasattr(clusterer, "labels_")
+
+
+@pytest.mark.parametrize(
+    "labeler, X, y, message",
+    [
+        (PseudoGroupLabeler(KMEANS), np.ones((5, 2)), [0, 1, 0], "y has 3 entries for 5 samples"),
+        (PseudoGroupLabeler(KMEANS), np.full((3, 2), np.nan), [0, 1, 0], "Input X contains NaN"),
+        (PseudoGroupLabeler(KMEANS), np.eye(3), [0.5, 1.2, 0.1], "Unknown label type: continuous"),
+        (PseudoGroupLabeler(KMEANS), np.eye(3), None, "requires y to be passed"),
+        (PseudoGroupLabeler("kmeans"), np.eye(3), [0, 1, 0], "'clusterer' parameter"),
+        (PseudoGroupLabeler(scope="class"), np.eye(3), [0, 1, 0], "'scope' parameter"),
+        (PseudoGroupLabeler(block="pixels"), np.eye(3), [0, 1, 0], "'block' parameter"),
+        (
+            PseudoGroupLabeler(KMEANS, scope="local"),
+            np.eye(4),
+            ["a", "b", "b", "b"],
+            r"Clustering class 'a' \(1 samples\) failed",
+        ),
+        (
+            PseudoGroupLabeler(DBSCAN(eps=1e-3)),
+            np.eye(4),
+            [0, 1, 0, 1],
+            "put all 4 samples of the rows at -1",
+        ),
+        (
+            PseudoGroupLabeler(KMEANS),
+            make_blocks(embedding=np.eye(4)),
+            [0, 1, 0, 1],
+            "PseudoGroupLabeler needs the block 'heatmap'",
+        ),
+    ],
+)
+def test_bad_input_is_refused_with_what_and_how_many(labeler, X, y, message):
+    with pytest.raises(ValueError, match=message):
+        labeler.fit(X, y)
+
+
+def test_a_class_that_fit_did_not_see_has_no_groups(data):
+    X, y, _ = data
+    with pytest.raises(ValueError, match=r"1 class\(es\) that `fit` did not see: \['cat'\]"):
+        PseudoGroupLabeler(KMEANS).fit(X, y).predict_groups(X[:1], ["cat"])
