@@ -21,8 +21,8 @@ class EigengapDisplay:
         Their differences; entry k - 1 is the gap behind the k-th eigenvalue, which speaks for k clusters.
     n_clusters : int
         Number of clusters chosen.
-    min_clusters : int, default=2
-        Smallest number that could be chosen; smaller gaps are no candidates.
+    runner_up : int, default=None
+        The number of clusters with the widest gap among those not chosen; None where there is no other.
 
     Attributes
     ----------
@@ -40,16 +40,17 @@ class EigengapDisplay:
     >>> import numpy as np
     >>> from skexmap.display import EigengapDisplay
     >>> values = np.array([0.0, 0.01, 0.02, 0.31, 0.35, 0.5])
-    >>> display = EigengapDisplay(eigenvalues=values, eigengaps=np.diff(values), n_clusters=3).plot()
+    >>> display = EigengapDisplay(eigenvalues=values, eigengaps=np.diff(values), n_clusters=3)
+    >>> display = display.plot()
     >>> display.axes_.get_title(loc="left")
-    '3 clusters: gap 0.290 (runner-up: 5 clusters, gap 0.150)'
+    '3 clusters: gap 0.290'
     """
 
-    def __init__(self, *, eigenvalues, eigengaps, n_clusters, min_clusters=2):
+    def __init__(self, *, eigenvalues, eigengaps, n_clusters, runner_up=None):
         self.eigenvalues = eigenvalues
         self.eigengaps = eigengaps
         self.n_clusters = n_clusters
-        self.min_clusters = min_clusters
+        self.runner_up = runner_up
 
     @classmethod
     def from_estimator(cls, estimator, *, ax=None):
@@ -58,7 +59,8 @@ class EigengapDisplay:
         Parameters
         ----------
         estimator : EigengapSpectralClustering, PseudoGroupLabeler or Pipeline
-            Fitted. In a labeler or a pipeline, the clusterer with `eigenvalues_` is looked up.
+            Fitted. In a labeler or a pipeline, the clusterer with `eigenvalues_` is looked up; a labeler that
+            clusters inside each class has one per class, in its `clusterers_`: pass one of those.
         ax : matplotlib.axes.Axes, default=None
             Where to draw; None makes a new figure.
 
@@ -76,7 +78,7 @@ class EigengapDisplay:
             eigenvalues=clusterer.eigenvalues_,
             eigengaps=clusterer.eigengaps_,
             n_clusters=clusterer.n_clusters_,
-            min_clusters=getattr(clusterer, "min_clusters", 2),
+            runner_up=clusterer.runner_up_n_clusters_,
         )
         return display.plot(ax=ax)
 
@@ -98,18 +100,18 @@ class EigengapDisplay:
             _, ax = pyplot.subplots(figsize=(6.4, 4.0), layout="constrained")
         numbers = np.arange(1, len(self.eigenvalues) + 1)
         ax.plot(numbers, self.eigenvalues, color=_INK, linewidth=0.8, marker="o", markersize=6, zorder=3)
-        runner_up = self._runner_up()
         self._mark_gap(ax, self.n_clusters, _CHOSEN, "chosen")
-        if runner_up is not None:
-            self._mark_gap(ax, runner_up, _RUNNER_UP, "runner-up")
+        if self.runner_up is not None:
+            self._mark_gap(ax, self.runner_up, _RUNNER_UP, "runner-up")
         ax.set_xticks(numbers)
         ax.set_xlabel("number of the eigenvalue")
         ax.set_ylabel("eigenvalue of the normalised Laplacian")
-        ax.set_title(self._title(runner_up), fontsize="medium", loc="left")
+        ax.set_title(self._title(), fontsize="medium", loc="left")
         ax.spines[["top", "right"]].set_visible(False)
         ax.margins(x=0.06, y=0.12)
         if ax.get_legend_handles_labels()[0]:
-            ax.legend(loc="upper left", frameon=False)
+            # Eigenvalues ascend: this corner is empty.
+            ax.legend(loc="lower right", frameon=False)
         self.figure_, self.axes_, self.ax_ = ax.figure, ax, ax
         return self
 
@@ -117,31 +119,33 @@ class EigengapDisplay:
         inside = 1 <= n_clusters <= len(self.eigengaps)
         return self.eigengaps[n_clusters - 1] if inside else None
 
-    def _runner_up(self):
-        candidates = [k for k in range(self.min_clusters, len(self.eigengaps) + 1) if k != self.n_clusters]
-        return max(candidates, key=self._gap, default=None)
-
     def _mark_gap(self, ax, n_clusters, color, label):
         if self._gap(n_clusters) is None:
             return
         lower, upper = self.eigenvalues[n_clusters - 1], self.eigenvalues[n_clusters]
         text = f"{label}: {n_clusters} clusters"
-        ax.axhspan(lower, upper, color=color, alpha=0.18, linewidth=0, zorder=0, label=text)
-        ax.plot([n_clusters, n_clusters + 1], [lower, upper], color=color, linewidth=3, zorder=2)
+        ax.axhspan(lower, upper, color=color, alpha=0.18, linewidth=0, zorder=0)
+        ax.plot([n_clusters, n_clusters + 1], [lower, upper], color=color, linewidth=4, zorder=2, label=text)
 
-    def _title(self, runner_up):
+    def _title(self):
         gap = self._gap(self.n_clusters)
         title = f"{self.n_clusters} clusters" + ("" if gap is None else f": gap {gap:.3f}")
-        if runner_up is None:
+        if self.runner_up is None:
             return title
-        return f"{title} (runner-up: {runner_up} clusters, gap {self._gap(runner_up):.3f})"
+        return f"{title} (runner-up: {self.runner_up} clusters, gap {self._gap(self.runner_up):.3f})"
 
 
 def _with_eigenvalues(estimator):
     """Return the clusterer with eigenvalues: the estimator itself, or the one inside."""
     steps = [step for _, step in getattr(estimator, "steps", ())]
     for candidate in (estimator, *steps):
-        for clusterer in (candidate, getattr(candidate, "clusterer_", None)):
+        inner = getattr(candidate, "clusterers_", ())
+        if len(inner) > 1:
+            raise ValueError(
+                f"{type(candidate).__name__} holds {len(inner)} clusterers, one per class. Show them one "
+                "at a time: `EigengapDisplay.from_estimator(labeler.clusterers_[0])`."
+            )
+        for clusterer in (candidate, *inner):
             if hasattr(clusterer, "eigenvalues_"):
                 return clusterer
     if hasattr(estimator, "fit"):

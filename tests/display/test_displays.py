@@ -1,6 +1,5 @@
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,10 +7,14 @@ import pytest
 from matplotlib.colors import to_rgba
 from numpy.testing import assert_array_equal
 from sklearn.cluster import KMeans
+from sklearn.datasets import make_blobs
+from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
-from sklearn.pipeline import Pipeline
+from sklearn.pipeline import make_pipeline
 
+from skexmap.cluster import EigengapSpectralClustering
 from skexmap.display import EigengapDisplay, GroupHeatmapDisplay
+from skexmap.groups import PseudoGroupLabeler
 
 
 @pytest.fixture(autouse=True)
@@ -20,24 +23,23 @@ def close_figures():
     plt.close("all")
 
 
-def fitted(eigenvalues, n_clusters):
-    """What a fitted spectral clusterer shows of itself."""
-    values = np.asarray(eigenvalues, dtype=float)
-    return SimpleNamespace(
-        eigenvalues_=values, eigengaps_=np.diff(values), n_clusters_=n_clusters, min_clusters=2
-    )
+@pytest.fixture(scope="module")
+def clusterer():
+    X, _ = make_blobs([60, 50, 40], n_features=10, random_state=0)
+    return EigengapSpectralClustering(n_neighbors=20, max_clusters=6, random_state=0).fit(X)
 
 
 class TestEigengapDisplay:
-    spectrum = (0.0, 0.01, 0.03, 0.42, 0.44, 0.6, 0.61)
-
-    def test_every_eigenvalue_is_a_point(self):
-        display = EigengapDisplay.from_estimator(fitted(self.spectrum, 3))
+    def test_every_eigenvalue_is_a_point(self, clusterer):
+        display = EigengapDisplay.from_estimator(clusterer)
         points = display.axes_.lines[0].get_xydata()
-        assert_array_equal(points, list(enumerate(self.spectrum, start=1)))
+        assert_array_equal(points, list(enumerate(clusterer.eigenvalues_, start=1)))
 
     def test_chosen_gap_and_runner_up_are_named_and_drawn_where_they_are(self):
-        display = EigengapDisplay.from_estimator(fitted(self.spectrum, 3))
+        values = (0.0, 0.01, 0.03, 0.42, 0.44, 0.6, 0.61)
+        display = EigengapDisplay(
+            eigenvalues=np.array(values), eigengaps=np.diff(values), n_clusters=3, runner_up=5
+        ).plot()
         title = display.axes_.get_title(loc="left")
         assert title == "3 clusters: gap 0.390 (runner-up: 5 clusters, gap 0.160)"
         chosen, runner_up = (line.get_xydata() for line in display.axes_.lines[1:])
@@ -46,24 +48,39 @@ class TestEigengapDisplay:
         labels = display.axes_.get_legend_handles_labels()[1]
         assert labels == ["chosen: 3 clusters", "runner-up: 5 clusters"]
 
-    def test_the_gap_before_min_clusters_is_no_runner_up(self):
-        # The widest gap of all would speak for one cluster, which splits nothing.
-        display = EigengapDisplay.from_estimator(fitted([0.0, 0.7, 0.75, 0.95, 1.1], 3))
-        assert "runner-up: 4 clusters" in display.axes_.get_title(loc="left")
+    def test_a_fitted_clusterers_own_choice_and_runner_up_are_shown(self, clusterer):
+        gaps = np.diff(clusterer.eigenvalues_)
+        # The first gap is skipped: one cluster would split nothing.
+        first, second = 2 + np.argsort(-gaps[1:])[:2]
+        display = EigengapDisplay.from_estimator(clusterer)
+        assert display.axes_.get_title(loc="left") == (
+            f"{first} clusters: gap {gaps[first - 1]:.3f} "
+            f"(runner-up: {second} clusters, gap {gaps[second - 1]:.3f})"
+        )
 
-    def test_a_number_set_by_hand_is_shown_even_beyond_the_eigenvalues(self):
-        display = EigengapDisplay.from_estimator(fitted(self.spectrum, 9))
-        assert display.axes_.get_title(loc="left").startswith("9 clusters (runner-up: 3 clusters")
+    def test_a_number_of_clusters_without_a_gap_is_shown_alone(self):
+        values = np.array([0.0, 0.1, 0.3])
+        display = EigengapDisplay(eigenvalues=values, eigengaps=np.diff(values), n_clusters=9).plot()
+        assert display.axes_.get_title(loc="left") == "9 clusters"
+        assert display.axes_.get_legend() is None
 
-    def test_the_clusterer_is_found_inside_a_labeler_and_a_pipeline(self):
-        clusterer = fitted(self.spectrum, 3)
-        labeler = SimpleNamespace(clusterer_=clusterer)
-        for estimator in (labeler, Pipeline([("maps", "passthrough"), ("groups", labeler), ("head", None)])):
-            assert EigengapDisplay.from_estimator(estimator).n_clusters == 3
+    def test_the_clusterer_is_found_inside_a_labeler_and_a_pipeline(self, clusterer):
+        X, y = make_blobs([60, 50, 40], n_features=10, random_state=0)
+        labeler = PseudoGroupLabeler(clusterer).fit(X, y)
+        pipeline = make_pipeline(PCA(5), PseudoGroupLabeler(clusterer)).fit(X, y)
+        for estimator in (labeler, pipeline):
+            assert EigengapDisplay.from_estimator(estimator).n_clusters == labeler.n_clusters_
 
-    def test_axes_given_are_drawn_on(self):
+    def test_clusterers_inside_each_class_are_shown_one_at_a_time(self):
+        X, y = make_blobs([60, 60], n_features=4, random_state=0)
+        labeler = PseudoGroupLabeler(EigengapSpectralClustering(n_clusters=2), scope="local").fit(X, y)
+        with pytest.raises(ValueError, match="PseudoGroupLabeler holds 2 clusterers, one per class"):
+            EigengapDisplay.from_estimator(labeler)
+        assert EigengapDisplay.from_estimator(labeler.clusterers_[1]).n_clusters == 2
+
+    def test_axes_given_are_drawn_on(self, clusterer):
         figure, ax = plt.subplots()
-        display = EigengapDisplay.from_estimator(fitted(self.spectrum, 3), ax=ax)
+        display = EigengapDisplay.from_estimator(clusterer, ax=ax)
         assert display.axes_ is ax
         assert display.ax_ is ax
         assert display.figure_ is figure
