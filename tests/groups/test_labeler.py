@@ -38,7 +38,7 @@ def test_groups_are_numbered_class_major(data):
 
 
 def test_the_default_clusterer_is_the_eigengap(data):
-    X, y, kind = data
+    X, y, _ = data
     labeler = PseudoGroupLabeler().fit(X, y)
     by_hand = EigengapSpectralClustering().fit(X)
     np.testing.assert_array_equal(labeler.cluster_labels_, by_hand.labels_)
