@@ -1,1 +1,42 @@
+"""Layer-wise relevance propagation by intercepting torch functions: rules, composites and the relevance engine."""
 
+from skexmap.lrp._composites import (
+    On,
+    COMPOSITES,
+    Composite,
+    epsilon_alpha2_beta1,
+    epsilon_alpha2_beta1_flat,
+    epsilon_gamma,
+    epsilon_gamma_box,
+    epsilon_plus,
+    epsilon_plus_flat,
+    resolve_composite,
+)
+from skexmap.lrp._engine import Attribution, RelevanceEngine, UnsupportedOperationError
+from skexmap.lrp._rules import AlphaBeta, Epsilon, Flat, Gamma, Norm, Pass, Rule, WSquare, ZBox, ZPlus
+
+__all__ = [
+    "COMPOSITES",
+    "AlphaBeta",
+    "Attribution",
+    "Composite",
+    "Epsilon",
+    "Flat",
+    "Gamma",
+    "Norm",
+    "On",
+    "Pass",
+    "RelevanceEngine",
+    "Rule",
+    "UnsupportedOperationError",
+    "WSquare",
+    "ZBox",
+    "ZPlus",
+    "epsilon_alpha2_beta1",
+    "epsilon_alpha2_beta1_flat",
+    "epsilon_gamma",
+    "epsilon_gamma_box",
+    "epsilon_plus",
+    "epsilon_plus_flat",
+    "resolve_composite",
+]

@@ -1,0 +1,232 @@
+"""Composites: ordered tables that say which rule each weighted layer gets."""
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from skexmap.lrp._rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, ZBox, ZPlus, check_nonnegative, check_rule
+
+OPERATIONS = ("convolution", "dense", "batch_norm")
+
+
+@dataclass(frozen=True)
+class On:
+    """Which layers an entry of a `Composite` applies to.
+
+    Parameters
+    ----------
+    operation : {"convolution", "dense", "batch_norm"} or None, default=None
+        The kind of layer; None for any. ``"batch_norm"`` is one that could not be folded into the layer before it.
+    layer : str or None, default=None
+        Name of the module as in ``model.named_modules()``; ``*`` and ``?`` are wildcards.
+    first : bool, default=False
+        Only layers that see the image itself, with no other weighted layer between.
+    """
+
+    operation: str | None = None
+    layer: str | None = None
+    first: bool = False
+
+    def __post_init__(self):
+        if self.operation is not None and self.operation not in OPERATIONS:
+            raise ValueError(f"Unknown operation {self.operation!r}; choose from {list(OPERATIONS)}.")
+
+    def matches(self, layer):
+        """Return whether the layer is one of those."""
+        return (
+            (self.operation is None or layer.operation == self.operation)
+            and (self.layer is None or fnmatchcase(layer.name, self.layer))
+            and (layer.first or not self.first)
+        )
+
+
+class Composite:
+    """An ordered table from layers to rules; the first entry that matches a layer counts.
+
+    Parameters
+    ----------
+    entries : list of (On or str, Rule)
+        A string stands for ``On(operation)``.
+    name : str, default="custom"
+        Shown in reports.
+
+    Examples
+    --------
+    >>> from skexmap.lrp import Composite, Epsilon, Gamma, On, WSquare
+    >>> composite = Composite([
+    ...     (On("convolution", first=True), WSquare()),
+    ...     (On(layer="layer4.*"), Epsilon()),
+    ...     ("convolution", Gamma(0.25)),
+    ...     ("dense", Epsilon()),
+    ...     ("batch_norm", Epsilon()),
+    ... ])
+    >>> len(composite.entries)
+    5
+    """
+
+    def __init__(self, entries, name="custom"):
+        if not entries:
+            raise ValueError("A composite needs at least one entry.")
+        self.entries = tuple(
+            (On(match) if isinstance(match, str) else match, check_rule(rule, f"The rule for {match!r}"))
+            for match, rule in entries
+        )
+        self.name = name
+
+    def rule_for(self, layer):
+        """Return the rule for a layer, or None if no entry matches."""
+        return next((rule for match, rule in self.entries if match.matches(layer)), None)
+
+    @property
+    def carries_zero_inputs(self):
+        """Whether a rule inside the network gives relevance to inputs of zero, which a ReLU must then hand on."""
+        return any(not rule.proportional and not match.first for match, rule in self.entries)
+
+    def __repr__(self):
+        return f"Composite({list(self.entries)!r}, name={self.name!r})"
+
+    def __eq__(self, other):
+        return isinstance(other, Composite) and self.entries == other.entries
+
+    def __hash__(self):
+        return hash(self.entries)
+
+
+def _composite(name, convolution, epsilon, first=None):
+    """Join the entries that all named composites share: dense layers and lone batch-norms get epsilon."""
+    dense = Epsilon(check_nonnegative(epsilon, "epsilon"))
+    entries = [("convolution", convolution), ("dense", dense), ("batch_norm", dense)]
+    return Composite(([first] if first else []) + entries, name=name)
+
+
+def epsilon_gamma(gamma=4.0, epsilon=1e-6):
+    """Return the composite of the ExMap paper: gamma for convolutions, epsilon for dense layers.
+
+    Parameters
+    ----------
+    gamma : float, default=4.0
+    epsilon : float, default=1e-6
+
+    Returns
+    -------
+    composite : Composite
+    """
+    return _composite("epsilon_gamma", Gamma(check_nonnegative(gamma, "gamma"), epsilon), epsilon)
+
+
+def epsilon_gamma_box(low=0.0, high=1.0, gamma=4.0, epsilon=1e-6):
+    """Return `epsilon_gamma` with z-box for the convolutions that see the image.
+
+    Parameters
+    ----------
+    low, high : float or sequence of floats, one per channel, default=0.0 and 1.0
+        Range of the pixels as the first layer sees them.
+    gamma : float, default=4.0
+    epsilon : float, default=1e-6
+
+    Returns
+    -------
+    composite : Composite
+    """
+    first = (On("convolution", first=True), ZBox(low, high, epsilon))
+    return _composite("epsilon_gamma_box", Gamma(check_nonnegative(gamma, "gamma"), epsilon), epsilon, first)
+
+
+def epsilon_plus(epsilon=1e-6):
+    """Return the composite with z-plus for convolutions and epsilon for dense layers.
+
+    Parameters
+    ----------
+    epsilon : float, default=1e-6
+
+    Returns
+    -------
+    composite : Composite
+    """
+    return _composite("epsilon_plus", ZPlus(epsilon), epsilon)
+
+
+def epsilon_plus_flat(epsilon=1e-6):
+    """Return `epsilon_plus` with the flat rule for the layers that see the image.
+
+    Parameters
+    ----------
+    epsilon : float, default=1e-6
+
+    Returns
+    -------
+    composite : Composite
+    """
+    return _composite("epsilon_plus_flat", ZPlus(epsilon), epsilon, (On(first=True), Flat(epsilon)))
+
+
+def epsilon_alpha2_beta1(epsilon=1e-6):
+    """Return the composite with alpha-beta (2, 1) for convolutions and epsilon for dense layers.
+
+    Parameters
+    ----------
+    epsilon : float, default=1e-6
+
+    Returns
+    -------
+    composite : Composite
+    """
+    return _composite("epsilon_alpha2_beta1", AlphaBeta(2.0, 1.0, epsilon), epsilon)
+
+
+def epsilon_alpha2_beta1_flat(epsilon=1e-6):
+    """Return `epsilon_alpha2_beta1` with the flat rule for the layers that see the image.
+
+    Parameters
+    ----------
+    epsilon : float, default=1e-6
+
+    Returns
+    -------
+    composite : Composite
+    """
+    first = (On(first=True), Flat(epsilon))
+    return _composite("epsilon_alpha2_beta1_flat", AlphaBeta(2.0, 1.0, epsilon), epsilon, first)
+
+
+COMPOSITES = {
+    "epsilon_gamma": epsilon_gamma,
+    "epsilon_gamma_box": epsilon_gamma_box,
+    "epsilon_plus": epsilon_plus,
+    "epsilon_plus_flat": epsilon_plus_flat,
+    "epsilon_alpha2_beta1": epsilon_alpha2_beta1,
+    "epsilon_alpha2_beta1_flat": epsilon_alpha2_beta1_flat,
+}
+
+
+def resolve_composite(composite, *, gamma=4.0, epsilon=1e-6):
+    """Return the composite that a name stands for; a `Composite` is returned as it is.
+
+    Parameters
+    ----------
+    composite : str or Composite
+        A key of `COMPOSITES`, or the table itself.
+    gamma, epsilon : float
+        Settings of the named composites that have them.
+
+    Returns
+    -------
+    composite : Composite
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown; the message lists the known ones.
+    """
+    if isinstance(composite, Composite):
+        return composite
+    if not isinstance(composite, str) or composite not in COMPOSITES:
+        raise ValueError(
+            f"Unknown composite {composite!r}. Choose from {sorted(COMPOSITES)} or pass a skexmap.lrp.Composite."
+        )
+    settings = {"epsilon": epsilon}
+    if "gamma" in composite:
+        settings["gamma"] = gamma
+    return COMPOSITES[composite](**settings)
+
+
+__all__ = ["COMPOSITES", "Composite", "On", "Rule", "resolve_composite"]

@@ -1,0 +1,486 @@
+"""The relevance engine: one intercepted forward pass, one backward pass, and the relevance of every pixel.
+
+A `torch.overrides.TorchFunctionMode` sees every torch function that the model calls, whether from a module, a
+functional call or an operator, and hands it to its entry in `skexmap.lrp._operations.HANDLERS`. Nothing is attached to
+the model. Every tensor that depends on the image carries a tag with its version; an operation that is given a tensor
+without one, or one that has been written to since, was fed by something the mode cannot see (a scripted module, a
+custom autograd Function), and is refused on the spot.
+"""
+
+import inspect
+import sys
+from dataclasses import dataclass
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from skexmap.lrp._operations import HANDLERS, Tag, tag_of, tensors_in
+from skexmap.lrp._rules import away_from_zero, stabilize
+
+# Relative difference between the intercepted and the plain logits above which the engine refuses the model.
+LOGIT_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.1}
+_PROBABILITIES = {"softmax": "softmax", "log_softmax": "log-softmax", "sigmoid": "sigmoid", "hardsigmoid": "sigmoid"}
+
+
+class UnsupportedOperationError(NotImplementedError):
+    """The model does something that has no relevance rule; the message names it and where it is called."""
+
+
+@dataclass
+class Attribution:
+    """What one pass of the engine returns.
+
+    Attributes
+    ----------
+    logits : tensor of shape (n, n_logits)
+    relevance : tensor of the shape of the images
+    embedding : tensor of shape (n, n_features) or None
+        Input of the dense layer whose output the logits are; None if they come from none.
+    """
+
+    logits: torch.Tensor
+    relevance: torch.Tensor
+    embedding: torch.Tensor | None
+
+
+class RelevanceEngine:
+    """Layer-wise relevance propagation through a model in evaluation mode.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        In evaluation mode. It is called, never changed.
+    composite : Composite
+        Which rule each weighted layer gets.
+
+    Notes
+    -----
+    Weight variants that the rules need are computed once and kept; they are recomputed when a weight's version changes.
+    """
+
+    def __init__(self, model, composite):
+        self.model = model
+        self.composite = composite
+        self._names = {
+            id(values): module_name
+            for module_name, module in model.named_modules()
+            for values in (*module.parameters(recurse=False), *module.buffers(recurse=False))
+        }
+        self._module_names = {id(module): name or type(module).__name__ for name, module in model.named_modules()}
+        self._caches = {}
+        self._versions = None
+
+    def attribute(self, images, choose_target, start="one"):
+        """Return the relevance of every pixel for one logit per image.
+
+        Parameters
+        ----------
+        images : tensor of shape (n, ...)
+        choose_target : callable
+            Takes the logits, of shape (n, n_logits), and returns the index of the target class of each image.
+        start : {"one", "logit"}, default="one"
+            Relevance that the target starts with: 1, or its logit.
+
+        Returns
+        -------
+        attribution : Attribution
+        """
+        run, leaf, logits = self.forward(images)
+        try:
+            detached = logits.detach()
+            with torch.no_grad():
+                seed = _seed(detached, choose_target(detached), start)
+            (coefficient,) = torch.autograd.grad(logits, leaf, seed)
+            relevance = coefficient.mul_(run.image_values)
+            dense = tag_of(logits).dense
+        finally:
+            run.close()
+        return Attribution(detached, relevance, None if dense is None else dense[0])
+
+    def forward(self, images, notes=None):
+        """Run the intercepted forward pass.
+
+        Parameters
+        ----------
+        images : tensor of shape (n, ...)
+        notes : list or None, default=None
+            Filled with what each operation was given (see `check_model`); then nothing is refused.
+
+        Returns
+        -------
+        run : Interception
+        leaf : tensor
+            The images as the start of the graph.
+        logits : tensor of shape (n, n_logits)
+        """
+        self._forget_outdated_weights()
+        leaf = images.detach().requires_grad_()
+        run = Interception(self, notes)
+        with torch.enable_grad():
+            run.image_values = away_from_zero(leaf.detach())
+            run.tag_all(leaf, Tag(pixels=True))
+            try:
+                with run:
+                    output = self.model(leaf)
+                logits = run.resolve(first_output(output))
+                run.check_seen(logits, "the model's output")
+                _refuse_probabilities(logits)
+            except BaseException:
+                run.close()
+                raise
+        return run, leaf, logits
+
+    def check(self, images):
+        """Raise unless the model can be attributed on these images; return the attribution's forward facts.
+
+        The intercepted logits must equal those of the plain forward pass: anything the mode misses that changes the
+        values (an in-place write through a view, active dropout) shows here.
+
+        Parameters
+        ----------
+        images : tensor of shape (n, ...)
+
+        Returns
+        -------
+        dense_name : str or None
+            Name of the dense layer whose output the logits are.
+        """
+        with torch.no_grad():
+            plain = first_output(self.model(images))
+        check_logits(plain, len(images))
+        run, _, logits = self.forward(images)
+        try:
+            difference = (logits.detach() - plain).abs().max()
+            scale = plain.abs().max().clamp(min=torch.finfo(plain.dtype).tiny)
+            if not difference <= LOGIT_TOLERANCE.get(plain.dtype, 1e-3) * scale:
+                raise UnsupportedOperationError(
+                    f"The model's output changes when its operations are intercepted (by {float(difference):.3g}, "
+                    f"logits up to {float(scale):.3g}). It is random (active dropout?), keeps state between calls, or "
+                    "writes in place through a view whose base is used again; write that step without in-place "
+                    "operations."
+                )
+            dense = tag_of(logits).dense
+        finally:
+            run.close()
+        return None if dense is None else dense[1]
+
+    def _forget_outdated_weights(self):
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        versions = [(id(values), values.data_ptr(), values._version) for values in tensors]
+        if versions != self._versions:
+            self._caches = {}
+            self._versions = versions
+
+
+class Interception(TorchFunctionMode):
+    """One intercepted forward pass."""
+
+    def __init__(self, engine, notes=None):
+        super().__init__()
+        self.composite = engine.composite
+        self.image_values = None
+        self.notes = notes
+        self._engine = engine
+        self._replaced = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = _plain_name(func)
+        arguments = (*args, *kwargs.values())
+        if not any(tag_of(t) is not None or t.requires_grad for t in tensors_in(arguments)):
+            return func(*args, **kwargs)
+        if name in _FACTS:
+            return func(*args, **kwargs)
+        return self._handle(Call(self, name, func, args, kwargs))
+
+    def _handle(self, call):
+        if not call.tags:
+            # Weights only: whatever is computed from them is a constant here.
+            with torch.no_grad():
+                return call.func(*call.args, **call.kwargs)
+        if "out" in call.kwargs and call.kwargs["out"] is not None:
+            return self.refuse(call, "It writes into a given tensor (`out=`).")
+        handler = HANDLERS.get(call.name)
+        if handler is None:
+            return self._without_handler(call)
+        output = handler(self, call)
+        if call.writes_to is not None:
+            tag_of(call.writes_to).replacement = output
+            self._replaced.append(call.writes_to)
+        return output
+
+    def _without_handler(self, call):
+        """Let functions whose result is no floating tensor pass (comparisons, sizes); refuse the others."""
+        if call.name not in _LEAVES_TORCH and call.writes_to is None:
+            result = call.func(*call.args, **call.kwargs)
+            if not any(t.is_floating_point() or t.is_complex() for t in tensors_in([result])):
+                if not isinstance(result, torch.Tensor) or result.grad_fn is None:
+                    return result
+        return self.refuse(call, "")
+
+    # --- What the handlers use ---
+
+    def call(self, name, func, *args, **kwargs):
+        """Run an operation that a composed one is made of."""
+        return self._handle(Call(self, name, func, args, kwargs))
+
+    def chunks(self, weight, n):
+        """Return a weight in n parts, the same tensors in every batch, so that their variants are kept."""
+        cache = self._engine._caches.setdefault(("chunks", id(weight)), {})
+        if "parts" not in cache:
+            cache["parts"] = [part.detach() for part in weight.chunk(n)]
+        for part in cache["parts"]:
+            self._engine._names.setdefault(id(part), self.name_of(weight))
+        return cache["parts"]
+
+    def tag_all(self, output, tag):
+        """Tag the tensors in an operation's output and return it."""
+        for i, tensor in enumerate(tensors_in([output])):
+            if not tensor.is_floating_point():
+                continue
+            own = tag if i == 0 else Tag(tag.nonnegative, tag.gate, tag.pixels)
+            own.version = tensor._version
+            tensor._relevance_tag = own
+        return output
+
+    def rule_for(self, layer, call):
+        """Return the composite's rule for a layer."""
+        rule = self.composite.rule_for(layer)
+        if rule is None:
+            self.refuse(call, f"The composite '{self.composite.name}' has no entry for it ({layer.operation}).")
+        return rule
+
+    def name_of(self, weight):
+        """Return the name of the module that owns a weight."""
+        return self._engine._names.get(id(weight), "?")
+
+    def cache_for(self, weight, bias):
+        """Return the store of a layer's weight variants; a fresh one for weights that no module owns."""
+        if id(weight) not in self._engine._names:
+            return {}
+        return self._engine._caches.setdefault((id(weight), id(bias)), {})
+
+    def note(self, call, operation, rule, output, layer=None):
+        """Write down what an operation was given, when a report was asked for."""
+        if self.notes is not None:
+            self.notes.append({"operation": operation, "rule": rule, "output": output, "layer": layer, "call": call})
+
+    def refuse(self, call, why):
+        """Raise the error that names the operation and where it is called (or note it, for a report)."""
+        where = self.where()
+        message = (
+            f"The operation '{call.name}' has no relevance rule{where}. {why}".rstrip() + " "
+            "Rewrite that step with supported operations (skexmap.lrp.check_model lists all that are missing), or use "
+            "a gradient method, for example attribution='integrated_gradients'."
+        )
+        if self.notes is None or call.result_unknown:
+            raise UnsupportedOperationError(message)
+        self.notes.append({"operation": call.name, "rule": None, "where": where, "why": why, "call": call})
+        return self.tag_all(call.compute(), Tag())
+
+    def resolve(self, tensor):
+        """Follow a tensor to what in-place operations have made of it."""
+        tag = tag_of(tensor)
+        while tag is not None and tag.replacement is not None:
+            tensor = tag.replacement
+            tag = tag_of(tensor)
+        return tensor
+
+    def check_seen(self, tensor, what):
+        """Raise if a tensor that depends on the image was made or changed by something the mode cannot see."""
+        tag = tag_of(tensor)
+        if tag is None:
+            if not tensor.requires_grad:
+                if what == "the model's output":
+                    raise UnsupportedOperationError(
+                        "The model's output does not depend on the images by any differentiable path."
+                    )
+                return
+            if tensor.grad_fn is None:
+                return
+            made_by = tensor.grad_fn.name()
+        elif tag.version != tensor._version:
+            made_by = "an in-place operation"
+        else:
+            return
+        raise UnsupportedOperationError(
+            f"A tensor was made by {made_by}, which can't be intercepted, before it reached {what}{self.where()}. "
+            "Scripted, traced and compiled submodules and custom autograd Functions hide what they compute: use the "
+            "original Python module, or a gradient method, for example attribution='integrated_gradients'."
+        )
+
+    def where(self):
+        """Describe the model's line of code that is running: ' in layer1.0 (resnet.py, line 102)'."""
+        frame, module, line = sys._getframe(1), None, None
+        while frame is not None and frame.f_code is not RelevanceEngine.forward.__code__:
+            filename = frame.f_code.co_filename.replace("\\", "/")
+            if module is None:
+                candidate = frame.f_locals.get("self")
+                module = self._engine._module_names.get(id(candidate)) if candidate is not None else None
+            if line is None and "/torch/" not in filename and "/skexmap/lrp/" not in filename:
+                line = f"{filename.rsplit('/', 1)[-1]}, line {frame.f_lineno}"
+            frame = frame.f_back
+        parts = ([f" in '{module}'"] if module else []) + ([f" ({line})"] if line else [])
+        return "".join(parts)
+
+    def close(self):
+        """Cut the links from tensors to what in-place operations made of them, so that memory is freed at once."""
+        for tensor in self._replaced:
+            tag_of(tensor).replacement = None
+        self._replaced = []
+
+
+class Call:
+    """One intercepted call, in-place variants turned into their plain function."""
+
+    def __init__(self, run, name, func, args, kwargs):
+        self.name = name
+        self.func = func
+        self.args = tuple(self._resolve(run, value) for value in args)
+        self.kwargs = {key: self._resolve(run, value) for key, value in kwargs.items()}
+        self.writes_to = None
+        self.result_unknown = False
+        if self.kwargs.pop("inplace", False) or _is_in_place(func):
+            # The tensor that the caller holds; `resolve` will follow it to the result.
+            self.writes_to = self.args[0] if tag_of(self.args[0]) is not None else None
+            self.func = _out_of_place(func, name)
+        self.tags = [tag for t in self._tensors() if (tag := tag_of(t)) is not None]
+
+    def _resolve(self, run, value):
+        if isinstance(value, torch.Tensor):
+            value = run.resolve(value)
+            run.check_seen(value, "an operation")
+        elif isinstance(value, (list, tuple)) and any(isinstance(item, torch.Tensor) for item in value):
+            return type(value)(self._resolve(run, item) for item in value)
+        return value
+
+    def _tensors(self):
+        return tensors_in((*self.args, *self.kwargs.values()))
+
+    def compute(self):
+        """Return the operation's value."""
+        return self.func(*self.args, **self.kwargs)
+
+    def argument(self, position, name, *default):
+        """Return an argument given by position or by name."""
+        if len(self.args) > position:
+            return self.args[position]
+        return self.kwargs.get(name, *default) if default else self.kwargs[name]
+
+    def bind(self, function):
+        """Return all arguments of a Python function by name, defaults filled in."""
+        bound = inspect.signature(function).bind(*self.args, **self.kwargs)
+        bound.apply_defaults()
+        return bound.arguments
+
+    def has_negative_constant(self):
+        """Return whether an argument that does not depend on the image may bring in negative values."""
+        values = (*self.args, *self.kwargs.values())
+        if any(tag_of(t) is None and t.is_floating_point() for t in self._tensors()):
+            return True
+        # In these, numbers are values; elsewhere they are axes and sizes.
+        numbers = [value for value in values if isinstance(value, (int, float))]
+        return self.name in _TAKES_VALUES and any(number < 0 for number in numbers)
+
+
+_TAKES_VALUES = {"add", "sub", "rsub", "mul", "div", "truediv", "pad", "constant_pad_nd", "where", "masked_fill"}
+# Properties of a tensor that are no computation.
+_FACTS = {
+    "size", "dim", "stride", "numel", "nelement", "is_contiguous", "is_floating_point", "is_complex", "__len__", "__hash__",
+    "storage_offset", "element_size", "data_ptr", "get_device", "is_same_size", "ndimension", "__repr__", "__format__",
+    "shape.__get__", "device.__get__", "dtype.__get__", "ndim.__get__", "layout.__get__", "requires_grad.__get__",
+    "is_cuda.__get__", "is_nested.__get__", "is_sparse.__get__", "is_quantized.__get__", "is_leaf.__get__",
+    "is_meta.__get__", "is_mkldnn.__get__", "is_cpu.__get__", "is_mps.__get__", "is_xpu.__get__", "names.__get__",
+    "grad_fn.__get__", "_version.__get__", "is_inference", "is_conj", "is_neg", "has_names",
+}  # fmt: skip
+# Functions through which values leave torch; what is done with them there can't be followed.
+_LEAVES_TORCH = {"numpy", "tolist", "item", "__array__", "detach", "data.__get__", "__float__", "__complex__", "__int__"}
+_OPERATORS = {"__truediv__": "div", "__itruediv__": "div", "__rtruediv__": "rdiv", "__rsub__": "rsub"}
+
+
+def _plain_name(func):
+    """Return the name of a function without what marks operators (``__iadd__``) and in-place variants (``relu_``)."""
+    name = getattr(func, "__name__", repr(func))
+    if name in ("__get__", "__set__"):
+        owner = getattr(func, "__self__", None)
+        owner_name = getattr(owner, "__name__", "?")
+        return owner_name if owner_name in ("T", "mT") else f"{owner_name}.{name}"
+    if name in _OPERATORS:
+        return _OPERATORS[name]
+    if name in _FACTS or name in _LEAVES_TORCH:
+        return name
+    if name.startswith("__") and name.endswith("__"):
+        name = name[2:-2]
+        # __radd__, __iadd__, ... but not __invert__ or __index__.
+        if name[0] in "ir" and name[1:] in ("add", "sub", "mul", "matmul"):
+            return "rmatmul" if name == "rmatmul" else name[1:]
+        return name
+    return name.rstrip("_") or name
+
+
+def _is_in_place(func):
+    name = getattr(func, "__name__", "")
+    if name.startswith("__") and name.endswith("__"):
+        return name in ("__iadd__", "__isub__", "__imul__", "__itruediv__", "__setitem__")
+    return name.endswith("_") and not name.endswith("__")
+
+
+def _out_of_place(func, name):
+    """Return the plain function for an in-place one; functions with an `inplace` flag are it already."""
+    if not _is_in_place(func):
+        return func
+    for home in (torch, torch.nn.functional, torch.Tensor):
+        if hasattr(home, name):
+            return getattr(home, name)
+    return func
+
+
+def first_output(output):
+    """Return the logits among what a model returns: itself, the first of a tuple, or the entry "logits"."""
+    if isinstance(output, torch.Tensor):
+        return output
+    if isinstance(output, (tuple, list)) and output:
+        return first_output(output[0])
+    if hasattr(output, "keys") and "logits" in output.keys():  # noqa: SIM118 (model outputs are no plain dicts)
+        return output["logits"]
+    raise TypeError(
+        f"The model returned {type(output).__name__}, not logits: it must return a tensor of shape (n, n_logits), or a "
+        "tuple with that first."
+    )
+
+
+def check_logits(logits, n_images):
+    """Raise unless the logits have shape (n_images, n_logits) and are finite."""
+    if logits.ndim != 2 or len(logits) != n_images:
+        hint = " Return `logits.unsqueeze(1)` for a model with one logit." if logits.ndim == 1 else ""
+        raise ValueError(
+            f"The model must return logits of shape (n, n_logits); it returned {tuple(logits.shape)} for {n_images} "
+            f"images.{hint}"
+        )
+    bad = int((~torch.isfinite(logits)).any(1).sum())
+    if bad:
+        raise ValueError(f"The model returns NaN or infinite logits for {bad} of {n_images} images.")
+
+
+def _refuse_probabilities(logits):
+    gate = tag_of(logits).gate
+    if gate in _PROBABILITIES:
+        raise ValueError(
+            f"The model ends in a {_PROBABILITIES[gate]}: relevance must start at the logits before it, because a "
+            "probability mixes all of them and saturates. Remove that last layer (for a Sequential: `model[:-1]`)."
+        )
+
+
+def _seed(logits, target, start):
+    """Return the coefficient of the logits: relevance 1 (or the logit) at the target, zero elsewhere."""
+    seed = torch.zeros_like(logits)
+    target = torch.as_tensor(target, device=logits.device, dtype=torch.long)
+    if logits.shape[1] == 1:
+        # The logit of class 0 is minus the only logit: started at 1, both sides have the same coefficient 1 / z.
+        if start == "logit":
+            return torch.where(target == 1, 1.0, -1.0).to(logits.dtype).unsqueeze(1)
+        return 1 / stabilize(logits, 1e-12)
+    rows = torch.arange(len(logits), device=logits.device)
+    chosen = logits[rows, target]
+    seed[rows, target] = torch.ones_like(chosen) if start == "logit" else 1 / stabilize(chosen, 1e-12)
+    return seed

@@ -1,0 +1,179 @@
+"""The weighted layer as a rule sees it: its input and output, its (folded) weights, and the linear map itself."""
+
+import torch
+import torch.nn.functional as F
+
+from skexmap.lrp._convolution import FEW_CHANNELS, convolve, transpose_convolution
+
+
+class BatchNormStatistics:
+    """The affine map that a batch-norm in evaluation mode is."""
+
+    def __init__(self, mean, variance, weight, bias, eps):
+        self._values = (mean, variance, weight, bias, eps)
+        self.key = id(mean)
+
+    def affine(self):
+        """Return scale and shift, one per channel: the batch-norm is ``scale * z + shift``."""
+        mean, variance, weight, bias, eps = self._values
+        scale = (variance.detach() + eps).rsqrt()
+        if weight is not None:
+            scale = scale * weight.detach()
+        shift = -mean.detach() * scale
+        return scale, shift if bias is None else shift + bias.detach()
+
+
+class WeightedLayer:
+    """One call of a convolution, a dense layer or a batch-norm.
+
+    Attributes
+    ----------
+    name : str
+        Name of the module that owns the weights, ``"?"`` if none does.
+    operation : {"convolution", "dense", "batch_norm"}
+    input, output : tensor
+        The values that went in and came out (after the batch-norm that is folded in; after the ReLU if `rectified`).
+    rectified : bool
+        Whether a ReLU follows directly: then `output` is non-negative and no relevance arrives where it is zero.
+    input_nonnegative : bool
+        Whether the input is known to have no negative entry.
+    first : bool
+        Whether no other weighted layer lies between the image and this one.
+    """
+
+    def __init__(self, name, operation, x, output, weight, bias, *, settings=None, fold=None, cache, nonnegative, first):
+        self.name = name
+        self.operation = operation
+        self.input = x
+        self.output = output
+        self.rectified = False
+        self.input_nonnegative = nonnegative
+        self.first = first
+        self._own = (weight, bias)
+        self._settings = settings
+        self._fold = fold
+        self._cache = cache
+
+    def folded(self, batch_norm, output):
+        """Return this layer with a batch-norm, given as `BatchNormStatistics`, folded into its weights."""
+        layer = self._copy(output)
+        layer._fold = batch_norm
+        layer._cache = self._cache.setdefault(("folded", batch_norm.key), {})
+        return layer
+
+    def rectify(self, output):
+        """Return this layer with a ReLU folded into its output."""
+        layer = self._copy(output)
+        layer.rectified = True
+        return layer
+
+    def _copy(self, output):
+        layer = object.__new__(WeightedLayer)
+        layer.__dict__.update(self.__dict__)
+        layer.output = output
+        return layer
+
+    @property
+    def can_fold(self):
+        """Whether a batch-norm that follows directly can be folded into the weights."""
+        return self.operation != "batch_norm" and self._fold is None and not self.rectified
+
+    @property
+    def weight(self):
+        """The weights, batch-norm folded in."""
+        return self.weights("own")[0]
+
+    @property
+    def bias(self):
+        """The bias, batch-norm folded in; None if there is none."""
+        return self.weights("own")[1]
+
+    def weights(self, variant, *factors, shift=0.0):
+        """Return weights and bias in a variant, computed once for all batches.
+
+        Parameters
+        ----------
+        variant : {"own", "positive", "negative", "absolute", "plus"}
+            ``"absolute", a``: ``a |w|``; ``"plus", a, b``: ``a w + b max(w, 0)``.
+        *factors : float
+            The factors of the variant.
+        shift : float, default=0.0
+            Added to the bias.
+        """
+        key = (variant, factors, shift)
+        if key not in self._cache:
+            weight, bias = self._cache.get("own") or self._cache.setdefault("own", self._fold_weights())
+            vary = VARIANTS[variant]
+            new_bias = None if bias is None else vary(bias, *factors)
+            if shift:
+                new_bias = new_bias + shift if bias is not None else weight.new_full((self._n_outputs(),), shift)
+            self._cache[key] = (_same_layout(vary(weight, *factors), weight), new_bias)
+        return self._cache[key]
+
+    def _n_outputs(self):
+        return self.output.shape[-1 if self.operation == "dense" else 1]
+
+    def _fold_weights(self):
+        weight, bias = (None if values is None else values.detach() for values in self._own)
+        if self._fold is None:
+            return weight, bias
+        scale, shift = self._fold.affine()
+        bias = shift if bias is None else bias * scale + shift
+        return _same_layout(_scale_outputs(weight, scale, self._settings), weight), bias
+
+    def apply(self, x, weight, bias):
+        """Apply the layer's linear map to x with other weights."""
+        if self.operation == "convolution":
+            return convolve(x, weight, bias, self._settings)
+        if self.operation == "dense":
+            return F.linear(x, weight, bias)
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        result = x * weight.reshape(shape)
+        return result if bias is None else result.add_(bias.reshape(shape))
+
+    def transpose(self, share, weight):
+        """Apply the transposed linear map with other weights."""
+        if self.operation == "convolution":
+            return transpose_convolution(share, weight, self.input, self._settings)
+        if self.operation == "dense":
+            return share @ weight
+        return share * weight.reshape(1, -1, *[1] * (share.ndim - 2))
+
+    def transpose_two(self, share, weight, other_weight):
+        """Return ``transpose(share, weight)`` and ``transpose(share, other_weight)``."""
+        n = self.input.shape[1]
+        if self.operation == "convolution" and not self._settings["transposed"] and self._settings["groups"] == 1:
+            # A handful of channels leaves vector lanes idle: both results cost what one does.
+            if 2 * n <= FEW_CHANNELS:
+                both = torch.cat([weight, other_weight], dim=1)
+                like = self.input.new_empty(1).expand(len(self.input), 2 * n, *self.input.shape[2:])
+                result = transpose_convolution(share, both, like, self._settings)
+                return result[:, :n], result[:, n:]
+        return self.transpose(share, weight), self.transpose(share, other_weight)
+
+
+VARIANTS = {
+    "own": lambda w: w,
+    "positive": lambda w: w.clamp(min=0),
+    "negative": lambda w: w.clamp(max=0),
+    "absolute": lambda w, a=1.0: a * w.abs(),
+    "plus": lambda w, a=1.0, b=1.0: a * w + b * w.clamp(min=0),
+}
+
+
+def _scale_outputs(weight, scale, settings):
+    """Multiply the weights of every output channel by its scale."""
+    if settings is None or not settings["transposed"]:
+        return weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+    # A transposed convolution has its output channels second, group by group.
+    groups = settings["groups"]
+    grouped = weight.reshape(groups, -1, *weight.shape[1:])
+    grouped = grouped * scale.reshape(groups, 1, weight.shape[1], *[1] * (weight.ndim - 2))
+    return grouped.reshape(weight.shape)
+
+
+def _same_layout(values, like):
+    """Give values the strides of `like` (channels-last weights stay channels-last)."""
+    if like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last):
+        return values.contiguous(memory_format=torch.channels_last)
+    return values.contiguous()

@@ -1,0 +1,336 @@
+"""The relevance rules: how a layer's relevance is shared among its inputs.
+
+What autograd carries from layer to layer is not the relevance ``R`` but the *coefficient* ``c = R / x`` of the tensor
+``x`` it belongs to. In this form every step whose rule is "share in proportion to the contribution" (sums, average
+pools, ReLU, dropout, reshaping, multiplication by a constant) is the ordinary gradient and costs nothing extra, and the
+multiplication by the input happens once, at the image. A weighted layer gets the rule of the composite:
+`Rule.coefficient` takes the coefficient of its output and returns that of its input.
+"""
+
+from abc import ABC
+from numbers import Real
+
+import torch
+
+# Inputs smaller than this count as this when a relevance is divided by its input; the division is undone at the
+# image, exactly, because it is a power of two. It keeps relevance on pixels that are exactly zero (flat, z-box).
+TINY = 2.0**-60
+
+
+def away_from_zero(x):
+    """Return x with every entry of magnitude below `TINY` replaced by ``TINY`` with its sign (zero counts as positive)."""
+    return torch.where(x.abs() < TINY, torch.where(x < 0, -TINY, TINY).to(x.dtype), x)
+
+
+def stabilize(z, epsilon):
+    """Return ``z + epsilon * sign(z)``, where the sign of zero is positive."""
+    return z + torch.where(z < 0, -epsilon, epsilon).to(z.dtype)
+
+
+class Rule(ABC):
+    """A relevance rule for layers with weights; subclass it to write your own.
+
+    Override `relevance` (simple) or `coefficient` (fast; must be proportional to the input).
+
+    Attributes
+    ----------
+    proportional : bool
+        Whether the relevance of an input is a multiple of the input, so that an input of zero gets none.
+    """
+
+    proportional = False
+
+    def relevance(self, layer, relevance):
+        """Share the relevance of a layer's outputs among its inputs.
+
+        Parameters
+        ----------
+        layer : skexmap.lrp.WeightedLayer
+            The layer as the rule sees it: ``layer.input``, ``layer.output``, ``layer.weight``, ``layer.bias``, and
+            ``layer.apply(x, weight, bias)`` and ``layer.transpose(s, weight)`` for any weights of the same shape.
+        relevance : tensor of the shape of the output
+
+        Returns
+        -------
+        relevance : tensor of the shape of the input
+        """
+        raise NotImplementedError(f"{type(self).__name__} must override `relevance` or `coefficient`.")
+
+    def coefficient(self, layer, coefficient):
+        """Turn the coefficient of a layer's output into the coefficient of its input (relevance = coefficient x value)."""
+        relevance = self.relevance(layer, away_from_zero(layer.output) * coefficient)
+        return relevance / away_from_zero(layer.input)
+
+    def __repr__(self):
+        arguments = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({arguments})"
+
+    def __eq__(self, other):
+        return type(self) is type(other) and repr(self) == repr(other)
+
+    def __hash__(self):
+        return hash(repr(self))
+
+
+class Epsilon(Rule):
+    """LRP-epsilon: relevance in proportion to ``x_i w_ij``, with a stabilised denominator (Bach et al. 2015, eq. 58).
+
+    Parameters
+    ----------
+    epsilon : float, default=1e-6
+        Added to the denominator with its sign; absorbs relevance where contributions cancel.
+    """
+
+    proportional = True
+
+    def __init__(self, epsilon=1e-6):
+        self.epsilon = epsilon
+
+    def coefficient(self, layer, coefficient):
+        share = coefficient * layer.output
+        share /= stabilize(layer.output, self.epsilon)
+        return layer.transpose(share, layer.weight)
+
+
+class Gamma(Rule):
+    r"""LRP-gamma, sign-symmetric: contributions of the output's own sign weigh ``1 + gamma``.
+
+    With the positive and negative parts of the pre-activation, ``P`` and ``N`` (``z = P + N``), the denominator is
+    ``z + gamma P`` where ``P >= |N|`` and positive contributions weigh ``1 + gamma``; elsewhere it is ``z + gamma N``
+    and negative ones do (Montavon et al. 2019, made sign-symmetric as in Andeol et al. 2021 and ExMap).
+
+    Parameters
+    ----------
+    gamma : float, default=4.0
+        How much contributions of the output's sign are favoured; 0 gives `Epsilon`.
+    epsilon : float, default=1e-6
+        Stabiliser of the denominator.
+
+    Notes
+    -----
+    With ``A = |x| |w| + |b|``, the parts are ``P = (z + A) / 2`` and ``N = (z - A) / 2``, so that for inputs of any
+    sign the denominator is ``sign(z) ((1 + gamma/2) |z| + gamma/2 A)`` and the numerator
+    ``(1 + gamma/2) x w + sign(z) gamma/2 |x| |w|``: one extra forward and two transposed operations. Where the input
+    is non-negative and relevance arrives only at positive outputs (a ReLU follows), both collapse to the weights
+    ``w + gamma w+``: one extra forward and one transposed operation.
+    """
+
+    proportional = True
+
+    def __init__(self, gamma=4.0, epsilon=1e-6):
+        self.gamma = gamma
+        self.epsilon = epsilon
+
+    def coefficient(self, layer, coefficient):
+        half = self.gamma / 2
+        if layer.rectified and layer.input_nonnegative:
+            # The stabiliser rides in the bias: every pass over a feature map that is saved counts.
+            weight, bias = layer.weights("plus", 1.0, self.gamma, shift=self.epsilon)
+            # At least (1 + gamma) z + epsilon where z > 0; elsewhere the share is zero whatever divides it.
+            denominator = layer.apply(layer.input, weight, bias).clamp_(min=max(self.epsilon, TINY))
+            return layer.transpose((coefficient * layer.output).div_(denominator), weight)
+        signed_weight, _ = layer.weights("plus", 1 + half, 0.0)
+        absolute_weight, absolute_bias = layer.weights("absolute", half, shift=max(self.epsilon, TINY))
+        z = layer.output
+        magnitude = z if layer.rectified else z.abs()
+        absolute_input = layer.input if layer.input_nonnegative else layer.input.abs()
+        denominator = layer.apply(absolute_input, absolute_weight, absolute_bias)
+        denominator.add_(magnitude, alpha=1 + half)
+        share = coefficient / denominator
+        if layer.rectified:
+            share *= magnitude
+            signed, absolute = layer.transpose_two(share, signed_weight, absolute_weight)
+        else:
+            signed = layer.transpose(share * magnitude, signed_weight)
+            absolute = layer.transpose(share.mul_(z), absolute_weight)
+        if not layer.input_nonnegative:
+            absolute *= layer.input.sign()
+        return signed.add_(absolute)
+
+
+class AlphaBeta(Rule):
+    """LRP-alpha-beta: positive and negative contributions normalised on their own (Bach et al. 2015, eq. 60).
+
+    Parameters
+    ----------
+    alpha, beta : float, default=2.0 and 1.0
+        Weights of the two parts; ``alpha - beta`` must be 1 for relevance to be conserved.
+    epsilon : float, default=1e-6
+        Stabiliser of the denominators.
+    """
+
+    proportional = True
+
+    def __init__(self, alpha=2.0, beta=1.0, epsilon=1e-6):
+        if alpha < 0 or beta < 0 or abs(alpha - beta - 1) > 1e-9:
+            raise ValueError(f"alpha={alpha!r} and beta={beta!r} must not be negative, and alpha - beta must be 1.")
+        self.alpha = alpha
+        self.beta = beta
+        self.epsilon = epsilon
+
+    def coefficient(self, layer, coefficient):
+        relevance = coefficient * layer.output
+        result = _part_coefficient(layer, relevance, "positive", self.alpha, self.epsilon)
+        if self.beta:
+            result = result + _part_coefficient(layer, relevance, "negative", -self.beta, self.epsilon)
+        return result
+
+
+class ZPlus(AlphaBeta):
+    """LRP-z-plus: only positive contributions share the relevance (Montavon et al. 2017); alpha-beta with 1 and 0.
+
+    Parameters
+    ----------
+    epsilon : float, default=1e-6
+        Stabiliser of the denominator.
+    """
+
+    def __init__(self, epsilon=1e-6):
+        super().__init__(alpha=1.0, beta=0.0, epsilon=epsilon)
+
+    def __repr__(self):
+        return f"ZPlus(epsilon={self.epsilon!r})"
+
+
+def _part_coefficient(layer, relevance, part, factor, epsilon):
+    """Share `factor` x relevance among the contributions of one sign; return the coefficient of the input."""
+    other = "negative" if part == "positive" else "positive"
+    same, same_bias = layer.weights(part)
+    x = layer.input
+    if layer.input_nonnegative:
+        total = layer.apply(x, same, same_bias)
+        return layer.transpose(relevance * factor / stabilize(total, epsilon), same)
+    opposite, _ = layer.weights(other)
+    positive_x, negative_x = x.clamp(min=0), x.clamp(max=0)
+    total = layer.apply(positive_x, same, same_bias) + layer.apply(negative_x, opposite, None)
+    share = relevance * factor / stabilize(total, epsilon)
+    return torch.where(x > 0, layer.transpose(share, same), layer.transpose(share, opposite))
+
+
+class ZBox(Rule):
+    """LRP-z-box (deep Taylor decomposition) for pixels confined to a box (Montavon et al. 2017, eq. 15).
+
+    Parameters
+    ----------
+    low, high : float or sequence of floats, one per channel, default=0.0 and 1.0
+        Smallest and largest value that the layer's input can take.
+    epsilon : float, default=1e-6
+        Stabiliser of the denominator.
+
+    Raises
+    ------
+    ValueError
+        When an input lies outside the box.
+    """
+
+    def __init__(self, low=0.0, high=1.0, epsilon=1e-6):
+        self.low = low
+        self.high = high
+        self.epsilon = epsilon
+
+    def relevance(self, layer, relevance):
+        x = layer.input
+        low, high = _bound(self.low, x), _bound(self.high, x)
+        tolerance = 1e-4 * (high - low).abs()
+        outside = ((x < low - tolerance) | (x > high + tolerance)).flatten(1).any(1)
+        if outside.any():
+            raise ValueError(
+                f"{int(outside.sum())} of {len(x)} images have values outside the box of the z-box rule "
+                f"(low={self.low!r}, high={self.high!r}; found {x.min():.4g} to {x.max():.4g}). Pass the range of your "
+                "normalised pixels, for example composite=skexmap.lrp.epsilon_gamma_box(low=-2.2, high=2.7)."
+            )
+        positive, negative = layer.weights("positive")[0], layer.weights("negative")[0]
+        z = layer.apply(x, layer.weight, None) - layer.apply(low, positive, None) - layer.apply(high, negative, None)
+        share = relevance / stabilize(z, self.epsilon)
+        return (
+            x * layer.transpose(share, layer.weight)
+            - low * layer.transpose(share, positive)
+            - high * layer.transpose(share, negative)
+        )
+
+
+def _bound(value, x):
+    """Broadcast a bound (one number, or one per channel) to the shape of x."""
+    bound = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+    if bound.ndim == 1:
+        bound = bound.reshape(1, -1, *[1] * (x.ndim - 2))
+    return bound.expand_as(x)
+
+
+class Flat(Rule):
+    """LRP-flat: relevance spread evenly over a neuron's inputs (Lapuschkin et al. 2019).
+
+    Parameters
+    ----------
+    epsilon : float, default=1e-6
+        Stabiliser of the denominator.
+    """
+
+    def __init__(self, epsilon=1e-6):
+        self.epsilon = epsilon
+
+    def relevance(self, layer, relevance):
+        ones = torch.ones_like(layer.weight)
+        count = layer.apply(torch.ones_like(layer.input), ones, None)
+        return layer.transpose(relevance / stabilize(count, self.epsilon), ones)
+
+
+class WSquare(Rule):
+    """LRP-w-square: relevance in proportion to the squared weights (Montavon et al. 2017, eq. 11).
+
+    Parameters
+    ----------
+    epsilon : float, default=1e-6
+        Stabiliser of the denominator.
+    """
+
+    def __init__(self, epsilon=1e-6):
+        self.epsilon = epsilon
+
+    def relevance(self, layer, relevance):
+        squared = layer.weight**2
+        total = layer.apply(torch.ones_like(layer.input), squared, None)
+        return layer.transpose(relevance / stabilize(total, self.epsilon), squared)
+
+
+class Norm(Rule):
+    """Share relevance in proportion to the contributions, with no stabiliser: the rule of sums and average pools.
+
+    For a layer with weights it is `Epsilon` with an epsilon of zero. Sums, average pools and means always use it: in
+    the form that the engine propagates it is their ordinary gradient.
+    """
+
+    proportional = True
+
+    def coefficient(self, layer, coefficient):
+        return layer.transpose(coefficient, layer.weight)
+
+
+class Pass(Rule):
+    """Hand the relevance of every output to the input of the same position: the rule of activations.
+
+    ReLU, dropout, flattening and reshaping always use it. A layer with weights can use it where its input and output
+    have the same shape.
+    """
+
+    def relevance(self, layer, relevance):
+        if layer.input.shape != layer.output.shape:
+            raise ValueError(
+                f"The rule Pass needs equal shapes, but '{layer.name}' maps {tuple(layer.input.shape[1:])} to "
+                f"{tuple(layer.output.shape[1:])}. Choose another rule for it."
+            )
+        return relevance
+
+
+def check_rule(rule, where):
+    """Return rule, or raise if it is not a `Rule`."""
+    if not isinstance(rule, Rule):
+        raise TypeError(f"{where} must be a skexmap.lrp.Rule, got {rule!r}.")
+    return rule
+
+
+def check_nonnegative(value, name):
+    """Return value, or raise if it is not a number of at least 0."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not value >= 0:
+        raise ValueError(f"`{name}` must be a number >= 0, got {value!r}.")
+    return value
