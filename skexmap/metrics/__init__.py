@@ -1,5 +1,6 @@
 """Group metrics, reports and scorers."""
 
+from ._gaps import shortcut_gaps
 from ._group_metrics import (
     group_accuracies,
     group_shares,
@@ -15,6 +16,7 @@ __all__ = [
     "group_report",
     "group_shares",
     "mean_accuracy",
+    "shortcut_gaps",
     "wilson_interval",
     "worst_group_accuracy",
     "worst_group_score",

@@ -1,0 +1,122 @@
+"""How much accuracy is lost where each of several shortcuts points the wrong way."""
+
+from itertools import combinations
+
+import numpy as np
+from sklearn.utils import column_or_1d
+from sklearn.utils.multiclass import unique_labels
+
+from ._group_metrics import mean_accuracy
+
+
+def shortcut_gaps(y_true, y_pred, *, shortcuts, group_labels=None, weights=None, sample_weight=None):
+    """Accuracy lost where shortcuts are uncommon, relative to the mean accuracy.
+
+    A sample's shortcut is *common* where it points to the sample's own class, else *uncommon*. A gap is the
+    accuracy on the samples on which exactly the named shortcuts are uncommon, less the mean accuracy: 0 means
+    that the model does not mind, -0.4 that it loses 40 points.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,)
+        True classes: integers or strings.
+    y_pred : array-like of shape (n_samples,)
+        Predicted classes.
+    shortcuts : dict of str to array-like of shape (n_samples,)
+        Name of each shortcut -> the class that it points to in each sample, written as in `y_true`. In
+        UrbanCars the background of a car and the object beside it are each "urban" or "country", as the car
+        is.
+    group_labels : array-like of shape (n_samples,), default=None
+        Groups for the mean accuracy, where `weights` weigh them.
+    weights : {None, "macro"}, dict or array-like of shape (n_groups,), default=None
+        How the mean accuracy weighs the groups, as in `mean_accuracy`: usually their shares of the training
+        set, ``group_shares(training_group_labels)``. None weighs every sample alike.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weight of each sample.
+
+    Returns
+    -------
+    gaps : dict of str to float
+        ``"mean_accuracy"``; then for every single shortcut its name -> the gap where it alone is uncommon;
+        then the combinations: ``"both"`` of two shortcuts, else their names joined by ``"+"``. In a gap every
+        class weighs the same.
+
+    Raises
+    ------
+    ValueError
+        If `shortcuts` is empty or does not fit y_true; if no sample has exactly these shortcuts uncommon; as
+        `mean_accuracy` does.
+
+    References
+    ----------
+    Z. Li et al., "A Whac-A-Mole Dilemma: Shortcuts Come in Multiples Where Mitigating One Amplifies Others",
+    CVPR 2023, section 3 ("BG gap", "CoObj gap", "BG+CoObj gap" relative to "I.D. accuracy"), arXiv
+    2212.04825.
+
+    Examples
+    --------
+    A model that looks at the background alone, on one sample of each kind and class:
+
+    >>> from skexmap.metrics import shortcut_gaps
+    >>> car = ["urban"] * 4 + ["country"] * 4
+    >>> background = ["urban", "urban", "country", "country"] + ["country", "country", "urban", "urban"]
+    >>> beside = ["urban", "country"] * 2 + ["country", "urban"] * 2
+    >>> shortcut_gaps(car, background, shortcuts={"background": background, "co_occurring_object": beside})
+    {'mean_accuracy': 0.5, 'background': -0.5, 'co_occurring_object': 0.5, 'both': -0.5}
+    """
+    y_true = column_or_1d(y_true)
+    uncommon = _uncommon(y_true, shortcuts)
+    if group_labels is None:
+        if weights is not None:
+            raise ValueError("`weights` weigh groups: pass `group_labels` too.")
+        group_labels = np.zeros(len(y_true), dtype=int)
+    options = {"group_labels": group_labels, "weights": weights, "sample_weight": sample_weight}
+    gaps = {"mean_accuracy": mean_accuracy(y_true, y_pred, **options)}
+    for size in range(1, len(shortcuts) + 1):
+        for names in combinations(shortcuts, size):
+            rows = _exactly(uncommon, names)
+            weight = None if sample_weight is None else np.asarray(sample_weight)[rows]
+            # Classes as groups: those of another size weigh the same.
+            accuracy = mean_accuracy(
+                y_true[rows],
+                np.asarray(y_pred)[rows],
+                group_labels=np.unique(y_true[rows], return_inverse=True)[1],
+                weights="macro",
+                sample_weight=weight,
+            )
+            gaps[_gap_name(names, len(shortcuts))] = accuracy - gaps["mean_accuracy"]
+    return gaps
+
+
+def _uncommon(y_true, shortcuts):
+    """Return for each shortcut where it points to another class than y_true."""
+    if not hasattr(shortcuts, "items") or not shortcuts:
+        raise ValueError("`shortcuts` must be a dict, name -> class that the shortcut points to, not empty.")
+    uncommon = {}
+    for name, pointed in shortcuts.items():
+        pointed = column_or_1d(pointed)
+        if len(pointed) != len(y_true):
+            raise ValueError(f"Shortcut {name!r} has {len(pointed)} entries for {len(y_true)} samples.")
+        unique_labels(y_true, pointed)
+        uncommon[name] = pointed != y_true
+        if uncommon[name].all():
+            raise ValueError(
+                f"Shortcut {name!r} agrees with y_true on none of the {len(y_true)} samples. Give the class "
+                f"that it points to, written as in y_true (such as {y_true[0]!r}, here {pointed[0]!r})."
+            )
+    return uncommon
+
+
+def _exactly(uncommon, names):
+    """Return the mask of the samples on which these shortcuts are uncommon and all others common."""
+    rows = np.all([mask == (name in names) for name, mask in uncommon.items()], axis=0)
+    if not rows.any():
+        raise ValueError(
+            f"On none of the {len(rows)} samples exactly {' and '.join(map(repr, names))} is uncommon: the "
+            "gap is unknown. Score a test set that holds every combination."
+        )
+    return rows
+
+
+def _gap_name(names, n_shortcuts):
+    return "both" if len(names) == n_shortcuts == 2 else "+".join(names)
