@@ -1,10 +1,14 @@
 """The warnings that skexmap raises by name, so that they can be filtered or turned into errors one by one."""
 
 __all__ = [
+    "AbsentGroupWarning",
     "ConstantInputWarning",
+    "ConstantPredictionWarning",
     "DisconnectedGraphWarning",
     "EmptyErrorSetWarning",
     "FullErrorSetWarning",
+    "OneClusterWarning",
+    "PartitionChangedWarning",
     "SkexmapWarning",
     "TinyGroupWarning",
 ]
@@ -32,3 +36,19 @@ class DisconnectedGraphWarning(SkexmapWarning):
 
 class ConstantInputWarning(SkexmapWarning):
     """All rows are identical, so that there is one cluster whatever was asked for."""
+
+
+class AbsentGroupWarning(SkexmapWarning):
+    """A pseudo-group that was trained on has no sample to be scored, so that it cannot be the worst."""
+
+
+class ConstantPredictionWarning(SkexmapWarning):
+    """All samples are predicted as one class."""
+
+
+class OneClusterWarning(SkexmapWarning):
+    """All samples lie in one cluster: the pseudo-groups are the classes and hide every shortcut."""
+
+
+class PartitionChangedWarning(SkexmapWarning):
+    """The same samples were scored on other pseudo-groups before: the scores do not compare."""

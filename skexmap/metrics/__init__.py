@@ -9,15 +9,25 @@ from ._group_metrics import (
     worst_group_score,
 )
 from ._report import GroupReport, group_report, wilson_interval
+from ._scorers import (
+    make_worst_group_scorer,
+    make_worst_pseudo_group_scorer,
+    worst_group_accuracy_scorer,
+    worst_pseudo_group_accuracy_scorer,
+)
 
 __all__ = [
     "GroupReport",
     "group_accuracies",
     "group_report",
     "group_shares",
+    "make_worst_group_scorer",
+    "make_worst_pseudo_group_scorer",
     "mean_accuracy",
     "shortcut_gaps",
     "wilson_interval",
     "worst_group_accuracy",
+    "worst_group_accuracy_scorer",
     "worst_group_score",
+    "worst_pseudo_group_accuracy_scorer",
 ]
