@@ -1,0 +1,212 @@
+"""The frozen model: a private replica to run, and a pickle that is the same for equal weights."""
+
+import copy
+import threading
+import weakref
+
+import numpy as np
+import torch
+from sklearn.base import clone
+
+_REPLICAS = weakref.WeakKeyDictionary()
+_LOCK = threading.RLock()
+
+
+def pick_device(device):
+    """Return the torch device that a `device` argument asks for; "auto" is a GPU if there is one, else the CPU."""
+    if device != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("cpu")
+
+
+class Replica:
+    """A copy of a user's model to run in its place: evaluation mode, its own tensors, convolutions in channels-last.
+
+    The user's module is never called, moved or switched, so that nothing that happens here, an exception or Ctrl-C
+    included, can leave a trace in it. Replicas are shared by all estimators that hold the same model, kept for as long
+    as the model lives, and brought up to date when its weights change.
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+        The copy.
+    dtype : torch.dtype
+        Floating type of its weights.
+    device : torch.device
+    extras : dict
+        What others derive from the weights and want to keep (relevance engines); emptied when the weights change.
+    """
+
+    def __init__(self, model, device, dtype=None):
+        self._fingerprint = _quick_fingerprint(model)
+        self.device = device
+        self._dtype = dtype
+        own = {id(values): _copy_tensor(values, device, dtype) for values in _tensors_of(model)}
+        try:
+            self.module = copy.deepcopy(model, dict(own))
+        except Exception as error:
+            raise TypeError(
+                f"The model ({type(model).__name__}) cannot be copied ({error}). Attributions run on a copy, so that "
+                "yours stays as it is: remove what cannot be copied from its attributes, or give it a `__deepcopy__`."
+            ) from error
+        self.module.eval().requires_grad_(False)
+        self.dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), None)
+        self.extras = {}
+
+    def is_current(self, model):
+        """Return whether the model still has the weights that were copied."""
+        return self._fingerprint == _quick_fingerprint(model)
+
+
+def replica_of(model, device, dtype=None):
+    """Return the replica of a model on a device, shared with everyone who asks for the same.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    device : torch.device
+    dtype : torch.dtype or None, default=None
+        Floating type to run in; None keeps the model's.
+
+    Returns
+    -------
+    replica : Replica
+    """
+    with _LOCK:
+        replicas = _REPLICAS.setdefault(model, {})
+        key = (str(device), dtype)
+        if key not in replicas or not replicas[key].is_current(model):
+            replicas[key] = Replica(model, device, dtype)
+        return replicas[key]
+
+
+def check_model(model):
+    """Raise unless model is an uncompiled torch module."""
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
+    for name, module in model.named_modules():
+        kind = None
+        if isinstance(module, torch.jit.ScriptModule):
+            kind, remedy = "scripted or traced", "Pass the original Python module."
+        elif hasattr(module, "_orig_mod"):
+            kind, remedy = "compiled", "Pass the original: `compiled._orig_mod`."
+        elif getattr(module, "_compiled_call_impl", None) is not None:
+            kind, remedy = "compiled in place", "Pass a module on which `.compile()` was not called."
+        if kind:
+            raise TypeError(
+                f"{f'Submodule {name!r}' if name else 'The model'} is {kind}: what it computes cannot be followed. {remedy}"
+            )
+    return model
+
+
+def _tensors_of(model):
+    """Yield every tensor that hangs on a module: parameters, buffers and plain attributes."""
+    for module in model.modules():
+        for home in (module._parameters, module._buffers, vars(module)):
+            for values in home.values():
+                if isinstance(values, torch.Tensor):
+                    yield values
+
+
+def _copy_tensor(values, device, dtype):
+    """Copy a tensor to a device and type; filters of convolutions in channels-last."""
+    with torch.no_grad():
+        new = values.detach()
+        new = new.to(device, dtype if new.is_floating_point() else None, copy=True)
+        if new.ndim == 4:
+            new = new.contiguous(memory_format=torch.channels_last)
+    if isinstance(values, torch.nn.Parameter):
+        return torch.nn.Parameter(new, requires_grad=False)
+    return new
+
+
+def _quick_fingerprint(model):
+    """Return what changes when a weight does: identity, version, and the sum of the bits (edits of `.data` show there)."""
+    return tuple((id(values), values._version, tuple(values.shape), _bit_sum(values)) for values in _tensors_of(model))
+
+
+def _bit_sum(values):
+    values = values.detach()
+    if values.layout != torch.strided or values.is_meta or values.is_quantized:
+        return None
+    if values.is_complex():
+        values = torch.view_as_real(values)
+    bits = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()]
+    return int(values.view(bits).sum(dtype=torch.int64))
+
+
+class TensorState:
+    """A tensor as it is pickled: its values as a NumPy array, so that equal tensors have equal pickles."""
+
+    def __init__(self, values):
+        detached = values.detach().cpu()
+        self.is_parameter = isinstance(values, torch.nn.Parameter)
+        self.requires_grad = values.requires_grad
+        self.dtype = str(detached.dtype).removeprefix("torch.")
+        self.channels_last = detached.ndim == 4 and not detached.is_contiguous()
+        # NumPy has no bfloat16: its bits travel as integers.
+        self.array = (detached.contiguous().view(torch.int16) if detached.dtype == torch.bfloat16 else detached).numpy()
+        self.array = np.ascontiguousarray(self.array)
+
+    def restore(self):
+        """Return the tensor; it shares the array's memory where that is writable or mapped."""
+        array = self.array if self.array.flags.writeable else np.array(self.array)
+        values = torch.from_numpy(array)
+        if self.dtype == "bfloat16":
+            values = values.view(torch.bfloat16)
+        if self.channels_last:
+            values = values.contiguous(memory_format=torch.channels_last)
+        return torch.nn.Parameter(values, self.requires_grad) if self.is_parameter else values
+
+
+def freeze_for_pickle(model):
+    """Return a copy of a module whose tensors are `TensorState` objects: what pickles and hashes the same everywhere.
+
+    A plain module pickles differently after every copy (storages are numbered as they come), so that caches keyed by
+    ``joblib.hash`` would never hit.
+    """
+    memo = {id(values): TensorState(values) for values in _tensors_of(model)}
+    return copy.deepcopy(model, memo)
+
+
+def thaw(model):
+    """Undo `freeze_for_pickle`, in place, and return the module."""
+    restored = {}
+    for module in model.modules():
+        for home in (module._parameters, module._buffers, vars(module)):
+            for name, values in home.items():
+                if isinstance(values, TensorState):
+                    home[name] = restored.setdefault(id(values), None) or values.restore()
+                    restored[id(values)] = home[name]
+    return model
+
+
+class FrozenModelMixin:
+    """For estimators whose parameter `model` is a torch module that they never change.
+
+    `clone` shares the module instead of copying it; the pickle, and so ``joblib.hash``, is the same for equal weights.
+    """
+
+    def __sklearn_clone__(self):
+        parameters = self.get_params(deep=False)
+        model = parameters.pop("model")
+        new = type(self)(model, **{name: clone(value, safe=False) for name, value in parameters.items()})
+        for attribute in ("_metadata_request", "_sklearn_output_config"):
+            if hasattr(self, attribute):
+                setattr(new, attribute, copy.deepcopy(getattr(self, attribute)))
+        return new
+
+    def __getstate__(self):
+        state = super().__getstate__()
+        state = dict(state if state is not self.__dict__ else self.__dict__)
+        if isinstance(state.get("model"), torch.nn.Module):
+            state["model"] = freeze_for_pickle(state["model"])
+        return state
+
+    def __setstate__(self, state):
+        state = dict(state)
+        if isinstance(state.get("model"), torch.nn.Module):
+            state["model"] = thaw(state["model"])
+        super().__setstate__(state)

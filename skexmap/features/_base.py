@@ -1,0 +1,108 @@
+"""What both image transformers share: checking X, choosing device and type, batches with progress."""
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+
+from skexmap._blocks import block_columns, blocks_to_columns
+from skexmap._progress import progress
+from skexmap._torch import FrozenModelMixin, check_model, pick_device, replica_of
+from skexmap._validation import output_container
+from skexmap.features._loading import are_paths, check_finite, image_batches
+
+# As many images as `fit` shows the model to learn shapes and to see whether it can be attributed.
+N_TRIAL_IMAGES = 8
+
+
+class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
+    """Base of transformers that show images to a frozen model.
+
+    A subclass implements ``_trial(images, replica) -> dict of blocks`` for the first few images, and hands to `_collect`
+    the function that turns a batch into blocks.
+    """
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = True
+        tags.input_tags.three_d_array = True
+        tags.requires_fit = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def _check_images(self, X, *, reset):
+        """Check what can be checked of X without reading all of it, and return it indexable by rows."""
+        check_model(self.model)
+        if self.load is not None or (not isinstance(X, torch.Tensor) and np.ndim(X) == 1 and are_paths(X)):
+            X = X if hasattr(X, "__len__") and hasattr(X, "__getitem__") else np.asarray(X)
+            if len(X) == 0:
+                raise ValueError("Found array with 0 sample(s) (X is empty) while a minimum of 1 is required.")
+            return X
+        if isinstance(X, torch.Tensor):
+            if X.ndim < 2 or len(X) == 0:
+                raise ValueError(f"Images must have shape (n, channels, height, width), got {tuple(X.shape)}.")
+            return X
+        # NaN and infinity are looked for batch by batch, so that a memory map is read once.
+        if np.ndim(X) <= 2:
+            return validate_data(self, X, reset=reset, ensure_all_finite=False)
+        return check_array(X, allow_nd=True, ensure_all_finite=False)
+
+    def _replica(self):
+        return replica_of(self.model, pick_device(self.device))
+
+    def _prepare(self, images, first, replica):
+        """Check a batch, and bring it to the model's device and type."""
+        check_finite(images, first)
+        dtype = replica.dtype or (images.dtype if images.is_floating_point() else torch.float32)
+        if images.shape[1:] != self.image_shape_:
+            raise ValueError(
+                f"Image {first} has shape {tuple(images.shape[1:])}, but {type(self).__name__} was fitted on images of "
+                f"shape {tuple(self.image_shape_)} (channels, height, width)."
+            )
+        images = images.to(replica.device, dtype, non_blocking=True)
+        return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
+
+    def _fit_shapes(self, X):
+        """Show the model a few images; learn the shapes of the blocks, their names and types."""
+        replica = self._replica()
+        _, images = next(image_batches(X, self.load, self.batch_size, 0, stop=min(len(X), self.batch_size)))
+        self.image_shape_ = tuple(images.shape[1:])
+        images = self._prepare(images, 0, replica)[:N_TRIAL_IMAGES]
+        blocks = self._trial(images, replica)
+        blocks = {name: values.cpu().numpy() for name, values in blocks.items()}
+        self._block_dtype = np.dtype([(name, values.dtype, values.shape[1:]) for name, values in blocks.items()])
+        self.n_features_in_ = int(np.prod(self.image_shape_))
+
+    def _collect(self, X, process):
+        """Run all batches through `process` and return the blocks as one structured array."""
+        replica = self._replica()
+        result = np.empty(len(X), dtype=self._block_dtype)
+        batches = image_batches(X, self.load, self.batch_size, self.num_workers)
+        n_batches = -(-len(X) // self.batch_size)
+        for first, images in progress(batches, n_batches, type(self).__name__, self.verbose):
+            rows = slice(first, first + len(images))
+            for name, values in process(self._prepare(images, first, replica), replica).items():
+                result[name][rows] = values.cpu().numpy()
+        return result
+
+    def _output(self, blocks, *, named):
+        """Return the blocks in the form that the user, or `set_output`, asked for."""
+        # scikit-learn's output wrapper takes plain arrays only: convert before it sees them.
+        if not named or output_container(self) != "default":
+            return blocks_to_columns(blocks)
+        return blocks
+
+    def get_feature_names_out(self, input_features=None):
+        """Return the names of the output columns, the blocks one after the other.
+
+        Parameters
+        ----------
+        input_features : None
+            Ignored; present by convention.
+
+        Returns
+        -------
+        names : ndarray of str objects
+        """
+        check_is_fitted(self)
+        return block_columns(np.empty(0, dtype=self._block_dtype))

@@ -1,0 +1,49 @@
+"""One cached result per image, kept by joblib.Memory."""
+
+import joblib
+import numpy as np
+import torch
+
+
+def _keep(key, entry):
+    """Return the entry; joblib.Memory stores it under the key."""
+    return entry
+
+
+class ImageCache:
+    """Computes what is not stored, a batch at a time, and stores it image by image.
+
+    Parameters
+    ----------
+    memory : str or joblib.Memory
+        Where to store.
+    settings : object
+        All that a result depends on besides the image (weights and parameters); hashed once.
+    """
+
+    def __init__(self, memory, settings):
+        memory = joblib.Memory(memory, verbose=0) if isinstance(memory, str) else memory
+        self._keep = memory.cache(_keep, ignore=["entry"])
+        self._settings = joblib.hash(settings)
+
+    def blocks(self, images, compute):
+        """Return the blocks of a batch of images.
+
+        Parameters
+        ----------
+        images : tensor of shape (n, ...)
+        compute : callable
+            From images to a dict of tensors, one per block.
+
+        Returns
+        -------
+        blocks : dict of str to tensor
+        """
+        keys = [self._settings + joblib.hash(image) for image in images.cpu().contiguous().numpy()]
+        missing = [i for i, key in enumerate(keys) if not self._keep.check_call_in_cache(key, None)]
+        if missing:
+            new = {name: values.cpu().numpy() for name, values in compute(images[missing]).items()}
+            for row, i in enumerate(missing):
+                self._keep(keys[i], {name: values[row] for name, values in new.items()})
+        entries = [self._keep(key, None) for key in keys]
+        return {name: torch.from_numpy(np.stack([entry[name] for entry in entries])) for name in entries[0]}

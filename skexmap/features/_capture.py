@@ -1,0 +1,91 @@
+"""Catching the embedding on its way through the model, in a plain forward pass."""
+
+import threading
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from skexmap.lrp._engine import check_logits, first_output
+
+
+class _DenseInputs(TorchFunctionMode):
+    """Remembers input and output of every dense layer that runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") == "linear":
+            self.calls.append((args[0], output))
+        return output
+
+
+def capture_embedding(module, images, layer=None):
+    """Return the logits and the embedding of images, from one forward pass.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    images : tensor of shape (n, ...)
+    layer : str or None, default=None
+        None: the input of the dense layer whose output the logits are. The name of a dense layer: its input. The name
+        of any other module: its output, flattened.
+
+    Returns
+    -------
+    logits : tensor of shape (n, n_logits)
+    embedding : tensor of shape (n, n_features)
+
+    Raises
+    ------
+    ValueError
+        If no dense layer's output is the logits, or the named module does not exist or does not run.
+    """
+    with torch.no_grad():
+        if layer is not None:
+            return _capture_layer(module, images, layer)
+        with _DenseInputs() as seen:
+            logits = first_output(module(images))
+    check_logits(logits, len(images))
+    for entered, left in seen.calls:
+        # The same memory and size: the logits themselves or a reshaped view of them.
+        if left.data_ptr() == logits.data_ptr() and left.numel() == logits.numel():
+            return logits, entered.flatten(1)
+    raise ValueError(NO_HEAD)
+
+
+NO_HEAD = (
+    "The model's logits are not the output of a dense layer, so that there is no input of it to take as the embedding. "
+    "Use EmbeddingTransformer(model, layer=...) with the name of the module whose output is the embedding."
+)
+
+
+def _capture_layer(module, images, layer):
+    modules = dict(module.named_modules())
+    if layer not in modules:
+        near = [name for name in modules if name and layer.split(".")[-1] in name][:5]
+        hint = f" Did you mean one of {near}?" if near else f" Its top-level modules are {_top_level(module)}."
+        raise ValueError(f"The model has no module named {layer!r}.{hint}")
+    caught = []
+    thread = threading.get_ident()
+    takes_input = isinstance(modules[layer], torch.nn.Linear)
+
+    def catch(_, inputs, output):
+        # The replica may be running in another thread as well.
+        if threading.get_ident() == thread:
+            caught.append(inputs[0] if takes_input else first_output(output))
+
+    handle = modules[layer].register_forward_hook(catch)
+    try:
+        logits = first_output(module(images))
+    finally:
+        handle.remove()
+    if not caught:
+        raise ValueError(f"The module {layer!r} did not run in the model's forward pass.")
+    return logits, caught[-1].flatten(1)
+
+
+def _top_level(module):
+    return [name for name, _ in module.named_children()]

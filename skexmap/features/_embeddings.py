@@ -1,0 +1,120 @@
+"""EmbeddingTransformer: the features that the last dense layer sees."""
+
+from numbers import Integral
+
+import torch
+from sklearn.base import _fit_context
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import check_is_fitted
+
+from skexmap._blocks import EMBEDDING
+from skexmap.features._base import ImageTransformer
+from skexmap.features._capture import capture_embedding
+
+
+class EmbeddingTransformer(ImageTransformer):
+    """Penultimate-layer features of a frozen classifier, in one forward pass.
+
+    The embedding of an image is the input of the dense layer whose output the logits are: what the last layer can tell
+    the classes apart by, and what `skexmap.retraining` trains on.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Trained classifier. It is never changed; a copy of it runs, in evaluation mode.
+    layer : str or None, default=None
+        Name of a module as in ``model.named_modules()``. A dense layer stands for its input, any other module for its
+        output (flattened). None finds the dense layer whose output the logits are.
+    load : callable or None, default=None
+        From an item of X to an image tensor; None for arrays, and for file paths, which are opened with
+        `ImageLoader`.
+    batch_size : int, default=64
+        Images per forward pass.
+    device : str, default="auto"
+        Where to compute; "auto" is a GPU if there is one.
+    num_workers : int, default=0
+        Processes that load images; 0 loads in this one.
+    verbose : bool, default=False
+        Whether to show progress.
+
+    Attributes
+    ----------
+    image_shape_ : tuple of int
+        Shape of one image.
+    n_features_in_ : int
+        Number of values in one image.
+    n_embedding_features_ : int
+        Length of the embedding.
+
+    See Also
+    --------
+    HeatmapTransformer : Heatmaps, and the embedding beside them with ``return_embedding=True``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skexmap.features import EmbeddingTransformer
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2))
+    >>> EmbeddingTransformer(net).fit_transform(torch.rand(10, 3, 4, 4)).shape
+    (10, 5)
+    """
+
+    _parameter_constraints = {
+        "model": "no_validation",
+        "layer": [str, None],
+        "load": [callable, None],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "device": [str, torch.device],
+        "num_workers": [Interval(Integral, 0, None, closed="left")],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self, model=None, *, layer=None, load=None, batch_size=64, device="auto", num_workers=0, verbose=False
+    ):
+        self.model = model
+        self.layer = layer
+        self.load = load
+        self.batch_size = batch_size
+        self.device = device
+        self.num_workers = num_workers
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Check the model on a few images and learn the length of the embedding.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, channels, height, width), or paths or indices of shape (n_samples,)
+            Images, or what `load` turns into them.
+        y : None
+            Ignored; present by convention.
+
+        Returns
+        -------
+        self : EmbeddingTransformer
+        """
+        self._fit_shapes(self._check_images(X, reset=True))
+        self.n_embedding_features_ = self._block_dtype[EMBEDDING].shape[0]
+        return self
+
+    def transform(self, X):
+        """Return the embeddings.
+
+        Parameters
+        ----------
+        X : as for `fit`
+
+        Returns
+        -------
+        embeddings : ndarray of shape (n_samples, n_embedding_features_)
+            In the model's floating type.
+        """
+        check_is_fitted(self)
+        return self._output(self._collect(self._check_images(X, reset=False), self._trial), named=False)
+
+    def _trial(self, images, replica):
+        _, embedding = capture_embedding(replica.module, images, self.layer)
+        return {EMBEDDING: embedding}

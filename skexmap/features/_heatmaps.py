@@ -1,0 +1,327 @@
+"""HeatmapTransformer: what a frozen classifier looks at, image by image."""
+
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.base import _fit_context
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
+
+from skexmap._blocks import EMBEDDING, HEATMAP
+from skexmap.attribution import lrp_engine, resolve_attribution
+from skexmap.features._base import ImageTransformer
+from skexmap.features._cache import ImageCache
+from skexmap.features._capture import NO_HEAD, capture_embedding
+from skexmap.lrp import Composite, resolve_composite
+
+
+class HeatmapTransformer(ImageTransformer):
+    """Relevance heatmaps of a frozen image classifier.
+
+    Layer-wise relevance propagation starts with relevance 1 at the target logit of each image and shares it, layer by
+    layer, among the pixels: step one of ExMap [1]_. Maps are shrunk, then each is divided by its largest absolute
+    value.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Trained classifier that returns logits of shape (n, n_logits), or a tuple with them first. One logit means two
+        classes. It is never changed; a copy of it runs, in evaluation mode.
+    attribution : str or callable, default="lrp"
+        A method of `skexmap.attribution.METHODS` (those other than ``"lrp"`` need captum), or a callable
+        ``(model, images, targets) -> relevance``.
+    composite : str or Composite, default="epsilon_gamma"
+        Which rule each layer gets; see `skexmap.lrp`.
+    gamma : float, default=4.0
+        Gamma of the named composites that have one.
+    epsilon : float, default=1e-6
+        Stabiliser of the named composites.
+    target : "predicted", int or callable, default="predicted"
+        The class whose logit is explained: the predicted one, one index for all images, or a function from the logits
+        (tensor of shape (n, n_logits)) to n indices.
+    size : int or None, default=28
+        Side of the square maps, in pixels; None keeps the images' resolution. Ignored where X is no set of
+        pictures (inputs that are not of shape (channels, height, width)).
+    channels : {"keep", "sum", "mean"}, default="keep"
+        Whether maps keep the image's channels or add or average them.
+    normalize : {"max_abs"} or None, default="max_abs"
+        Whether each map is divided by its largest absolute value. A map that is zero everywhere stays zero.
+    resample : {"bilinear", "area"}, default="bilinear"
+        How maps are shrunk. ``"bilinear"`` is the published way; from 224 to 28 it reads 6% of the pixels. ``"area"``
+        averages all of them.
+    return_embedding : bool, default=False
+        Whether `transform` returns a structured array with the blocks ``embedding`` and ``heatmap``, from the same
+        forward pass, instead of a plain 2-D array of maps.
+    start : {"one", "logit"}, default="one"
+        Relevance at the target: 1 (published; a target whose logit is negative gets a map of flipped sign) or its
+        logit. A one-logit model starts with 1 at the predicted side.
+    load : callable or None, default=None
+        From an item of X to an image tensor of shape (channels, height, width); None for arrays, and for file paths,
+        which are opened with `ImageLoader`. It must be picklable to be cached or sent to workers.
+    memory : str, joblib.Memory or None, default=None
+        Caches maps and embeddings per image, keyed by weights, settings and pixels.
+    batch_size : int, default=64
+        Images per pass; only one batch of full-size maps is in memory.
+    device : str, default="auto"
+        Where to compute; "auto" is a GPU if there is one.
+    num_workers : int, default=0
+        Processes that load images; 0 loads in this one.
+    verbose : bool, default=False
+        Whether to show progress.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Class of each logit: the sorted labels if y has as many as the model has logits (two for one logit), else the
+        logits' indices.
+    image_shape_ : tuple of int
+        Shape of one image.
+    heatmap_shape_ : tuple of int
+        Shape of one map, ``(channels, size, size)`` for pictures.
+    n_logits_ : int
+        Number of logits that the model returns.
+    n_features_in_ : int
+        Number of values in one image.
+
+    Raises
+    ------
+    skexmap.lrp.UnsupportedOperationError
+        By `fit`, if the model does something that has no relevance rule; the message names it and where.
+
+    See Also
+    --------
+    EmbeddingTransformer : Only the embedding, in one forward pass.
+
+    References
+    ----------
+    .. [1] Chakraborty, Sletten, Kampffmeyer: ExMap: Leveraging Explainability Heatmaps for Unsupervised Group
+       Robustness to Spurious Correlations. CVPR 2024, arXiv:2403.13870.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skexmap.features import HeatmapTransformer
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(
+    ...     torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(4 * 36, 2)
+    ... )
+    >>> images = torch.rand(10, 3, 8, 8)
+    >>> HeatmapTransformer(net, size=4).fit_transform(images).shape
+    (10, 48)
+    >>> blocks = HeatmapTransformer(net, size=4, return_embedding=True).fit_transform(images)
+    >>> blocks["embedding"].shape, blocks["heatmap"].shape
+    ((10, 144), (10, 3, 4, 4))
+    """
+
+    _parameter_constraints = {
+        "model": "no_validation",
+        "attribution": [str, callable],
+        "composite": [str, Composite],
+        "gamma": [Interval(Real, 0, None, closed="left")],
+        "epsilon": [Interval(Real, 0, None, closed="left")],
+        "target": [StrOptions({"predicted"}), Interval(Integral, 0, None, closed="left"), callable],
+        "size": [Interval(Integral, 1, None, closed="left"), None],
+        "channels": [StrOptions({"keep", "sum", "mean"})],
+        "normalize": [StrOptions({"max_abs"}), None],
+        "resample": [StrOptions({"bilinear", "area"})],
+        "return_embedding": ["boolean"],
+        "start": [StrOptions({"one", "logit"})],
+        "load": [callable, None],
+        "memory": [str, HasMethods("cache"), None],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "device": [str, torch.device],
+        "num_workers": [Interval(Integral, 0, None, closed="left")],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        model=None,
+        *,
+        attribution="lrp",
+        composite="epsilon_gamma",
+        gamma=4.0,
+        epsilon=1e-6,
+        target="predicted",
+        size=28,
+        channels="keep",
+        normalize="max_abs",
+        resample="bilinear",
+        return_embedding=False,
+        start="one",
+        load=None,
+        memory=None,
+        batch_size=64,
+        device="auto",
+        num_workers=0,
+        verbose=False,
+    ):
+        self.model = model
+        self.attribution = attribution
+        self.composite = composite
+        self.gamma = gamma
+        self.epsilon = epsilon
+        self.target = target
+        self.size = size
+        self.channels = channels
+        self.normalize = normalize
+        self.resample = resample
+        self.return_embedding = return_embedding
+        self.start = start
+        self.load = load
+        self.memory = memory
+        self.batch_size = batch_size
+        self.device = device
+        self.num_workers = num_workers
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Check the model on a few images, and learn shapes and classes.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, channels, height, width), or paths or indices of shape (n_samples,)
+            Images, or what `load` turns into them. Plain inputs of shape (n_samples, n_features) work too.
+        y : array-like of shape (n_samples,) or None, default=None
+            Labels; used for `classes_` only.
+
+        Returns
+        -------
+        self : HeatmapTransformer
+        """
+        X = self._check_images(X, reset=True)
+        if y is not None:
+            check_consistent_length(X, y)
+        self._fit_shapes(X)
+        self.heatmap_shape_ = self._block_dtype[HEATMAP].shape
+        self.classes_ = _classes_of_logits(y, self.n_logits_)
+        return self
+
+    def transform(self, X):
+        """Return the heatmaps.
+
+        Parameters
+        ----------
+        X : as for `fit`
+
+        Returns
+        -------
+        heatmaps : ndarray of shape (n_samples, channels * size * size)
+            In the model's floating type. With ``return_embedding=True``, a structured ndarray of shape (n_samples,)
+            with the fields ``embedding``, of shape (n_embedding_features,), and ``heatmap``, of shape
+            (channels, size, size).
+        """
+        check_is_fitted(self)
+        X = self._check_images(X, reset=False)
+        compute = self._compute
+        if self.memory is not None:
+            cache = ImageCache(self.memory, self._settings())
+
+            def compute(images, replica):
+                return cache.blocks(images, lambda missing: self._compute(missing, replica))
+
+        return self._output(self._collect(X, compute), named=self.return_embedding)
+
+    def _trial(self, images, replica):
+        """Refuse a model that cannot be attributed right; return the blocks of a few images."""
+        if self.attribution == "lrp":
+            engine = lrp_engine(replica, resolve_composite(self.composite, gamma=self.gamma, epsilon=self.epsilon))
+            try:
+                dense = engine.check(images)
+            except RuntimeError as error:
+                if isinstance(error, NotImplementedError):
+                    raise
+                raise ValueError(
+                    f"The model cannot process images of shape {self.image_shape_}: {error}. Check their shape and "
+                    "number of channels; images are (channels, height, width)."
+                ) from error
+            if self.return_embedding and dense is None:
+                raise ValueError(NO_HEAD)
+        self.n_logits_ = None
+        return self._compute(images, replica)
+
+    def _settings(self):
+        """Return all that a map depends on besides the image."""
+        ignored = {"memory", "batch_size", "device", "num_workers", "verbose", "load"}
+        state = self.__getstate__()
+        return {name: state[name] for name in self.get_params(deep=False) if name not in ignored}
+
+    def _compute(self, images, replica):
+        """Attribute a batch and bring the maps to their final form."""
+        attribute = resolve_attribution(
+            self.attribution, composite=self.composite, gamma=self.gamma, epsilon=self.epsilon, start=self.start
+        )
+        result = attribute(replica, images, self._choose_target)
+        if self.n_logits_ is None:
+            self.n_logits_ = result.logits.shape[1]
+        bad = int((~torch.isfinite(result.relevance)).flatten(1).any(1).sum())
+        if bad:
+            raise ValueError(
+                f"{bad} of {len(images)} heatmaps of a batch contain NaN or infinity. The model's activations overflow "
+                "or a rule divides by zero; try a larger `epsilon`."
+            )
+        maps = reduce_channels(result.relevance, self.channels)
+        if self.size is not None and maps.ndim == 4:
+            maps = resize(maps, self.size, self.resample)
+        if self.normalize == "max_abs":
+            maps = divide_by_largest(maps)
+        if not self.return_embedding:
+            return {HEATMAP: maps}
+        embedding = result.embedding
+        if embedding is None:
+            _, embedding = capture_embedding(replica.module, images)
+        return {EMBEDDING: embedding, HEATMAP: maps}
+
+    def _choose_target(self, logits):
+        """Return the index of the class to explain, for each image."""
+        n_classes = max(2, logits.shape[1])
+        if callable(self.target):
+            target = torch.as_tensor(self.target(logits), device=logits.device)
+            if target.shape != logits.shape[:1] or target.min() < 0 or target.max() >= n_classes:
+                raise ValueError(
+                    f"`target` must return one class index from 0 to {n_classes - 1} for each of {len(logits)} images, "
+                    f"got shape {tuple(target.shape)}, values {target.min().item()} to {target.max().item()}."
+                )
+            return target
+        if self.target != "predicted":
+            if self.target >= n_classes:
+                raise ValueError(f"target={self.target} is out of range: the model tells {n_classes} classes apart.")
+            return torch.full_like(logits[:, 0], self.target, dtype=torch.long)
+        return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
+
+
+def reduce_channels(maps, how):
+    """Keep, add or average the channels of maps of shape (n, channels, ...)."""
+    if how == "keep" or maps.ndim < 3:
+        return maps
+    return maps.sum(1, keepdim=True) if how == "sum" else maps.mean(1, keepdim=True)
+
+
+def resize(maps, size, how):
+    """Bring maps of shape (n, channels, height, width) to (n, channels, size, size)."""
+    if tuple(maps.shape[-2:]) == (size, size):
+        return maps
+    if how == "area":
+        return F.interpolate(maps, (size, size), mode="area")
+    return F.interpolate(maps, (size, size), mode="bilinear", align_corners=False)
+
+
+def divide_by_largest(maps):
+    """Divide each map by its largest absolute value; a map of zeros stays as it is."""
+    largest = maps.abs().flatten(1).amax(1).reshape(-1, *[1] * (maps.ndim - 1))
+    return maps / torch.where(largest > 0, largest, 1.0)
+
+
+def _classes_of_logits(y, n_logits):
+    """Return the class of each logit: the labels where their number fits, else the logits' indices."""
+    n_classes = max(2, n_logits)
+    if y is not None:
+        labels = np.unique(np.asarray(y))
+        if len(labels) == n_classes:
+            return labels
+    return np.arange(n_classes)
+
+
