@@ -1,5 +1,7 @@
 """Input checks, and the only home of scikit-learn's private imports and version differences."""
 
+import sys
+
 import sklearn
 from sklearn.base import _fit_context
 from sklearn.linear_model import LogisticRegression
@@ -17,6 +19,7 @@ __all__ = [
     "check_group_labels",
     "l1_logistic_regression",
     "output_container",
+    "parameters_of_candidate",
 ]
 
 _SKLEARN_VERSION = parse_version(parse_version(sklearn.__version__).base_version)
@@ -82,3 +85,21 @@ def l1_logistic_regression(C, **params):
     """
     l1 = {"l1_ratio": 1.0} if parse_version("1.8") <= _SKLEARN_VERSION else {"penalty": "l1"}
     return LogisticRegression(C=C, solver="liblinear", **l1, **params)
+
+
+def parameters_of_candidate():
+    """Return the parameters that a running search set for the candidate being scored; empty outside a search.
+
+    scikit-learn tells a scorer the fitted candidate, but not what was varied. The caller of the scorer, its
+    private ``_fit_and_score``, knows, also in a worker process; so this reads that frame's ``parameters``.
+
+    Returns
+    -------
+    parameters : dict of str to object
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "_fit_and_score" and "parameters" in frame.f_locals:
+            return dict(frame.f_locals["parameters"] or {})
+        frame = frame.f_back
+    return {}

@@ -3,12 +3,11 @@
 __all__ = [
     "AbsentGroupWarning",
     "ConstantInputWarning",
-    "ConstantPredictionWarning",
     "DisconnectedGraphWarning",
     "EmptyErrorSetWarning",
     "FullErrorSetWarning",
     "OneClusterWarning",
-    "PartitionChangedWarning",
+    "PartitionSearchWarning",
     "SkexmapWarning",
     "TinyGroupWarning",
 ]
@@ -42,13 +41,9 @@ class AbsentGroupWarning(SkexmapWarning):
     """A pseudo-group that was trained on has no sample to be scored, so that it cannot be the worst."""
 
 
-class ConstantPredictionWarning(SkexmapWarning):
-    """All samples are predicted as one class."""
-
-
 class OneClusterWarning(SkexmapWarning):
-    """All samples lie in one cluster: the pseudo-groups are the classes and hide every shortcut."""
+    """Every class lies in one cluster: the pseudo-groups are the classes and hide every shortcut."""
 
 
-class PartitionChangedWarning(SkexmapWarning):
-    """The same samples were scored on other pseudo-groups before: the scores do not compare."""
+class PartitionSearchWarning(SkexmapWarning):
+    """A search varies the pseudo-groups that its candidates are scored on: the scores do not compare."""

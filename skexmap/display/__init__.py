@@ -1,6 +1,6 @@
 """Matplotlib displays of fitted attributes."""
 
-from ._eigengap import EigengapDisplay
-from ._group_heatmaps import GroupHeatmapDisplay
+from skexmap.display._eigengap import EigengapDisplay
+from skexmap.display._group_heatmaps import GroupHeatmapDisplay
 
 __all__ = ["EigengapDisplay", "GroupHeatmapDisplay"]

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from ._matplotlib import require_pyplot
+from skexmap.display._matplotlib import require_pyplot
 
 _CHOSEN, _RUNNER_UP, _INK = "#c2410c", "#94a3b8", "#1f2937"
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from .._group_labels import NO_GROUP
-from ._matplotlib import require_pyplot
+from skexmap._group_labels import NO_GROUP
+from skexmap.display._matplotlib import require_pyplot
 
 _COLORS = "RdBu_r"
 

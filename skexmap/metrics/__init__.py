@@ -1,15 +1,15 @@
 """Group metrics, reports and scorers."""
 
-from ._gaps import shortcut_gaps
-from ._group_metrics import (
+from skexmap.metrics._gaps import shortcut_gaps
+from skexmap.metrics._group_metrics import (
     group_accuracies,
     group_shares,
     mean_accuracy,
     worst_group_accuracy,
     worst_group_score,
 )
-from ._report import GroupReport, group_report, wilson_interval
-from ._scorers import (
+from skexmap.metrics._report import GroupReport, group_report, wilson_interval
+from skexmap.metrics._scorers import (
     make_worst_group_scorer,
     make_worst_pseudo_group_scorer,
     worst_group_accuracy_scorer,

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import unique_labels
 
-from ._group_metrics import mean_accuracy
+from skexmap.metrics._group_metrics import mean_accuracy
 
 
 def shortcut_gaps(y_true, y_pred, *, shortcuts, group_labels=None, weights=None, sample_weight=None):

@@ -8,8 +8,8 @@ import numpy as np
 from sklearn.utils import assert_all_finite, check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import unique_labels
 
-from .._group_labels import NO_GROUP
-from .._validation import check_group_labels
+from skexmap._group_labels import NO_GROUP
+from skexmap._validation import check_group_labels
 
 
 @dataclass(frozen=True)

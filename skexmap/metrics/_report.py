@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.special import ndtri
 
-from ._group_metrics import check_weights, correct_predictions, large_enough, membership
+from skexmap.metrics._group_metrics import check_weights, correct_predictions, large_enough, membership
 
 
 def wilson_interval(accuracy, size, confidence=0.95):

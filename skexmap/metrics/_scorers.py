@@ -1,25 +1,22 @@
 """Scorers for model selection on the worst group, with true group labels or without any."""
 
-import threading
-from collections import OrderedDict
 from warnings import warn
 
-import joblib
 import numpy as np
 from sklearn.pipeline import Pipeline
 from sklearn.utils import column_or_1d
 from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.validation import check_is_fitted
 
-from .._blocks import CLUSTER, block_names, get_block, has_blocks
-from .._group_labels import cluster_of_class, encode_groups
-from ..exceptions import (
+from skexmap._blocks import CLUSTER, get_block
+from skexmap._group_labels import cluster_of_class, encode_groups
+from skexmap._validation import parameters_of_candidate
+from skexmap.exceptions import (
     AbsentGroupWarning,
-    ConstantPredictionWarning,
     OneClusterWarning,
-    PartitionChangedWarning,
+    PartitionSearchWarning,
 )
-from ._group_metrics import (
+from skexmap.metrics._group_metrics import (
     check_min_group_size,
     correct_predictions,
     large_enough,
@@ -27,6 +24,9 @@ from ._group_metrics import (
     worst_group_accuracy,
     worst_group_score,
 )
+
+# Parameters of a step that change how it works and not what it returns.
+WITHOUT_EFFECT = ("batch_size", "device", "memory", "n_jobs", "num_workers", "verbose")
 
 RESPONSES = ("predict", "predict_proba", "decision_function")
 
@@ -216,52 +216,27 @@ class WorstPseudoGroupScorer(_WorstGroupScorer):
 
         Warns
         -----
-        PartitionChangedWarning
-            If the same samples were scored before, on other pseudo-groups.
+        PartitionSearchWarning
+            If a search varies parameters of the steps before the last, without a `labeler`.
         OneClusterWarning
-            If all samples lie in one cluster.
+            If all samples of each class lie in one cluster.
         AbsentGroupWarning
             If a pseudo-group of more than `min_group_size` training samples has none here.
-        ConstantPredictionWarning
-            If all samples are predicted as one class.
         """
         y = column_or_1d(y)
         head, rows = _head_and_its_input(estimator, X)
         if self.labeler is None:
             clusters = get_block(rows, CLUSTER, required_by=self)
-            partition = _cross(clusters, y, head.classes_, _n_clusters(estimator, clusters))
-            trained = _trained_groups(estimator, head, self.min_group_size)
-            self._compare_with_earlier_scores(X, y, partition)
+            step = _clusterer_step(estimator)
+            groups = _cross(clusters, y, head.classes_, getattr(step, "n_clusters_", 0))
+            trained = _trained_groups(step, head, self.min_group_size)
+            _warn_of_a_searched_partition(estimator)
         else:
-            partition = _label(self.labeler, X, y, head)
-            trained = _labeled_groups(self.labeler, self.min_group_size)
-        _warn_of_what_the_score_cannot_see(partition, y, trained)
+            groups = _label(self.labeler, X, y, head)
+            trained = _trained_groups(_labeling_of(self.labeler)[0], head, self.min_group_size)
+        _warn_of_what_the_score_cannot_see(groups, y, trained)
         response = getattr(head, self.response_method)(rows)
-        if self.response_method == "predict":
-            _warn_of_constant_predictions(response, y)
-        return self._score(y, response, partition.groups, sample_weight)
-
-    def _compare_with_earlier_scores(self, X, y, partition):
-        if _earlier_partitions.differs(X, y, partition.groups):
-            warn(
-                f"These {len(y)} samples were scored before on other pseudo-groups. Such scores compare only on "
-                "one fixed partition: a search over heatmap or clusterer parameters rewards clusters that see "
-                "nothing. Fix the partition with `make_worst_pseudo_group_scorer(labeler)`; if only the head is "
-                "searched over, fix the `random_state` of the clusterer.",
-                PartitionChangedWarning,
-            )
-
-
-class _Partition:
-    """Pseudo-groups of the scored samples, and how they are made of classes and clusters.
-
-    groups : ndarray of shape (n_samples,), group number or -1.
-    clusters : ndarray of shape (n_samples,), the cluster of each sample, or None where only groups are known.
-    """
-
-    def __init__(self, groups, clusters=None):
-        self.groups = groups
-        self.clusters = clusters
+        return self._score(y, response, groups, sample_weight)
 
 
 def _head_and_its_input(estimator, X):
@@ -271,20 +246,20 @@ def _head_and_its_input(estimator, X):
     if not isinstance(estimator, Pipeline):
         return estimator, X
     for _, step in estimator.steps[:-1]:
-        if step not in (None, "passthrough"):
+        if step is not None and step != "passthrough":
             X = step.transform(X)
     return _head_and_its_input(estimator.steps[-1][1], X)
 
 
-def _n_clusters(estimator, clusters):
-    """Return how many clusters there are: what the clusterer step found, else what occurs here."""
+def _clusterer_step(estimator):
+    """Return the step of a pipeline that formed the clusters, or None."""
     estimator = getattr(estimator, "best_estimator_", estimator)
-    found = [getattr(step, "n_clusters_", 0) for _, step in getattr(estimator, "steps", ())[:-1]]
-    return max([*found, int(np.max(clusters, initial=0)) + 1])
+    steps = [step for _, step in getattr(estimator, "steps", ())[:-1] if hasattr(step, "n_clusters_")]
+    return steps[-1] if steps else None
 
 
 def _cross(clusters, y, classes, n_clusters):
-    """Return the pseudo-groups class x cluster, numbered as the head numbers them."""
+    """Return the pseudo-groups class x cluster, with numbers for at least `n_clusters` clusters."""
     known = {label: code for code, label in enumerate(np.asarray(classes).tolist())}
     unseen = [label for label in np.unique(y).tolist() if label not in known]
     clusters = np.asarray(clusters)
@@ -296,8 +271,8 @@ def _cross(clusters, y, classes, n_clusters):
     # A class of its own for each unseen label: its samples are wrong, and that must count.
     known.update({label: len(known) + i for i, label in enumerate(unseen)})
     codes = np.array([known[label] for label in y.tolist()], dtype=np.int64)
-    own = cluster_of_class(clusters, codes)
-    return _Partition(encode_groups(codes, own, n_clusters), own if clusters.ndim == 1 else None)
+    n_clusters = max(n_clusters, int(clusters.max(initial=0)) + 1)
+    return encode_groups(codes, cluster_of_class(clusters, codes), n_clusters)
 
 
 def _labeling_of(labeler):
@@ -318,40 +293,64 @@ def _label(labeler, X, y, head):
     try:
         _, rows = _head_and_its_input(labeler, X)
         if method == "predict_groups":
-            return _Partition(np.asarray(last.predict_groups(rows, y)))
+            return np.asarray(last.predict_groups(rows, y))
         clusters = np.asarray(last.predict(rows))
     except ValueError as error:
         error.add_note("The `labeler` of a scorer gets the same X as the scored estimator.")
         raise
-    n_clusters = max(getattr(last, "n_clusters_", 0), int(clusters.max(initial=0)) + 1)
-    return _cross(clusters, y, head.classes_, n_clusters)
+    return _cross(clusters, y, head.classes_, getattr(last, "n_clusters_", 0))
 
 
-def _trained_groups(estimator, head, min_group_size):
-    """Return the numbers of the pseudo-groups that the head was trained on, where they are known."""
-    estimator = getattr(estimator, "best_estimator_", estimator)
-    known = any(hasattr(step, "n_clusters_") for _, step in getattr(estimator, "steps", ())[:-1])
-    if not known or not hasattr(head, "group_counts_") or not hasattr(head, "groups_"):
+def _trained_groups(step, head, min_group_size):
+    """Return the numbers of the pseudo-groups in the training data, where they are known."""
+    if hasattr(step, "group_labels_"):
+        groups, counts = np.unique(step.group_labels_, return_counts=True)
+    elif hasattr(step, "n_clusters_") and hasattr(head, "group_counts_"):
+        # A head behind a clusterer forms class x cluster itself, with these numbers.
+        groups, counts = head.groups_, head.group_counts_
+    else:
         return np.array([], dtype=np.int64)
-    return np.asarray(head.groups_)[np.asarray(head.group_counts_) > min_group_size]
-
-
-def _labeled_groups(labeler, min_group_size):
-    """Return the numbers of the pseudo-groups in the labeler's own training data."""
-    last, _ = _labeling_of(labeler)
-    groups, counts = np.unique(getattr(last, "group_labels_", []), return_counts=True)
+    if groups.dtype.kind not in "iu":
+        # The head was given group labels of its own.
+        return np.array([], dtype=np.int64)
     return groups[(counts > min_group_size) & (groups >= 0)]
 
 
-def _warn_of_what_the_score_cannot_see(partition, y, trained):
-    clusters = partition.clusters
-    if clusters is not None and len(y) > 1 and len(np.unique(clusters)) == 1:
+def _warn_of_a_searched_partition(estimator):
+    varied = [name for name in parameters_of_candidate() if _changes_the_partition(estimator, name)]
+    if varied:
         warn(
-            f"All {len(y)} samples lie in one cluster: the pseudo-groups are the classes, and a shortcut "
-            "cannot show. Look at the heatmaps, or use more clusters or another map size.",
+            f"The search varies {varied}, and with it the pseudo-groups that its candidates are scored on. "
+            "Such scores compare only on one fixed partition: this search rewards clusters that see nothing. "
+            "Fix the partition with `make_worst_pseudo_group_scorer(labeler)`.",
+            PartitionSearchWarning,
+        )
+
+
+def _changes_the_partition(estimator, parameter):
+    """Return whether a parameter belongs to a step before the last and can change what the step returns."""
+    *path, name = parameter.split("__")
+    while path and isinstance(estimator, Pipeline):
+        last, head = estimator.steps[-1]
+        if path[0] != last:
+            return name not in WITHOUT_EFFECT
+        estimator, path = head, path[1:]
+    # A whole step put in another's place.
+    return isinstance(estimator, Pipeline) and name in dict(estimator.steps[:-1])
+
+
+def _warn_of_what_the_score_cannot_see(groups, y, trained):
+    inside = groups >= 0
+    pairs = set(zip(y[inside].tolist(), groups[inside].tolist(), strict=True))
+    n_classes = len(np.unique(y[inside]))
+    if len(y) > n_classes == len(pairs):
+        warn(
+            f"Each of the {n_classes} classes lies in one cluster on these {len(y)} samples: the "
+            "pseudo-groups are the classes, and a shortcut cannot show. Look at the heatmaps, or use more "
+            "clusters or another map size.",
             OneClusterWarning,
         )
-    absent = np.setdiff1d(trained, partition.groups)
+    absent = np.setdiff1d(trained, groups)
     if absent.size:
         warn(
             f"{absent.size} of {len(trained)} pseudo-groups that were trained on have no sample among the "
@@ -359,51 +358,6 @@ def _warn_of_what_the_score_cannot_see(partition, y, trained):
             "pseudo-group: `cv=list(StratifiedKFold().split(X, pseudo_groups))`.",
             AbsentGroupWarning,
         )
-
-
-def _warn_of_constant_predictions(predicted, y):
-    if len(np.unique(y)) > 1 and len(np.unique(predicted)) == 1:
-        warn(
-            f"All {len(y)} samples are predicted as {np.asarray(predicted)[0]!r}, so that the worst group is "
-            "all wrong. A larger C penalises the head less.",
-            ConstantPredictionWarning,
-        )
-
-
-class _EarlierPartitions:
-    """Which pseudo-groups the same samples had when they were scored last, in this process."""
-
-    _n_remembered = 10_000
-
-    def __init__(self):
-        self._seen = OrderedDict()
-        self._lock = threading.Lock()
-
-    def differs(self, X, y, groups):
-        """Remember the partition, and return whether the one before it was another."""
-        samples = joblib.hash((len(y), _some_rows(X), np.asarray(y)))
-        partition = joblib.hash(np.asarray(groups))
-        with self._lock:
-            before = self._seen.pop(samples, partition)
-            self._seen[samples] = partition
-            while len(self._seen) > self._n_remembered:
-                self._seen.popitem(last=False)
-        return before != partition
-
-
-def _some_rows(X, n=8):
-    """Return a few rows of X, which tell one test fold from another without hashing all images."""
-    if has_blocks(X):
-        # The block `cluster` may differ where the samples are the same.
-        X = get_block(
-            X, next((name for name in block_names(X) if name != CLUSTER), CLUSTER), required_by=None
-        )
-    places = np.unique(np.linspace(0, len(X) - 1, n).astype(int)).tolist()
-    rows = X.iloc if hasattr(X, "iloc") else X
-    return [np.asarray(rows[place]) for place in places]
-
-
-_earlier_partitions = _EarlierPartitions()
 
 
 def make_worst_group_scorer(
@@ -547,10 +501,6 @@ def make_worst_pseudo_group_scorer(
     Samples of cluster -1 belong to no pseudo-group and are left out. A pseudo-group that is absent from a
     fold cannot be the worst there; if it has more than `min_group_size` training samples, an
     `AbsentGroupWarning` says so.
-
-    Whether the partition changed between candidates is noticed by comparing, within one process, the
-    pseudo-groups of the same samples. With process-based ``n_jobs`` each worker compares only what it scored
-    itself.
 
     Examples
     --------
