@@ -1,3 +1,22 @@
 """Find and repair the shortcuts of trained image classifiers without group labels."""
 
+from skexmap._exmap import ExMapClassifier, make_exmap_pipeline
+from skexmap.cluster import EigengapSpectralClustering
+from skexmap.export import export_model
+from skexmap.features import EmbeddingTransformer, HeatmapTransformer
+from skexmap.groups import PseudoGroupLabeler
+from skexmap.retraining import DFRClassifier, DFRClassifierCV
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "DFRClassifier",
+    "DFRClassifierCV",
+    "EigengapSpectralClustering",
+    "EmbeddingTransformer",
+    "ExMapClassifier",
+    "HeatmapTransformer",
+    "PseudoGroupLabeler",
+    "export_model",
+    "make_exmap_pipeline",
+]

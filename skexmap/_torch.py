@@ -95,9 +95,8 @@ def check_model(model):
         elif getattr(module, "_compiled_call_impl", None) is not None:
             kind, remedy = "compiled in place", "Pass a module on which `.compile()` was not called."
         if kind:
-            raise TypeError(
-                f"{f'Submodule {name!r}' if name else 'The model'} is {kind}: what it computes cannot be followed. {remedy}"
-            )
+            which = f"Submodule {name!r}" if name else "The model"
+            raise TypeError(f"{which} is {kind}: what it computes cannot be followed. {remedy}")
     return model
 
 
@@ -123,8 +122,10 @@ def _copy_tensor(values, device, dtype):
 
 
 def _quick_fingerprint(model):
-    """Return what changes when a weight does: identity, version, and the sum of the bits (edits of `.data` show there)."""
-    return tuple((id(values), values._version, tuple(values.shape), _bit_sum(values)) for values in _tensors_of(model))
+    """Return what changes when a weight does: identity, version, and sum of the bits (where `.data` edits show)."""
+    return tuple(
+        (id(values), values._version, tuple(values.shape), _bit_sum(values)) for values in _tensors_of(model)
+    )
 
 
 def _bit_sum(values):
@@ -147,7 +148,9 @@ class TensorState:
         self.dtype = str(detached.dtype).removeprefix("torch.")
         self.channels_last = detached.ndim == 4 and not detached.is_contiguous()
         # NumPy has no bfloat16: its bits travel as integers.
-        self.array = (detached.contiguous().view(torch.int16) if detached.dtype == torch.bfloat16 else detached).numpy()
+        self.array = (
+            detached.contiguous().view(torch.int16) if detached.dtype == torch.bfloat16 else detached
+        ).numpy()
         self.array = np.ascontiguousarray(self.array)
 
     def restore(self):

@@ -70,8 +70,8 @@ def explain_targets(replica, images, choose_target, method):
     relevance = torch.as_tensor(relevance).detach()
     if len(relevance) != len(images) or relevance.ndim != images.ndim:
         raise ValueError(
-            f"The attribution method returned shape {tuple(relevance.shape)} for images of shape {tuple(images.shape)}; "
-            "it must return one map per image, with a channel axis."
+            f"The attribution method returned shape {tuple(relevance.shape)} for images of shape "
+            f"{tuple(images.shape)}; it must return one map per image, with a channel axis."
         )
     if logits.shape[1] == 1:
         sign = torch.where(target == 1, 1.0, -1.0).to(relevance)
@@ -128,7 +128,9 @@ def _occlusion(attr, model, images, target):
 def _grad_cam(attr, model, images, target):
     layers = [module for module in model.modules() if isinstance(module, torch.nn.Conv2d)]
     if not layers:
-        raise ValueError("Grad-CAM needs a convolution, and the model has no torch.nn.Conv2d. Use attribution='lrp'.")
+        raise ValueError(
+            "Grad-CAM needs a convolution, and the model has no torch.nn.Conv2d. Use attribution='lrp'."
+        )
     maps = attr.LayerGradCam(model, layers[-1]).attribute(images, target=target)
     return attr.LayerAttribution.interpolate(maps, tuple(images.shape[2:]), "bilinear")
 

@@ -17,6 +17,7 @@ LEVELS = {
     "_validation": 1,
     "_torch": 1,
     "_group_labels": 1,
+    "_progress": 1,
     "_blocks": 1,
     "exceptions": 1,
     "lrp": 2,

@@ -1,9 +1,11 @@
 """What both image transformers share: checking X, choosing device and type, batches with progress."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, validate_data
 
 from skexmap._blocks import block_columns, blocks_to_columns
 from skexmap._progress import progress
@@ -18,8 +20,8 @@ N_TRIAL_IMAGES = 8
 class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
     """Base of transformers that show images to a frozen model.
 
-    A subclass implements ``_trial(images, replica) -> dict of blocks`` for the first few images, and hands to `_collect`
-    the function that turns a batch into blocks.
+    A subclass implements ``_trial(images, replica) -> dict of blocks`` for the first few images, and hands to
+    `_collect` the function that turns a batch into blocks.
     """
 
     def __sklearn_tags__(self):
@@ -36,11 +38,15 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         if self.load is not None or (not isinstance(X, torch.Tensor) and np.ndim(X) == 1 and are_paths(X)):
             X = X if hasattr(X, "__len__") and hasattr(X, "__getitem__") else np.asarray(X)
             if len(X) == 0:
-                raise ValueError("Found array with 0 sample(s) (X is empty) while a minimum of 1 is required.")
+                raise ValueError(
+                    "Found array with 0 sample(s) (X is empty) while a minimum of 1 is required."
+                )
             return X
         if isinstance(X, torch.Tensor):
             if X.ndim < 2 or len(X) == 0:
-                raise ValueError(f"Images must have shape (n, channels, height, width), got {tuple(X.shape)}.")
+                raise ValueError(
+                    f"Images must have shape (n, channels, height, width), got {tuple(X.shape)}."
+                )
             return X
         # NaN and infinity are looked for batch by batch, so that a memory map is read once.
         if np.ndim(X) <= 2:
@@ -62,16 +68,21 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         images = images.to(replica.device, dtype, non_blocking=True)
         return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
 
-    def _fit_shapes(self, X):
-        """Show the model a few images; learn the shapes of the blocks, their names and types."""
+    def _fit_shapes(self, X, y):
+        """Show the model a few images; learn the classes, and the blocks' names, shapes and types."""
+        if y is not None:
+            check_consistent_length(X, y)
         replica = self._replica()
         _, images = next(image_batches(X, self.load, self.batch_size, 0, stop=min(len(X), self.batch_size)))
         self.image_shape_ = tuple(images.shape[1:])
         images = self._prepare(images, 0, replica)[:N_TRIAL_IMAGES]
         blocks = self._trial(images, replica)
         blocks = {name: values.cpu().numpy() for name, values in blocks.items()}
-        self._block_dtype = np.dtype([(name, values.dtype, values.shape[1:]) for name, values in blocks.items()])
+        self._block_dtype = np.dtype(
+            [(name, values.dtype, values.shape[1:]) for name, values in blocks.items()]
+        )
         self.n_features_in_ = int(np.prod(self.image_shape_))
+        self.classes_ = classes_of_logits(y, self.n_logits_)
 
     def _collect(self, X, process):
         """Run all batches through `process` and return the blocks as one structured array."""
@@ -106,3 +117,38 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         return block_columns(np.empty(0, dtype=self._block_dtype))
+
+
+@contextmanager
+def explained_failure(image_shape):
+    """Turn the error of a model that cannot process the images into one that says what was put in."""
+    try:
+        yield
+    except NotImplementedError:
+        raise
+    except RuntimeError as error:
+        raise ValueError(
+            f"The model cannot process images of shape {tuple(image_shape)}: {error}. Check their shape and number of "
+            "channels; images are (channels, height, width)."
+        ) from error
+
+
+def classes_of_logits(y, n_logits):
+    """Return the class of each logit: the labels where their number fits, else the logits' indices.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,) or None
+    n_logits : int
+        One logit means two classes.
+
+    Returns
+    -------
+    classes : ndarray of shape (n_classes,)
+    """
+    n_classes = max(2, n_logits)
+    if y is not None:
+        labels = np.unique(np.asarray(y))
+        if len(labels) == n_classes:
+            return labels
+    return np.arange(n_classes)

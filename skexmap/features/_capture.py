@@ -18,12 +18,13 @@ class _DenseInputs(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         output = func(*args, **(kwargs or {}))
         if getattr(func, "__name__", "") == "linear":
-            self.calls.append((args[0], output))
+            weight = args[1] if len(args) > 1 else kwargs["weight"]
+            self.calls.append((args[0], weight, output))
         return output
 
 
 def capture_embedding(module, images, layer=None):
-    """Return the logits and the embedding of images, from one forward pass.
+    """Return logits and embedding of images, and the name of the layer between, from one forward pass.
 
     Parameters
     ----------
@@ -37,6 +38,8 @@ def capture_embedding(module, images, layer=None):
     -------
     logits : tensor of shape (n, n_logits)
     embedding : tensor of shape (n, n_features)
+    head : str or None
+        Name of the dense layer whose output the logits and whose input the embedding is; None for any other `layer`.
 
     Raises
     ------
@@ -49,10 +52,13 @@ def capture_embedding(module, images, layer=None):
         with _DenseInputs() as seen:
             logits = first_output(module(images))
     check_logits(logits, len(images))
-    for entered, left in seen.calls:
+    for entered, weight, left in seen.calls:
         # The same memory and size: the logits themselves or a reshaped view of them.
         if left.data_ptr() == logits.data_ptr() and left.numel() == logits.numel():
-            return logits, entered.flatten(1)
+            owners = (
+                name for name, owner in module.named_modules() if getattr(owner, "weight", None) is weight
+            )
+            return logits, entered.flatten(1), next(owners, None)
     raise ValueError(NO_HEAD)
 
 
@@ -66,7 +72,9 @@ def _capture_layer(module, images, layer):
     modules = dict(module.named_modules())
     if layer not in modules:
         near = [name for name in modules if name and layer.split(".")[-1] in name][:5]
-        hint = f" Did you mean one of {near}?" if near else f" Its top-level modules are {_top_level(module)}."
+        hint = (
+            f" Did you mean one of {near}?" if near else f" Its top-level modules are {_top_level(module)}."
+        )
         raise ValueError(f"The model has no module named {layer!r}.{hint}")
     caught = []
     thread = threading.get_ident()
@@ -84,7 +92,7 @@ def _capture_layer(module, images, layer):
         handle.remove()
     if not caught:
         raise ValueError(f"The module {layer!r} did not run in the model's forward pass.")
-    return logits, caught[-1].flatten(1)
+    return logits, caught[-1].flatten(1), None
 
 
 def _top_level(module):

@@ -2,13 +2,14 @@
 
 from numbers import Integral
 
+import numpy as np
 import torch
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
 from skexmap._blocks import EMBEDDING
-from skexmap.features._base import ImageTransformer
+from skexmap.features._base import ImageTransformer, explained_failure
 from skexmap.features._capture import capture_embedding
 
 
@@ -39,6 +40,13 @@ class EmbeddingTransformer(ImageTransformer):
 
     Attributes
     ----------
+    classes_ : ndarray of shape (n_classes,)
+        Class of each logit: the sorted labels if y has as many as the model has logits (two for one logit), else the
+        logits' indices.
+    head_ : str or None
+        Name of the dense layer whose output the logits are; None where `layer` names another.
+    n_logits_ : int
+        Number of logits that the model returns.
     image_shape_ : tuple of int
         Shape of one image.
     n_features_in_ : int
@@ -89,14 +97,14 @@ class EmbeddingTransformer(ImageTransformer):
         ----------
         X : array-like of shape (n_samples, channels, height, width), or paths or indices of shape (n_samples,)
             Images, or what `load` turns into them.
-        y : None
-            Ignored; present by convention.
+        y : array-like of shape (n_samples,) or None, default=None
+            Labels; used for `classes_` only.
 
         Returns
         -------
         self : EmbeddingTransformer
         """
-        self._fit_shapes(self._check_images(X, reset=True))
+        self._fit_shapes(self._check_images(X, reset=True), y)
         self.n_embedding_features_ = self._block_dtype[EMBEDDING].shape[0]
         return self
 
@@ -113,8 +121,31 @@ class EmbeddingTransformer(ImageTransformer):
             In the model's floating type.
         """
         check_is_fitted(self)
-        return self._output(self._collect(self._check_images(X, reset=False), self._trial), named=False)
+        return self._output(self._collect(self._check_images(X, reset=False), self._compute), named=False)
 
     def _trial(self, images, replica):
-        _, embedding = capture_embedding(replica.module, images, self.layer)
+        with explained_failure(self.image_shape_):
+            logits, embedding, self.head_ = capture_embedding(replica.module, images, self.layer)
+        self.n_logits_ = logits.shape[1]
         return {EMBEDDING: embedding}
+
+    def _compute(self, images, replica):
+        return {EMBEDDING: capture_embedding(replica.module, images, self.layer)[1]}
+
+    def adopt(self, fitted):
+        """Take over what a transformer of the same model has learned from the images, without showing them again.
+
+        Parameters
+        ----------
+        fitted : HeatmapTransformer
+            Fitted with ``return_embedding=True``.
+
+        Returns
+        -------
+        self : EmbeddingTransformer
+        """
+        for name in ("image_shape_", "n_features_in_", "classes_", "head_", "n_logits_"):
+            setattr(self, name, getattr(fitted, name))
+        self._block_dtype = np.dtype([(EMBEDDING, *fitted._block_dtype.fields[EMBEDDING][:1])])
+        self.n_embedding_features_ = self._block_dtype[EMBEDDING].shape[0]
+        return self

@@ -2,16 +2,15 @@
 
 from numbers import Integral, Real
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import check_consistent_length, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from skexmap._blocks import EMBEDDING, HEATMAP
 from skexmap.attribution import lrp_engine, resolve_attribution
-from skexmap.features._base import ImageTransformer
+from skexmap.features._base import ImageTransformer, explained_failure
 from skexmap.features._cache import ImageCache
 from skexmap.features._capture import NO_HEAD, capture_embedding
 from skexmap.lrp import Composite, resolve_composite
@@ -76,6 +75,8 @@ class HeatmapTransformer(ImageTransformer):
     classes_ : ndarray of shape (n_classes,)
         Class of each logit: the sorted labels if y has as many as the model has logits (two for one logit), else the
         logits' indices.
+    head_ : str or None
+        Name of the dense layer whose output the logits are; None where no dense layer's is.
     image_shape_ : tuple of int
         Shape of one image.
     heatmap_shape_ : tuple of int
@@ -193,11 +194,8 @@ class HeatmapTransformer(ImageTransformer):
         self : HeatmapTransformer
         """
         X = self._check_images(X, reset=True)
-        if y is not None:
-            check_consistent_length(X, y)
-        self._fit_shapes(X)
+        self._fit_shapes(X, y)
         self.heatmap_shape_ = self._block_dtype[HEATMAP].shape
-        self.classes_ = _classes_of_logits(y, self.n_logits_)
         return self
 
     def transform(self, X):
@@ -227,21 +225,18 @@ class HeatmapTransformer(ImageTransformer):
 
     def _trial(self, images, replica):
         """Refuse a model that cannot be attributed right; return the blocks of a few images."""
-        if self.attribution == "lrp":
-            engine = lrp_engine(replica, resolve_composite(self.composite, gamma=self.gamma, epsilon=self.epsilon))
-            try:
-                dense = engine.check(images)
-            except RuntimeError as error:
-                if isinstance(error, NotImplementedError):
-                    raise
-                raise ValueError(
-                    f"The model cannot process images of shape {self.image_shape_}: {error}. Check their shape and "
-                    "number of channels; images are (channels, height, width)."
-                ) from error
-            if self.return_embedding and dense is None:
+        with explained_failure(self.image_shape_):
+            if self.attribution == "lrp":
+                engine = lrp_engine(
+                    replica, resolve_composite(self.composite, gamma=self.gamma, epsilon=self.epsilon)
+                )
+                self.head_ = engine.check(images)
+            else:
+                self.head_ = capture_embedding(replica.module, images)[2] if self.return_embedding else None
+            if self.return_embedding and self.head_ is None:
                 raise ValueError(NO_HEAD)
-        self.n_logits_ = None
-        return self._compute(images, replica)
+            self.n_logits_ = self._attribute(images, replica).logits.shape[1]
+            return self._compute(images, replica)
 
     def _settings(self):
         """Return all that a map depends on besides the image."""
@@ -251,12 +246,7 @@ class HeatmapTransformer(ImageTransformer):
 
     def _compute(self, images, replica):
         """Attribute a batch and bring the maps to their final form."""
-        attribute = resolve_attribution(
-            self.attribution, composite=self.composite, gamma=self.gamma, epsilon=self.epsilon, start=self.start
-        )
-        result = attribute(replica, images, self._choose_target)
-        if self.n_logits_ is None:
-            self.n_logits_ = result.logits.shape[1]
+        result = self._attribute(images, replica)
         bad = int((~torch.isfinite(result.relevance)).flatten(1).any(1).sum())
         if bad:
             raise ValueError(
@@ -272,8 +262,18 @@ class HeatmapTransformer(ImageTransformer):
             return {HEATMAP: maps}
         embedding = result.embedding
         if embedding is None:
-            _, embedding = capture_embedding(replica.module, images)
+            embedding = capture_embedding(replica.module, images)[1]
         return {EMBEDDING: embedding, HEATMAP: maps}
+
+    def _attribute(self, images, replica):
+        attribute = resolve_attribution(
+            self.attribution,
+            composite=self.composite,
+            gamma=self.gamma,
+            epsilon=self.epsilon,
+            start=self.start,
+        )
+        return attribute(replica, images, self._choose_target)
 
     def _choose_target(self, logits):
         """Return the index of the class to explain, for each image."""
@@ -288,7 +288,9 @@ class HeatmapTransformer(ImageTransformer):
             return target
         if self.target != "predicted":
             if self.target >= n_classes:
-                raise ValueError(f"target={self.target} is out of range: the model tells {n_classes} classes apart.")
+                raise ValueError(
+                    f"target={self.target} is out of range: the model tells {n_classes} classes apart."
+                )
             return torch.full_like(logits[:, 0], self.target, dtype=torch.long)
         return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
 
@@ -313,15 +315,3 @@ def divide_by_largest(maps):
     """Divide each map by its largest absolute value; a map of zeros stays as it is."""
     largest = maps.abs().flatten(1).amax(1).reshape(-1, *[1] * (maps.ndim - 1))
     return maps / torch.where(largest > 0, largest, 1.0)
-
-
-def _classes_of_logits(y, n_logits):
-    """Return the class of each logit: the labels where their number fits, else the logits' indices."""
-    n_classes = max(2, n_logits)
-    if y is not None:
-        labels = np.unique(np.asarray(y))
-        if len(labels) == n_classes:
-            return labels
-    return np.arange(n_classes)
-
-

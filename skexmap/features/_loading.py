@@ -125,7 +125,11 @@ def image_batches(X, load, batch_size, num_workers, start=0, stop=None):
     stop = len(X) if stop is None else stop
     batches = [list(range(i, min(i + batch_size, stop))) for i in range(start, stop, batch_size)]
     loader = DataLoader(
-        _Images(X, load), batch_sampler=batches, num_workers=num_workers, collate_fn=_identity, pin_memory=False
+        _Images(X, load),
+        batch_sampler=batches,
+        num_workers=num_workers,
+        collate_fn=_identity,
+        pin_memory=False,
     )
     for rows, images in zip(batches, loader, strict=True):
         yield rows[0], images

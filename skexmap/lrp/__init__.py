@@ -1,9 +1,9 @@
 """Layer-wise relevance propagation by intercepting torch functions: rules, composites and the relevance engine."""
 
 from skexmap.lrp._composites import (
-    On,
     COMPOSITES,
     Composite,
+    On,
     epsilon_alpha2_beta1,
     epsilon_alpha2_beta1_flat,
     epsilon_gamma,

@@ -3,7 +3,17 @@
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from skexmap.lrp._rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, ZBox, ZPlus, check_nonnegative, check_rule
+from skexmap.lrp._rules import (
+    AlphaBeta,
+    Epsilon,
+    Flat,
+    Gamma,
+    Rule,
+    ZBox,
+    ZPlus,
+    check_nonnegative,
+    check_rule,
+)
 
 OPERATIONS = ("convolution", "dense", "batch_norm")
 

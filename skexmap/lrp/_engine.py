@@ -19,7 +19,12 @@ from skexmap.lrp._rules import away_from_zero, stabilize
 
 # Relative difference between the intercepted and the plain logits above which the engine refuses the model.
 LOGIT_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.1}
-_PROBABILITIES = {"softmax": "softmax", "log_softmax": "log-softmax", "sigmoid": "sigmoid", "hardsigmoid": "sigmoid"}
+_PROBABILITIES = {
+    "softmax": "softmax",
+    "log_softmax": "log-softmax",
+    "sigmoid": "sigmoid",
+    "hardsigmoid": "sigmoid",
+}
 
 
 class UnsupportedOperationError(NotImplementedError):
@@ -66,7 +71,9 @@ class RelevanceEngine:
             for module_name, module in model.named_modules()
             for values in (*module.parameters(recurse=False), *module.buffers(recurse=False))
         }
-        self._module_names = {id(module): name or type(module).__name__ for name, module in model.named_modules()}
+        self._module_names = {
+            id(module): name or type(module).__name__ for name, module in model.named_modules()
+        }
         self._caches = {}
         self._versions = None
 
@@ -214,8 +221,7 @@ class Interception(TorchFunctionMode):
         if call.name not in _LEAVES_TORCH and call.writes_to is None:
             result = call.func(*call.args, **call.kwargs)
             if not any(t.is_floating_point() or t.is_complex() for t in tensors_in([result])):
-                if not isinstance(result, torch.Tensor) or result.grad_fn is None:
-                    return result
+                return result
         return self.refuse(call, "")
 
     # --- What the handlers use ---
@@ -247,7 +253,9 @@ class Interception(TorchFunctionMode):
         """Return the composite's rule for a layer."""
         rule = self.composite.rule_for(layer)
         if rule is None:
-            self.refuse(call, f"The composite '{self.composite.name}' has no entry for it ({layer.operation}).")
+            self.refuse(
+                call, f"The composite '{self.composite.name}' has no entry for it ({layer.operation})."
+            )
         return rule
 
     def name_of(self, weight):
@@ -263,7 +271,9 @@ class Interception(TorchFunctionMode):
     def note(self, call, operation, rule, output, layer=None):
         """Write down what an operation was given, when a report was asked for."""
         if self.notes is not None:
-            self.notes.append({"operation": operation, "rule": rule, "output": output, "layer": layer, "call": call})
+            self.notes.append(
+                {"operation": operation, "rule": rule, "output": output, "layer": layer, "call": call}
+            )
 
     def refuse(self, call, why):
         """Raise the error that names the operation and where it is called (or note it, for a report)."""
@@ -383,18 +393,39 @@ class Call:
         return self.name in _TAKES_VALUES and any(number < 0 for number in numbers)
 
 
-_TAKES_VALUES = {"add", "sub", "rsub", "mul", "div", "truediv", "pad", "constant_pad_nd", "where", "masked_fill"}
+_TAKES_VALUES = {
+    "add",
+    "sub",
+    "rsub",
+    "mul",
+    "div",
+    "truediv",
+    "pad",
+    "constant_pad_nd",
+    "where",
+    "masked_fill",
+}
 # Properties of a tensor that are no computation.
 _FACTS = {
-    "size", "dim", "stride", "numel", "nelement", "is_contiguous", "is_floating_point", "is_complex", "__len__", "__hash__",
-    "storage_offset", "element_size", "data_ptr", "get_device", "is_same_size", "ndimension", "__repr__", "__format__",
+    "size", "dim", "stride", "numel", "nelement", "is_contiguous", "is_floating_point", "is_complex", "__len__",
+    "__hash__", "storage_offset", "element_size", "data_ptr", "get_device", "is_same_size", "ndimension", "__repr__", "__format__",
     "shape.__get__", "device.__get__", "dtype.__get__", "ndim.__get__", "layout.__get__", "requires_grad.__get__",
     "is_cuda.__get__", "is_nested.__get__", "is_sparse.__get__", "is_quantized.__get__", "is_leaf.__get__",
     "is_meta.__get__", "is_mkldnn.__get__", "is_cpu.__get__", "is_mps.__get__", "is_xpu.__get__", "names.__get__",
     "grad_fn.__get__", "_version.__get__", "is_inference", "is_conj", "is_neg", "has_names",
 }  # fmt: skip
 # Functions through which values leave torch; what is done with them there can't be followed.
-_LEAVES_TORCH = {"numpy", "tolist", "item", "__array__", "detach", "data.__get__", "__float__", "__complex__", "__int__"}
+_LEAVES_TORCH = {
+    "numpy",
+    "tolist",
+    "item",
+    "__array__",
+    "detach",
+    "data.__get__",
+    "__float__",
+    "__complex__",
+    "__int__",
+}
 _OPERATORS = {"__truediv__": "div", "__itruediv__": "div", "__rtruediv__": "rdiv", "__rsub__": "rsub"}
 
 

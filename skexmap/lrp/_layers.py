@@ -41,7 +41,9 @@ class WeightedLayer:
         Whether no other weighted layer lies between the image and this one.
     """
 
-    def __init__(self, name, operation, x, output, weight, bias, *, settings=None, fold=None, cache, nonnegative, first):
+    def __init__(
+        self, name, operation, x, output, weight, bias, *, settings=None, fold=None, cache, nonnegative, first
+    ):
         self.name = name
         self.operation = operation
         self.input = x
@@ -106,7 +108,9 @@ class WeightedLayer:
             vary = VARIANTS[variant]
             new_bias = None if bias is None else vary(bias, *factors)
             if shift:
-                new_bias = new_bias + shift if bias is not None else weight.new_full((self._n_outputs(),), shift)
+                new_bias = (
+                    new_bias + shift if bias is not None else weight.new_full((self._n_outputs(),), shift)
+                )
             self._cache[key] = (_same_layout(vary(weight, *factors), weight), new_bias)
         return self._cache[key]
 
@@ -142,13 +146,13 @@ class WeightedLayer:
     def transpose_two(self, share, weight, other_weight):
         """Return ``transpose(share, weight)`` and ``transpose(share, other_weight)``."""
         n = self.input.shape[1]
-        if self.operation == "convolution" and not self._settings["transposed"] and self._settings["groups"] == 1:
+        plain = self.operation == "convolution" and not self._settings["transposed"]
+        if plain and self._settings["groups"] == 1 and 2 * n <= FEW_CHANNELS:
             # A handful of channels leaves vector lanes idle: both results cost what one does.
-            if 2 * n <= FEW_CHANNELS:
-                both = torch.cat([weight, other_weight], dim=1)
-                like = self.input.new_empty(1).expand(len(self.input), 2 * n, *self.input.shape[2:])
-                result = transpose_convolution(share, both, like, self._settings)
-                return result[:, :n], result[:, n:]
+            both = torch.cat([weight, other_weight], dim=1)
+            like = self.input.new_empty(1).expand(len(self.input), 2 * n, *self.input.shape[2:])
+            result = transpose_convolution(share, both, like, self._settings)
+            return result[:, :n], result[:, n:]
         return self.transpose(share, weight), self.transpose(share, other_weight)
 
 

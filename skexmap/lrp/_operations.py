@@ -82,7 +82,9 @@ def share_proportionally(run, call):
     """Sum or scale: inputs share relevance in proportion to their contribution (the rule `Norm`)."""
     output = call.compute()
     signed = call.name in ("sub", "rsub", "neg", "negative")
-    nonnegative = not signed and all(tag.nonnegative for tag in call.tags) and not call.has_negative_constant()
+    nonnegative = (
+        not signed and all(tag.nonnegative for tag in call.tags) and not call.has_negative_constant()
+    )
     return run.tag_all(output, Tag(nonnegative=nonnegative, pixels=all(tag.pixels for tag in call.tags)))
 
 
@@ -161,7 +163,12 @@ def matrix_product(run, call):
         output = _Halve.apply(call.compute())
         run.note(call, "product", "equal halves", output)
         return run.tag_all(output, Tag(nonnegative=all(tag.nonnegative for tag in call.tags)))
-    if call.name in ("matmul", "mm", "rmatmul") and tagged[0] and operands[1].ndim == 2 and call.name != "rmatmul":
+    if (
+        call.name in ("matmul", "mm", "rmatmul")
+        and tagged[0]
+        and operands[1].ndim == 2
+        and call.name != "rmatmul"
+    ):
         return _dense(run, call, operands[0], operands[1].T, None)
     if call.name == "addmm" and tagged == [False, True, False] and not call.kwargs:
         return _dense(run, call, operands[1], operands[2].T, operands[0])
@@ -253,7 +260,9 @@ def convolution(run, call):
     else:
         stride, padding, dilation, groups = (
             call.argument(3 + i, name, default)
-            for i, (name, default) in enumerate([("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1)])
+            for i, (name, default) in enumerate(
+                [("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1)]
+            )
         )
         output_padding = 0
     dilation = _per_axis(dilation, spatial)
@@ -298,7 +307,8 @@ def batch_norm(run, call):
     eps = call.argument(7, "eps", 1e-5)
     if mean is None or variance is None:
         return run.refuse(
-            call, "It uses the statistics of the batch, so that an image's map would depend on its companions."
+            call,
+            "It uses the statistics of the batch, so that an image's map would depend on its companions.",
         )
     with torch.no_grad():
         output = F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
@@ -351,7 +361,9 @@ def _normalize(run, call, view, scale, eps, centred=True):
 def layer_norm(run, call):
     """Layer-norm: its standard deviation is treated as a constant, as AttnLRP does (Achtibat et al. 2024)."""
     x, shape = call.args[0], call.argument(1, "normalized_shape")
-    return _normalize(run, call, (-1, math.prod(shape)), call.argument(2, "weight", None), call.argument(4, "eps", 1e-5))
+    return _normalize(
+        run, call, (-1, math.prod(shape)), call.argument(2, "weight", None), call.argument(4, "eps", 1e-5)
+    )
 
 
 def rms_norm(run, call):
@@ -456,7 +468,9 @@ def scaled_dot_product_attention(run, call):
     scale = call.argument(6, "scale", None) or 1 / math.sqrt(query.shape[-1])
     if call.kwargs.get("enable_gqa"):
         repeat = query.shape[-3] // key.shape[-3]
-        key, value = (run.call("repeat_interleave", torch.repeat_interleave, t, repeat, -3) for t in (key, value))
+        key, value = (
+            run.call("repeat_interleave", torch.repeat_interleave, t, repeat, -3) for t in (key, value)
+        )
     key = run.call("transpose", torch.transpose, key, -2, -1)
     query = run.call("mul", torch.mul, query, scale)
     scores = run.call("matmul", torch.matmul, query, key)
@@ -475,7 +489,12 @@ def scaled_dot_product_attention(run, call):
 def multi_head_attention(run, call):
     """nn.MultiheadAttention from its parts, each with its rule (AttnLRP)."""
     a = call.bind(F.multi_head_attention_forward)
-    if a["bias_k"] is not None or a["add_zero_attn"] or a["static_k"] is not None or a["static_v"] is not None:
+    if (
+        a["bias_k"] is not None
+        or a["add_zero_attn"]
+        or a["static_k"] is not None
+        or a["static_v"] is not None
+    ):
         return run.refuse(call, "Its options bias_k, add_zero_attn, static_k and static_v have no rule.")
     query, key, value = a["query"], a["key"], a["value"]
     batched = query.ndim == 3
@@ -520,7 +539,15 @@ def _joint_mask(a, query, key):
     n_keys = key.shape[2]
     joint = None
     for mask, shape in (
-        (a["attn_mask"], (-1, n_heads if a["attn_mask"] is not None and a["attn_mask"].ndim == 3 else 1, n_queries, n_keys)),
+        (
+            a["attn_mask"],
+            (
+                -1,
+                n_heads if a["attn_mask"] is not None and a["attn_mask"].ndim == 3 else 1,
+                n_queries,
+                n_keys,
+            ),
+        ),
         (a["key_padding_mask"], (batch, 1, 1, n_keys)),
     ):
         if mask is None:
@@ -534,27 +561,34 @@ def _joint_mask(a, query, key):
 
 # --- The table -----------------------------------------------------------------------------------------------------
 
-_HAND_ON = """
-    flatten unflatten reshape reshape_as view view_as permute transpose swapaxes swapdims movedim moveaxis t T mT roll flip
-    expand expand_as broadcast_to contiguous unsqueeze squeeze getitem narrow select index_select gather take_along_dim
-    chunk split tensor_split split_with_sizes unbind repeat repeat_interleave tile clone to float double half bfloat16
-    type type_as cuda cpu cat concat concatenate stack hstack vstack pixel_shuffle pixel_unshuffle channel_shuffle
-    native_channel_shuffle pad constant_pad_nd max_pool1d max_pool2d max_pool3d adaptive_max_pool1d
-    adaptive_max_pool2d adaptive_max_pool3d amax max maximum where masked_fill unfold diagonal atleast_2d ravel
-""".split()
-_PROPORTIONAL = """
-    add sub rsub neg negative mean sum avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
-    adaptive_avg_pool3d cumsum
-""".split()
-_CONSTANT = """
-    zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty new_tensor
-    argmax argmin argsort
-""".split()
-_DROPOUT = "dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout".split()
-_ACTIVATIONS = """
-    relu6 hardtanh hardswish hardsigmoid silu gelu mish elu celu selu leaky_relu rrelu prelu sigmoid tanh softplus
-    softsign clamp clip clamp_min clamp_max threshold local_response_norm tanhshrink hardshrink softshrink
-""".split()
+_HAND_ON = [
+    "flatten", "unflatten", "reshape", "reshape_as", "view", "view_as", "permute", "transpose", "swapaxes",
+    "swapdims", "movedim", "moveaxis", "t", "T", "mT", "roll", "flip", "expand", "expand_as", "broadcast_to",
+    "contiguous", "unsqueeze", "squeeze", "getitem", "narrow", "select", "index_select", "gather",
+    "take_along_dim", "chunk", "split", "tensor_split", "split_with_sizes", "unbind", "repeat",
+    "repeat_interleave", "tile", "clone", "to", "float", "double", "half", "bfloat16", "type", "type_as",
+    "cuda", "cpu", "cat", "concat", "concatenate", "stack", "hstack", "vstack", "pixel_shuffle",
+    "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "pad", "constant_pad_nd", "max_pool1d",
+    "max_pool2d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "amax",
+    "max", "maximum", "where", "masked_fill", "unfold", "diagonal", "atleast_2d", "ravel",
+]  # fmt: skip
+_PROPORTIONAL = [
+    "add", "sub", "rsub", "neg", "negative", "mean", "sum", "avg_pool1d", "avg_pool2d", "avg_pool3d",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "cumsum",
+]  # fmt: skip
+_CONSTANT = [
+    "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros", "new_ones",
+    "new_full", "new_empty", "new_tensor", "argmax", "argmin", "argsort",
+]  # fmt: skip
+_DROPOUT = [
+    "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout",
+    "feature_alpha_dropout",
+]  # fmt: skip
+_ACTIVATIONS = [
+    "relu6", "hardtanh", "hardswish", "hardsigmoid", "silu", "gelu", "mish", "elu", "celu", "selu",
+    "leaky_relu", "rrelu", "prelu", "sigmoid", "tanh", "softplus", "softsign", "clamp", "clip", "clamp_min",
+    "clamp_max", "threshold", "local_response_norm", "tanhshrink", "hardshrink", "softshrink",
+]  # fmt: skip
 
 HANDLERS = {
     **dict.fromkeys(_HAND_ON, hand_on),

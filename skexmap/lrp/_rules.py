@@ -7,7 +7,6 @@ multiplication by the input happens once, at the image. A weighted layer gets th
 `Rule.coefficient` takes the coefficient of its output and returns that of its input.
 """
 
-from abc import ABC
 from numbers import Real
 
 import torch
@@ -18,7 +17,7 @@ TINY = 2.0**-60
 
 
 def away_from_zero(x):
-    """Return x with every entry of magnitude below `TINY` replaced by ``TINY`` with its sign (zero counts as positive)."""
+    """Return x with every entry of magnitude below `TINY` set to ``TINY`` with its sign (that of zero is positive)."""
     return torch.where(x.abs() < TINY, torch.where(x < 0, -TINY, TINY).to(x.dtype), x)
 
 
@@ -27,7 +26,7 @@ def stabilize(z, epsilon):
     return z + torch.where(z < 0, -epsilon, epsilon).to(z.dtype)
 
 
-class Rule(ABC):
+class Rule:
     """A relevance rule for layers with weights; subclass it to write your own.
 
     Override `relevance` (simple) or `coefficient` (fast; must be proportional to the input).
@@ -57,7 +56,7 @@ class Rule(ABC):
         raise NotImplementedError(f"{type(self).__name__} must override `relevance` or `coefficient`.")
 
     def coefficient(self, layer, coefficient):
-        """Turn the coefficient of a layer's output into the coefficient of its input (relevance = coefficient x value)."""
+        """Turn the coefficient (relevance / value) of a layer's output into that of its input."""
         relevance = self.relevance(layer, away_from_zero(layer.output) * coefficient)
         return relevance / away_from_zero(layer.input)
 
@@ -163,7 +162,9 @@ class AlphaBeta(Rule):
 
     def __init__(self, alpha=2.0, beta=1.0, epsilon=1e-6):
         if alpha < 0 or beta < 0 or abs(alpha - beta - 1) > 1e-9:
-            raise ValueError(f"alpha={alpha!r} and beta={beta!r} must not be negative, and alpha - beta must be 1.")
+            raise ValueError(
+                f"alpha={alpha!r} and beta={beta!r} must not be negative, and alpha - beta must be 1."
+            )
         self.alpha = alpha
         self.beta = beta
         self.epsilon = epsilon
@@ -240,7 +241,11 @@ class ZBox(Rule):
                 "normalised pixels, for example composite=skexmap.lrp.epsilon_gamma_box(low=-2.2, high=2.7)."
             )
         positive, negative = layer.weights("positive")[0], layer.weights("negative")[0]
-        z = layer.apply(x, layer.weight, None) - layer.apply(low, positive, None) - layer.apply(high, negative, None)
+        z = (
+            layer.apply(x, layer.weight, None)
+            - layer.apply(low, positive, None)
+            - layer.apply(high, negative, None)
+        )
         share = relevance / stabilize(z, self.epsilon)
         return (
             x * layer.transpose(share, layer.weight)

@@ -1,0 +1,314 @@
+"""The method on one screen: heatmaps, clusters, pseudo-groups, a fair last layer."""
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context, clone
+from sklearn.pipeline import Pipeline
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+
+from skexmap._blocks import CLUSTER, EMBEDDING, HEATMAP, make_blocks
+from skexmap._torch import FrozenModelMixin
+from skexmap._validation import HasMethods, StrOptions, check_group_labels
+from skexmap.cluster import EigengapSpectralClustering
+from skexmap.features import EmbeddingTransformer, HeatmapTransformer
+from skexmap.groups import PseudoGroupLabeler
+from skexmap.metrics import group_report
+from skexmap.retraining import DFRClassifier, DFRClassifierCV
+
+
+def make_exmap_pipeline(
+    model, *, clusterer=None, strategy=None, memory=None, verbose=False, **heatmap_parameters
+):
+    """Return the pipeline heatmaps -> clusterer -> retrained last layer.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Trained classifier; never changed.
+    clusterer : estimator or None, default=None
+        Step that replaces the heatmaps by clusters: `EigengapSpectralClustering` (None), or `PseudoGroupLabeler` around
+        any clusterer.
+    strategy : estimator or None, default=None
+        Last step, which reads the embedding and the clusters; `DFRClassifier` for None.
+    memory : str, joblib.Memory or None, default=None
+        Caches fitted steps, as in `sklearn.pipeline.Pipeline`.
+    verbose : bool, default=False
+        Whether to show progress.
+    **heatmap_parameters
+        Passed on to `HeatmapTransformer` (`size`, `load`, `batch_size`, ...).
+
+    Returns
+    -------
+    pipeline : sklearn.pipeline.Pipeline
+        With the steps ``heatmaps``, ``clusterer`` and ``dfr`` (``strategy`` where another one is given).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skexmap import make_exmap_pipeline
+    >>> from skexmap.datasets import make_colored_digits
+    >>> digits = make_colored_digits(random_state=0)
+    >>> X, y = digits.validation.images[:300], digits.validation.target[:300]
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(
+    ...     torch.nn.Conv2d(3, 4, 5, stride=3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(256, 2)
+    ... )
+    >>> pipe = make_exmap_pipeline(net, size=14)
+    >>> pipe.fit(X, y).predict(X).shape
+    (300,)
+    """
+    heatmaps = HeatmapTransformer(model, return_embedding=True, verbose=verbose, **heatmap_parameters)
+    return Pipeline(
+        [
+            ("heatmaps", heatmaps),
+            ("clusterer", EigengapSpectralClustering() if clusterer is None else clusterer),
+            ("dfr", DFRClassifier()) if strategy is None else ("strategy", strategy),
+        ],
+        memory=memory,
+    )
+
+
+def _strategy_has(method):
+    """Return whether the strategy, fitted or not, has a method."""
+
+    def check(self):
+        strategy = getattr(self, "strategy_", self.strategy)
+        return strategy is None or hasattr(strategy, method)
+
+    return check
+
+
+class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
+    """Retrain the last layer of a frozen classifier so that no pseudo-group is left behind (ExMap [1]_).
+
+    `fit` explains the model's prediction for every image by a relevance heatmap, clusters the heatmaps, crosses the
+    clusters with the classes, and retrains the last layer on the pseudo-groups. No group labels are needed.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Trained classifier that returns logits; never changed.
+    heatmaps : HeatmapTransformer or None, default=None
+        How to explain; `model` is set to this one and `return_embedding` switched on. None for the default.
+    clusterer : clusterer or None, default=None
+        How to cluster the heatmaps; `EigengapSpectralClustering` for None.
+    scope : {"global", "local"}, default="global"
+        Whether all heatmaps are clustered at once (G-ExMap) or those of each class (L-ExMap).
+    strategy : classifier or None, default=None
+        How to retrain: any estimator that reads the blocks ``embedding`` and ``cluster``, a search over one included;
+        `DFRClassifierCV` for None.
+    keep_heatmaps : bool, default=False
+        Whether to keep the heatmaps as `heatmaps_`.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Classes in y.
+    strategy_ : classifier
+        The retrained last layer.
+    group_labels_ : ndarray of shape (n_samples,)
+        Pseudo-group of each training image, ``class * n_clusters + cluster`` (or the labels that were passed).
+    cluster_labels_ : ndarray of shape (n_samples,)
+        Cluster of each training image; missing when group labels were passed.
+    embeddings_ : ndarray of shape (n_samples, n_embedding_features)
+        What the last layer sees.
+    heatmaps_ : ndarray of shape (n_samples, channels, size, size)
+        With `keep_heatmaps`.
+    labeler_ : PseudoGroupLabeler
+        The fitted pseudo-groups; missing when group labels were passed.
+    transformer_ : HeatmapTransformer or EmbeddingTransformer
+        What the model was looked at with.
+    report_ : skexmap.metrics.GroupReport
+        Accuracy of the *retrained* last layer on each group of the images it was fitted on.
+    n_features_in_ : int
+        Number of values in one image.
+
+    See Also
+    --------
+    make_exmap_pipeline : The same steps as a scikit-learn pipeline, to search over all of them.
+    skexmap.export_model : The debiased model as a torch module.
+
+    Notes
+    -----
+    Fit it on held-out images where you have them: on the training set, a model that has memorised its images gives
+    embeddings that separate the classes perfectly, and reweighting groups changes little. Use the training set where
+    the held-out set has hardly any image of the groups that the shortcut fails.
+
+    References
+    ----------
+    .. [1] Chakraborty, Sletten, Kampffmeyer: ExMap: Leveraging Explainability Heatmaps for Unsupervised Group
+       Robustness to Spurious Correlations. CVPR 2024, arXiv:2403.13870.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skexmap import ExMapClassifier, HeatmapTransformer
+    >>> from skexmap.datasets import make_colored_digits
+    >>> digits = make_colored_digits(random_state=0)
+    >>> X, y = digits.validation.images[:300], digits.validation.target[:300]
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(
+    ...     torch.nn.Conv2d(3, 4, 5, stride=3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(256, 2)
+    ... )
+    >>> classifier = ExMapClassifier(net, heatmaps=HeatmapTransformer(size=14)).fit(X, y)
+    >>> classifier.predict(X).shape, classifier.group_labels_.shape
+    ((300,), (300,))
+    """
+
+    # What is passed to a search goes to its scorer, not here, unless the user requests it.
+    __metadata_request__fit = {"group_labels": False}
+
+    _parameter_constraints = {
+        "model": "no_validation",
+        "heatmaps": [HasMethods(["fit", "transform"]), None],
+        "clusterer": [HasMethods(["fit"]), None],
+        "scope": [StrOptions({"global", "local"})],
+        "strategy": [HasMethods(["fit", "predict"]), None],
+        "keep_heatmaps": ["boolean"],
+    }
+
+    def __init__(
+        self, model=None, *, heatmaps=None, clusterer=None, scope="global", strategy=None, keep_heatmaps=False
+    ):
+        self.model = model
+        self.heatmaps = heatmaps
+        self.clusterer = clusterer
+        self.scope = scope
+        self.strategy = strategy
+        self.keep_heatmaps = keep_heatmaps
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y, group_labels=None):
+        """Find the pseudo-groups and retrain the last layer on them.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, channels, height, width), or paths or indices of shape (n_samples,)
+            Images, or what the `load` of `heatmaps` turns into them.
+        y : array-like of shape (n_samples,)
+            Labels.
+        group_labels : array-like of shape (n_samples,) or None, default=None
+            True groups, where they are known: then no heatmap is computed, and the strategy is fitted on them.
+
+        Returns
+        -------
+        self : ExMapClassifier
+        """
+        heatmaps = HeatmapTransformer() if self.heatmaps is None else clone(self.heatmaps)
+        heatmaps.set_params(model=self.model, return_embedding=True)
+        strategy = DFRClassifierCV() if self.strategy is None else clone(self.strategy)
+
+        if group_labels is not None:
+            self.transformer_ = _embeddings_like(heatmaps).fit(X, y)
+            self.embeddings_ = self.transformer_.transform(X)
+            self.group_labels_ = check_group_labels(group_labels, len(self.embeddings_))
+            self.strategy_ = strategy.fit(self.embeddings_, y, group_labels=self.group_labels_)
+        else:
+            self.transformer_ = heatmaps.fit(X, y)
+            blocks = self.transformer_.transform(X)
+            self.labeler_ = PseudoGroupLabeler(self.clusterer, scope=self.scope).fit(blocks, y)
+            self.embeddings_ = blocks[EMBEDDING]
+            self.cluster_labels_ = self.labeler_.cluster_labels_
+            self.group_labels_ = self.labeler_.group_labels_
+            if self.keep_heatmaps:
+                self.heatmaps_ = blocks[HEATMAP]
+            clusters = _clusters_for_strategy(self.labeler_, y, self.cluster_labels_)
+            self.strategy_ = strategy.fit(make_blocks(**{EMBEDDING: self.embeddings_, CLUSTER: clusters}), y)
+
+        self.classes_ = self.strategy_.classes_
+        self.n_features_in_ = self.transformer_.n_features_in_
+        self.report_ = group_report(
+            y, self.strategy_.predict(self.embeddings_), group_labels=self.group_labels_
+        )
+        return self
+
+    def predict_groups(self, X, y):
+        """Return the pseudo-groups of new images.
+
+        Parameters
+        ----------
+        X : as for `fit`
+        y : array-like of shape (n_samples,)
+            Their labels.
+
+        Returns
+        -------
+        group_labels : ndarray of shape (n_samples,)
+
+        Raises
+        ------
+        ValueError
+            If the classifier was fitted on given group labels.
+        """
+        check_is_fitted(self)
+        if not hasattr(self, "labeler_"):
+            raise ValueError(
+                "The classifier was fitted on given group labels: it has no pseudo-groups to predict."
+            )
+        return self.labeler_.predict_groups(self.transformer_.transform(X), y)
+
+    def predict(self, X):
+        """Return the predicted classes, after one forward pass of the model.
+
+        Parameters
+        ----------
+        X : as for `fit`
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,)
+        """
+        return self.strategy_.predict(self._embed(X))
+
+    @available_if(_strategy_has("predict_proba"))
+    def predict_proba(self, X):
+        """Return the class probabilities, after one forward pass of the model.
+
+        Parameters
+        ----------
+        X : as for `fit`
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_samples, n_classes)
+        """
+        return self.strategy_.predict_proba(self._embed(X))
+
+    @available_if(_strategy_has("decision_function"))
+    def decision_function(self, X):
+        """Return the decision scores, after one forward pass of the model.
+
+        Parameters
+        ----------
+        X : as for `fit`
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,) or (n_samples, n_classes)
+        """
+        return self.strategy_.decision_function(self._embed(X))
+
+    def _embed(self, X):
+        check_is_fitted(self)
+        return _embeddings_like(self.transformer_, fitted=True).transform(X)
+
+
+def _embeddings_like(transformer, *, fitted=False):
+    """Return the EmbeddingTransformer that loads and runs as a HeatmapTransformer does."""
+    if isinstance(transformer, EmbeddingTransformer):
+        return transformer
+    shared = ("load", "batch_size", "device", "num_workers", "verbose")
+    embeddings = EmbeddingTransformer(
+        transformer.model, **{name: getattr(transformer, name) for name in shared}
+    )
+    return embeddings.adopt(transformer) if fitted else embeddings
+
+
+def _clusters_for_strategy(labeler, y, cluster_labels):
+    """Return the clusters as the labeler's scope has them: one per image, or one per image and class."""
+    if labeler.scope == "global":
+        return cluster_labels
+    # Clusters inside each class: whoever knows y picks the entry of its class; the others are not needed here.
+    clusters = np.full((len(cluster_labels), len(labeler.classes_)), -1)
+    clusters[np.arange(len(clusters)), np.searchsorted(labeler.classes_, y)] = cluster_labels
+    return clusters
