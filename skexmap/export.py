@@ -7,8 +7,6 @@ import torch
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from skexmap._exmap import ExMapClassifier
-
 # Logit of a class that the retraining data lacked: far below any other, and finite, so that softmax and ONNX take it.
 ABSENT_CLASS_LOGIT = -1e4
 
@@ -118,7 +116,7 @@ def _parts(classifier):
     """Return the image transformer and the fitted last layer of what the user passed."""
     check_is_fitted(classifier)
     classifier = getattr(classifier, "best_estimator_", classifier)
-    if isinstance(classifier, ExMapClassifier):
+    if hasattr(classifier, "strategy_"):
         transformer, strategy = classifier.transformer_, classifier.strategy_
     elif isinstance(classifier, Pipeline):
         transformer = next((step for _, step in classifier.steps if hasattr(step, "head_")), None)

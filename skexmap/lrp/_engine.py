@@ -408,7 +408,8 @@ _TAKES_VALUES = {
 # Properties of a tensor that are no computation.
 _FACTS = {
     "size", "dim", "stride", "numel", "nelement", "is_contiguous", "is_floating_point", "is_complex", "__len__",
-    "__hash__", "storage_offset", "element_size", "data_ptr", "get_device", "is_same_size", "ndimension", "__repr__", "__format__",
+    "__hash__", "storage_offset", "element_size", "data_ptr", "get_device", "is_same_size", "ndimension",
+    "__repr__", "__format__",
     "shape.__get__", "device.__get__", "dtype.__get__", "ndim.__get__", "layout.__get__", "requires_grad.__get__",
     "is_cuda.__get__", "is_nested.__get__", "is_sparse.__get__", "is_quantized.__get__", "is_leaf.__get__",
     "is_meta.__get__", "is_mkldnn.__get__", "is_cpu.__get__", "is_mps.__get__", "is_xpu.__get__", "names.__get__",

@@ -360,7 +360,7 @@ def _normalize(run, call, view, scale, eps, centred=True):
 
 def layer_norm(run, call):
     """Layer-norm: its standard deviation is treated as a constant, as AttnLRP does (Achtibat et al. 2024)."""
-    x, shape = call.args[0], call.argument(1, "normalized_shape")
+    shape = call.argument(1, "normalized_shape")
     return _normalize(
         run, call, (-1, math.prod(shape)), call.argument(2, "weight", None), call.argument(4, "eps", 1e-5)
     )
