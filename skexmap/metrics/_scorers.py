@@ -26,7 +26,7 @@ from skexmap.metrics._group_metrics import (
 )
 
 # Parameters of a step that change how it works and not what it returns.
-WITHOUT_EFFECT = ("batch_size", "device", "memory", "n_jobs", "num_workers", "verbose")
+WITHOUT_EFFECT = ("batch_size", "device", "keep_heatmaps", "memory", "n_jobs", "num_workers", "verbose")
 
 RESPONSES = ("predict", "predict_proba", "decision_function")
 
@@ -194,8 +194,8 @@ class WorstPseudoGroupScorer(_WorstGroupScorer):
         Parameters
         ----------
         estimator : estimator
-            Fitted: a pipeline with a clusterer step, or its last step alone when X carries the block
-            ``cluster``. With a `labeler`, any classifier.
+            Fitted: a pipeline with a clusterer step, its last step alone when X carries the block
+            ``cluster``, or an `ExMapClassifier`. With a `labeler`, any classifier.
         X : array-like of shape (n_samples, ...)
             What it predicts from.
         y : array-like of shape (n_samples,)
@@ -225,15 +225,17 @@ class WorstPseudoGroupScorer(_WorstGroupScorer):
         """
         y = column_or_1d(y)
         head, rows = _head_and_its_input(estimator, X)
-        if self.labeler is None:
-            clusters = get_block(rows, CLUSTER, required_by=self)
-            step = _clusterer_step(estimator)
-            groups = _cross(clusters, y, head.classes_, getattr(step, "n_clusters_", 0))
-            trained = _trained_groups(step, head, self.min_group_size)
-            _warn_of_a_searched_partition(estimator)
-        else:
+        if self.labeler is not None:
             groups = _label(self.labeler, X, y, head)
             trained = _trained_groups(_labeling_of(self.labeler)[0], head, self.min_group_size)
+        else:
+            _warn_of_a_searched_partition(estimator)
+            if hasattr(head, "predict_groups"):
+                step, groups = head, np.asarray(head.predict_groups(rows, y))
+            else:
+                step, clusters = _clusterer_step(estimator), get_block(rows, CLUSTER, required_by=self)
+                groups = _cross(clusters, y, head.classes_, getattr(step, "n_clusters_", 0))
+            trained = _trained_groups(step, head, self.min_group_size)
         _warn_of_what_the_score_cannot_see(groups, y, trained)
         response = getattr(head, self.response_method)(rows)
         return self._score(y, response, groups, sample_weight)
@@ -335,8 +337,13 @@ def _changes_the_partition(estimator, parameter):
         if path[0] != last:
             return name not in WITHOUT_EFFECT
         estimator, path = head, path[1:]
-    # A whole step put in another's place.
-    return isinstance(estimator, Pipeline) and name in dict(estimator.steps[:-1])
+    if isinstance(estimator, Pipeline):
+        # A whole step put in another's place.
+        return name in dict(estimator.steps[:-1])
+    # An ExMapClassifier is all steps in one; its head is `strategy`.
+    return (
+        hasattr(estimator, "predict_groups") and [*path, name][0] != "strategy" and name not in WITHOUT_EFFECT
+    )
 
 
 def _warn_of_what_the_score_cannot_see(groups, y, trained):

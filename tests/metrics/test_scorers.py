@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+import torch
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.cluster import DBSCAN, KMeans
 from sklearn.exceptions import NotFittedError
@@ -23,8 +24,10 @@ from sklearn.model_selection import (
 )
 from sklearn.pipeline import Pipeline, make_pipeline
 
+from skexmap import ExMapClassifier, HeatmapTransformer
 from skexmap._blocks import make_blocks
 from skexmap.cluster import EigengapSpectralClustering
+from skexmap.datasets import make_colored_digits
 from skexmap.exceptions import (
     AbsentGroupWarning,
     OneClusterWarning,
@@ -498,6 +501,47 @@ class TestWithoutGroupLabels:
         model = LogisticRegression().fit(X["embedding"], y)
         with pytest.raises(ValueError, match=r"needs the block 'cluster'.*Put a clusterer step"):
             worst_pseudo_group_accuracy_scorer(model, X["embedding"], y)
+
+
+@pytest.fixture(scope="module")
+def digits_and_net():
+    digits = make_colored_digits(random_state=0).validation
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 5, stride=3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(256, 2)
+    )
+    return digits.images[:300], digits.target[:300], net
+
+
+class TestOnImages:
+    def exmap(self, net):
+        return ExMapClassifier(
+            net,
+            heatmaps=HeatmapTransformer(size=7),
+            clusterer=KMeans(2, n_init=1, random_state=0),
+            strategy=DFRClassifier(n_retrains=1, balance="reweight", random_state=0),
+        )
+
+    def test_an_exmap_classifier_is_asked_for_its_pseudo_groups(self, digits_and_net):
+        X, y, net = digits_and_net
+        model = self.exmap(net).fit(X[:200], y[:200])
+        groups = model.predict_groups(X[200:], y[200:])
+        expected = worst_group_accuracy(
+            y[200:], model.predict(X[200:]), group_labels=groups, min_group_size=5
+        )
+        assert worst_pseudo_group_accuracy_scorer(model, X[200:], y[200:]) == expected
+        assert make_worst_pseudo_group_scorer(model)(model, X[200:], y[200:]) == expected
+
+    def test_an_exmap_classifier_may_be_searched_over_its_head_alone(self, digits_and_net):
+        X, y, net = digits_and_net
+        options = {"scoring": worst_pseudo_group_accuracy_scorer, "cv": 2}
+        GridSearchCV(self.exmap(net), {"strategy__C": [1.0], "heatmaps__batch_size": [32]}, **options).fit(
+            X, y
+        )
+        with pytest.warns(PartitionSearchWarning, match="heatmaps__size"):
+            GridSearchCV(self.exmap(net), {"heatmaps__size": [7]}, **options).fit(X, y)
+        with pytest.warns(PartitionSearchWarning, match="scope"):
+            GridSearchCV(self.exmap(net), {"scope": ["global"]}, **options).fit(X, y)
 
 
 def sees_nothing_and_sees_the_shortcut(n=10_000):
