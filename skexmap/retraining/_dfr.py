@@ -10,9 +10,10 @@ from sklearn.model_selection import check_cv
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 
-from skexmap._validation import Interval, StrOptions, _fit_context, l1_logistic_regression
+from skexmap._validation import Interval, StrOptions, _fit_context
 from skexmap.exceptions import TinyGroupWarning
 from skexmap.retraining._inputs import read_classes, read_embedding, read_groups
+from skexmap.retraining._l1_logistic import l1_logistic
 from skexmap.retraining._linear import LinearHead, fold_scaler, one_versus_rest_probabilities
 
 __all__ = ["DFRClassifier", "DFRClassifierCV"]
@@ -133,7 +134,7 @@ def standardizer(X, sample_weight=None, *, standardize=True):
     return scaler.mean_, scaler.scale_
 
 
-def l1_logistic_path(X, class_codes, n_classes, Cs, sample_weight=None, random_state=None):
+def l1_logistic_path(X, class_codes, n_classes, Cs, sample_weight=None):
     """Fit L1-penalised logistic regressions on the same samples for several strengths.
 
     Two classes: ``min_w,b |w|_1 + |b| + C sum_i s_i log(1 + exp(-t_i (w . x_i + b)))`` with t = -1, +1. More
@@ -151,8 +152,6 @@ def l1_logistic_path(X, class_codes, n_classes, Cs, sample_weight=None, random_s
         Inverse strengths of the penalty.
     sample_weight : ndarray of shape (n_samples,), default=None
         Weight of each sample.
-    random_state : RandomState, default=None
-        Order in which the solver visits the coordinates.
 
     Returns
     -------
@@ -160,19 +159,19 @@ def l1_logistic_path(X, class_codes, n_classes, Cs, sample_weight=None, random_s
         One row for two classes, else one per class.
     intercept : ndarray of shape (n_Cs, n_rows)
     """
+    weight = np.ones(len(X)) if sample_weight is None else sample_weight
     positives = [1] if n_classes == 2 else range(n_classes)
-    coef = np.zeros((len(Cs), len(positives), X.shape[1]))
-    intercept = np.zeros((len(Cs), len(positives)))
+    solutions = np.zeros((len(Cs), len(positives), X.shape[1] + 1))
     for row, positive in enumerate(positives):
-        targets = class_codes == positive
-        if targets.all() or not targets.any():
-            intercept[:, row] = np.inf if targets.all() else -np.inf
+        targets = np.where(class_codes == positive, 1.0, -1.0)
+        if (targets == targets[0]).all():
+            solutions[:, row, -1] = targets[0] * np.inf
             continue
-        for i, C in enumerate(Cs):
-            model = l1_logistic_regression(C, max_iter=1000, random_state=random_state)
-            model.fit(X, targets, sample_weight=sample_weight)
-            coef[i, row], intercept[i, row] = model.coef_[0], model.intercept_[0]
-    return coef, intercept
+        start = None
+        # Upwards from the sparsest solution, each fit starts where its neighbour ended.
+        for i in np.argsort(Cs):
+            start = solutions[i, row] = l1_logistic(X, targets, Cs[i] * weight, start)
+    return solutions[..., :-1], solutions[..., -1]
 
 
 def predict_codes(scores):
@@ -250,9 +249,9 @@ def retrain(embedding, class_codes, group_codes, n_classes, C, *, balance, stand
         rng = np.random.RandomState(seed)
         rows, weight = balance(group_codes, rng)
         X = (embedding[rows] - mean) / scale
-        return l1_logistic_path(X, class_codes[rows], n_classes, [C], weight, rng)
+        return l1_logistic_path(X, class_codes[rows], n_classes, [C], weight)
 
-    # Threads: the solver releases the GIL, and the embedding is not copied to workers.
+    # Threads: the matrix products release the GIL, and the embedding is not copied to workers.
     coefs, intercepts = zip(
         *Parallel(n_jobs=n_jobs, prefer="threads")(map(delayed(refit), seeds)), strict=True
     )
@@ -291,7 +290,7 @@ def score_halving(embedding, class_codes, group_codes, n_classes, Cs, *, balance
     rows = fit_half[rows]
     mean, scale = standardizer(embedding[rows], weight, standardize=standardize)
     X = (embedding[rows] - mean) / scale
-    coef, intercept = l1_logistic_path(X, class_codes[rows], n_classes, Cs, weight, rng)
+    coef, intercept = l1_logistic_path(X, class_codes[rows], n_classes, Cs, weight)
     coef, intercept = fold_scaler(coef.reshape(-1, X.shape[1]), intercept.ravel(), mean, scale)
     # All strengths in one product: reading the score half costs more than the arithmetic.
     scores = (embedding[score_half] @ coef.T + intercept).reshape(len(score_half), len(Cs), -1)

@@ -103,9 +103,9 @@ def test_dfr_is_the_average_of_balanced_refits_in_the_space_of_one_scaler(n_clas
     scores = scaler.transform(X) @ np.mean(coefs, axis=0).T + np.mean(intercepts, axis=0)
 
     # The coefficients apply to raw embeddings.
-    np.testing.assert_allclose(X @ dfr.coef_.T + dfr.intercept_, scores, atol=2e-2)
+    np.testing.assert_allclose(X @ dfr.coef_.T + dfr.intercept_, scores, atol=1e-3)
     expected = (scores[:, 0] > 0) if n_classes == 2 else scores.argmax(axis=1)
-    assert (dfr.predict(X) == expected).mean() > 0.998
+    assert (dfr.predict(X) == expected).all()
 
 
 def test_dfr_raises_the_accuracy_of_the_group_against_the_shortcut():
@@ -133,7 +133,7 @@ def test_reweighting_is_one_weighted_logistic_regression():
     counts = np.bincount(groups)
     Z = StandardScaler().fit_transform(X)
     model = l1(0.2, 0, tol=1e-10).fit(Z, y, sample_weight=(counts.min() / counts)[groups])
-    np.testing.assert_allclose(dfr.decision_function(X), model.decision_function(Z), atol=1e-2)
+    np.testing.assert_allclose(dfr.decision_function(X), model.decision_function(Z), atol=1e-3)
 
 
 def test_a_constant_feature_gets_finite_coefficients():
@@ -160,7 +160,7 @@ def test_without_standardising_the_weights_are_those_of_the_raw_features():
     dfr = DFRClassifier(C=0.5, balance="reweight", standardize=False).fit(X, y, group_labels=groups)
     counts = np.bincount(groups)
     model = l1(0.5, 0, tol=1e-10).fit(X, y, sample_weight=(counts.min() / counts)[groups])
-    np.testing.assert_allclose(dfr.coef_, model.coef_, atol=1e-2)
+    np.testing.assert_allclose(dfr.coef_, model.coef_, atol=1e-3)
 
 
 def test_probabilities_of_two_classes_are_the_sigmoid_of_the_score():

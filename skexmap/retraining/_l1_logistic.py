@@ -1,0 +1,180 @@
+r"""L1-penalised logistic regression by Newton steps on a small working set of features.
+
+Solves, for weights :math:`s_i \ge 0` and targets t = -1, +1,
+
+.. math:: \min_{w, b} \|w\|_1 + |b| + \sum_i s_i \log(1 + e^{-t_i (w \cdot x_i + b)}),
+
+which is liblinear's problem (the intercept penalised, as liblinear does) with ``s_i = C * sample_weight_i``.
+On the few hundred balanced samples by thousands of features of deep feature reweighting, some hundred
+coefficients are not zero. So the gradient of all features is needed only to tell which of them should join;
+the Newton steps live on the working set, whose Hessian is a small dense matrix.
+
+A step is a projected Newton step on the orthant that the signs of w and of the gradient point into (Schmidt,
+"Graphical model structure learning with L1-regularization", 2010, section 2.3: two-metric projection): within
+the orthant the penalty is linear, a coefficient that would leave it stops at zero, and the step is halved
+until the objective falls enough.
+"""
+
+import warnings
+
+import numpy as np
+from scipy.special import expit
+from sklearn.exceptions import ConvergenceWarning
+
+# Violation of the optimality conditions, in units of the penalty's slope 1, at which a fit is done.
+TOLERANCE = 1e-7
+_MAX_ROUNDS = 500
+_STEPS_PER_ROUND = 2
+_MIN_NEWCOMERS = 20
+
+
+def l1_logistic(X, targets, weight, start=None):
+    """Fit one L1-penalised logistic regression.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features), float64
+        Features.
+    targets : ndarray of shape (n_samples,)
+        -1 or +1.
+    weight : ndarray of shape (n_samples,)
+        Weight of each sample's loss, C included.
+    start : ndarray of shape (n_features + 1,), default=None
+        Where to start; the solution for a neighbouring strength saves most of the work.
+
+    Returns
+    -------
+    solution : ndarray of shape (n_features + 1,)
+        The coefficients, then the intercept.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If the optimality conditions are still violated after 500 rounds.
+
+    Examples
+    --------
+    At a penalty that is too strong nothing is better than zero: the largest slope of the loss decides.
+
+    >>> import numpy as np
+    >>> from skexmap.retraining._l1_logistic import l1_logistic
+    >>> X, t = np.array([[1.0], [3.0], [-4.0]]), np.array([1, 1, -1])
+    >>> l1_logistic(X, t, np.full(3, 0.24))
+    array([0., 0.])
+    >>> l1_logistic(X, t, np.full(3, 0.26))[0] > 0
+    np.True_
+    """
+    w = np.zeros(X.shape[1] + 1) if start is None else start.copy()
+    support = np.flatnonzero(w)
+    margin = targets * (_columns(X, support) @ w[support])
+    stalled = False
+    for _ in range(_MAX_ROUNDS):
+        slope = -targets * weight * expit(-margin)
+        gradient = np.append(slope @ X, slope.sum())
+        violation = _violation(w, gradient)
+        if violation.max() <= TOLERANCE:
+            return w
+        if stalled:
+            break
+        working = _working_set(w, violation)
+        columns = _columns(X, working) * targets[:, None]
+        w[working], margin, stalled = _newton_steps(columns, weight, w[working], margin)
+    if violation.max() > 1e-3:
+        warnings.warn(
+            f"The L1 logistic regression did not converge: its optimality conditions are violated by "
+            f"{violation.max():.1e} (wanted: {TOLERANCE:.0e}). Standardise the features or lower C.",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+    return w
+
+
+def _columns(X, working):
+    """Return the columns of a working set; index n_features is the intercept, a column of ones."""
+    has_intercept = len(working) and working[-1] == X.shape[1]
+    columns = X[:, working[:-1] if has_intercept else working]
+    return np.column_stack([columns, np.ones(len(X))]) if has_intercept else columns
+
+
+def _violation(w, gradient):
+    """Return by how much each coefficient violates ``0 in gradient + subdifferential(|w|)``."""
+    return np.where(w == 0, np.maximum(np.abs(gradient) - 1, 0), np.abs(gradient + np.sign(w)))
+
+
+def _working_set(w, violation):
+    """Return the coefficients that are not zero and as many again of those that most want to be."""
+    support = np.flatnonzero(w)
+    newcomers = np.flatnonzero((w == 0) & (violation > 0))
+    n_newcomers = max(_MIN_NEWCOMERS, len(support))
+    if len(newcomers) > n_newcomers:
+        newcomers = newcomers[np.argpartition(-violation[newcomers], n_newcomers)[:n_newcomers]]
+    return np.union1d(support, newcomers)
+
+
+def _newton_steps(columns, weight, w, margin):
+    """Take projected Newton steps on a working set.
+
+    Parameters
+    ----------
+    columns : ndarray of shape (n_samples, n_working)
+        Features times target: ``margin = columns @ w``.
+    weight : ndarray of shape (n_samples,)
+        Weight of each sample's loss.
+    w : ndarray of shape (n_working,)
+        Coefficients to start from.
+    margin : ndarray of shape (n_samples,)
+        ``columns @ w``.
+
+    Returns
+    -------
+    w, margin : ndarray
+        After the steps.
+    stalled : bool
+        True if no step lowers the objective any more.
+    """
+    value = _objective(w, margin, weight)
+    for _ in range(_STEPS_PER_ROUND):
+        chance = expit(-margin)
+        gradient = -(weight * chance) @ columns
+        at_zero = w == 0
+        pull = np.sign(gradient) * np.maximum(np.abs(gradient) - 1, 0)
+        pull = np.where(at_zero, pull, gradient + np.sign(w))
+        if np.abs(pull).max() <= TOLERANCE:
+            return w, margin, False
+        orthant = np.where(at_zero, -np.sign(pull), np.sign(w))
+        root = np.sqrt(weight * chance * (1 - chance))[:, None] * columns
+        direction = _newton_direction(root.T @ root, pull, orthant, at_zero)
+        step = 1.0
+        while True:
+            moved = w + step * direction
+            moved[moved * orthant <= 0] = 0
+            moved_margin = columns @ moved
+            moved_value = _objective(moved, moved_margin, weight)
+            if moved_value <= value + 1e-4 * (pull @ (moved - w)):
+                break
+            step /= 2
+            if step < 1e-12:
+                return w, margin, True
+        w, margin, value = moved, moved_margin, moved_value
+    return w, margin, False
+
+
+def _objective(w, margin, weight):
+    return weight @ np.logaddexp(0, -margin) + np.abs(w).sum()
+
+
+def _newton_direction(hessian, pull, orthant, at_zero):
+    """Return the Newton direction of the coefficients that may move."""
+    # Fewer samples than coefficients make it singular; the ridge is too small to slow the convergence.
+    diagonal = np.einsum("ii->i", hessian)
+    diagonal += 1e-9 * diagonal.mean() + 1e-12
+    free = ~at_zero | (pull != 0)
+    while True:
+        rows = np.flatnonzero(free)
+        direction = np.zeros(len(pull))
+        direction[rows] = -np.linalg.solve(hessian[np.ix_(rows, rows)], pull[rows])
+        # A zero coefficient may only leave into the orthant of its own pull.
+        wrong = at_zero & (direction * orthant < 0)
+        if not wrong.any():
+            return direction
+        free &= ~wrong
