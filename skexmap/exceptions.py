@@ -9,6 +9,7 @@ __all__ = [
     "OneClusterWarning",
     "PartitionSearchWarning",
     "SkexmapWarning",
+    "TinyClusterWarning",
     "TinyGroupWarning",
 ]
 
@@ -47,3 +48,7 @@ class OneClusterWarning(SkexmapWarning):
 
 class PartitionSearchWarning(SkexmapWarning):
     """A search varies the pseudo-groups that its candidates are scored on: the scores do not compare."""
+
+
+class TinyClusterWarning(SkexmapWarning):
+    """A cluster has fewer rows than `min_cluster_size`, and was kept."""

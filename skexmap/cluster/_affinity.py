@@ -68,7 +68,7 @@ def neighbors_in_graph(distances, k, *, exclude_self):
     if counts.min() < k:
         raise ValueError(
             f"{(counts < k).sum()} of {len(counts)} rows of the precomputed graph have fewer than {k} "
-            f"neighbours (smallest: {counts.min()}). Lower `n_neighbors`, or build the graph with more neighbours."
+            f"neighbours (smallest: {counts.min()}). Lower `n_neighbors`, or build the graph with more."
         )
     order = np.lexsort((columns, values, rows))
     starts = np.cumsum(counts) - counts

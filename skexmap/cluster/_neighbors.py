@@ -1,9 +1,10 @@
 """Exact and approximate nearest neighbours of heatmaps.
 
-The exact search is a blocked float32 matrix product that keeps a few more candidates per row than wanted. The
-distances to the candidates are then computed in float64, and a bound on the rounding error of the product tells for
-which rows the candidates are certain to hold all neighbours. The other rows (many near-ties, or a huge outlier
-that leaves float32 no digits for the rest) are searched in float64. So the result is that of a float64 search.
+The exact search is a blocked float32 matrix product that keeps a few more candidates per row than wanted.
+The distances to the candidates are then computed in float64, and a bound on the rounding error of the
+product tells for which rows the candidates are certain to hold all neighbours. The other rows (many
+near-ties, or a huge outlier that leaves float32 no digits for the rest) are searched in float64. So the
+result is that of a float64 search.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -63,8 +64,8 @@ def nearest_rows(X, k, *, Y=None, n_jobs=None):
 class one_blas_thread_each:
     """Context of a pool of threads in which every matrix product runs on one thread.
 
-    A product split between threads may round differently from one that is not; one on a single thread never does,
-    so that the number of threads cannot change a result.
+    A product split between threads may round differently from one that is not; one on a single thread
+    never does, so that the number of threads cannot change a result.
     """
 
     def __init__(self, n_jobs):
@@ -90,10 +91,11 @@ def slices(n, size):
 
 
 def middle_and_reach(X):
-    """Return the mean row of X, float64, and the largest distance of a coordinate from it (1 for equal rows).
+    """Return the mean row of X, float64, and the largest distance of a coordinate from it (1 for equal
+    rows).
 
-    Centred and divided by these, rows lie in [-1, 1]: their float32 products lose the fewest digits, and cannot
-    overflow.
+    Centred and divided by these, rows lie in [-1, 1]: their float32 products lose the fewest digits, and
+    cannot overflow.
     """
     parts = slices(len(X), BLOCK)
     center = sum(X[part].sum(axis=0, dtype=np.float64) for part in parts) / len(X)
@@ -109,9 +111,10 @@ def norm_of(rows, center):
 def float32_error(norms, distances, n_features):
     """Return a bound on the error of squared distances from float32 products.
 
-    A point nearer than `distances` has a norm of at most ``norms + distances``. The error of an inner product of d
-    terms grows like ``sqrt(d)`` times the rounding unit (N. Higham, T. Mary, "A new approach to probabilistic
-    rounding error analysis", SIAM J. Sci. Comput. 41(5), 2019); 8 leaves room for the chance in it.
+    A point nearer than `distances` has a norm of at most ``norms + distances``. The error of an inner
+    product of d terms grows like ``sqrt(d)`` times the rounding unit (N. Higham, T. Mary, "A new approach
+    to probabilistic rounding error analysis", SIAM J. Sci. Comput. 41(5), 2019); 8 leaves room for the
+    chance in it.
     """
     unit = np.finfo(np.float32).eps / 2
     return 8 * np.sqrt(n_features + 2) * unit * (2 * norms + distances) ** 2
@@ -147,22 +150,27 @@ class Best:
         """What a newcomer must exceed: ndarray of shape (n_queries,)."""
         return self.values[:, -1]
 
-    def offers(self, products, queries):
-        """Return the entries of a block of products that may be among the best, row by row.
+    def offers(self, products, queries, *, by_column=False):
+        """Return the entries of a block of products that may be among the best, query by query.
 
-        Another thread may be raising `worst` meanwhile: then a few entries too many are returned, never too few.
+        The queries are the rows of the block, or its columns. Another thread may be raising `worst`
+        meanwhile: then a few entries too many are returned, never too few.
         """
-        worst = self.worst[queries]
-        n_columns, n_candidates = products.shape[1], self.values.shape[1]
-        if n_columns >= n_candidates and (worst == -np.inf).all():
-            # The first block: sort some columns only, and let the n-th best of those be the bar.
-            some = products[:, : max(256, 2 * n_candidates)]
+        bar = self.worst[queries]
+        n_others, n_candidates = products.shape[0 if by_column else 1], self.values.shape[1]
+        if n_others >= n_candidates and (bar == -np.inf).all():
+            # The first block: sort some of it only, and let the n-th best of those be the bar.
+            n_some = max(256, 2 * n_candidates)
+            some = products[:n_some].T if by_column else products[:, :n_some]
             bar = -np.partition(-some, n_candidates - 1, axis=1)[:, n_candidates - 1]
-            flat = np.flatnonzero(products >= bar[:, None])
-        else:
-            flat = np.flatnonzero(products > worst[:, None])
-        rows, columns = np.divmod(flat, n_columns)
-        return rows, columns, products[rows, columns]
+            bar = np.nextafter(bar, np.float32(-np.inf))
+        flat = np.flatnonzero(products > (bar if by_column else bar[:, None]))
+        rows, columns = np.divmod(flat, products.shape[1])
+        values = products.ravel()[flat]
+        if not by_column:
+            return rows, columns, values
+        order = np.argsort(columns, kind="stable")
+        return columns[order], rows[order], values[order]
 
     def take(self, queries, first_index, offers):
         """Merge offers into the best candidates of a slice of queries."""
@@ -202,7 +210,7 @@ def search_among_themselves(X, _, n_candidates, center, scale, pool):
 
         def offers(right, rows=rows, left=left):
             products = rows @ load(X, right, center, scale, "right").T
-            theirs = best.offers(products.T, right) if right is not left else None
+            theirs = best.offers(products, right, by_column=True) if right is not left else None
             return best.offers(products, left), theirs
 
         # The blocks are merged in their order, whichever thread is done first.
@@ -228,7 +236,9 @@ def search_in(X, Y, n_candidates, center, scale, pool):
 
 
 def refine(X, rows, candidates, k):
-    """Return the k nearest of each row's candidates by float64 distance, ties by index, and the k-th distance."""
+    """Return the k nearest of each row's candidates by float64 distance, ties by index, and the k-th
+    distance.
+    """
     candidates = np.sort(candidates, axis=1)
     difference = X[candidates].astype(np.float64)
     difference -= rows[:, None, :]
@@ -262,8 +272,8 @@ def search_in_float64(X, rows, k, center):
 def first_repeats(X, Y, k):
     """Return {row of Y: the first k of its copies in X}, for the rows that have at least k copies there.
 
-    Such rows (heatmaps that are zero everywhere, say) are at distance 0 from all their copies: rounding would choose
-    among them.
+    Such rows (heatmaps that are zero everywhere, say) are at distance 0 from all their copies: rounding
+    would choose among them.
     """
     places = {}
     for part in slices(len(X), BLOCK):

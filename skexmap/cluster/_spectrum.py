@@ -81,7 +81,7 @@ def smallest_eigenpairs(laplacian, n_eigenpairs, random_state):
             return np.maximum(eigenvalues[order], 0.0), vectors[:, order]
         failures.append(f"{solver}: largest residual {residual:.1e}")
     raise np.linalg.LinAlgError(
-        f"No solver found the {n_eigenpairs} smallest eigenpairs of the {n} x {n} graph Laplacian to "
+        f"No solver found the {n_eigenpairs} smallest eigenpairs of the {n} x {n} Laplacian to "
         f"{RESIDUAL:.0e} ({'; '.join(failures)}). Raise `n_neighbors` or lower `max_clusters`."
     )
 
