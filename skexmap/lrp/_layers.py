@@ -122,6 +122,8 @@ class WeightedLayer:
         if self._fold is None:
             return weight, bias
         scale, shift = self._fold.affine()
+        if self.operation == "batch_norm":
+            return scale, shift
         bias = shift if bias is None else bias * scale + shift
         return _same_layout(_scale_outputs(weight, scale, self._settings), weight), bias
 

@@ -308,6 +308,9 @@ class Norm(Rule):
     proportional = True
 
     def coefficient(self, layer, coefficient):
+        if layer.rectified:
+            # Behind a ReLU a coefficient may arrive where the output, and so the relevance, is zero.
+            coefficient = coefficient * (layer.output > 0)
         return layer.transpose(coefficient, layer.weight)
 
 

@@ -1,0 +1,86 @@
+"""The relevance rules written out with explicit matrices in NumPy, from the papers and not from skexmap's code.
+
+Every linear layer is turned into ``z_j = sum_i x_i W[j, i] + b[j]`` by showing the torch layer the unit vectors. A rule
+maps the relevance of the outputs to that of the inputs; all functions work on one sample.
+"""
+
+import numpy as np
+import torch
+
+EPSILON = 1e-6
+
+
+def matrix_of(layer, input_shape):
+    """Return W of shape (n_out, n_in), b of shape (n_out,), and the output's shape, of a torch layer on one sample."""
+    n_in = int(np.prod(input_shape))
+    with torch.no_grad():
+        zero = layer(torch.zeros(1, *input_shape, dtype=torch.float64))
+        units = layer(torch.eye(n_in, dtype=torch.float64).reshape(n_in, *input_shape))
+    W = (units - zero).reshape(n_in, -1).T.numpy()
+    return W, zero.flatten().numpy(), tuple(zero.shape[1:])
+
+
+def stabilized(z, epsilon=EPSILON):
+    """Return z moved away from zero by epsilon, upwards at zero."""
+    return z + epsilon * np.where(z >= 0, 1, -1)
+
+
+def epsilon_rule(x, W, b, R, epsilon=EPSILON):
+    """Share by x_i W_ji / (z_j + eps sign z_j): Bach et al. 2015, eq. 58."""
+    q = W * x
+    return q.T @ (R / stabilized(q.sum(1) + b, epsilon))
+
+
+def gamma_rule(x, W, b, R, gamma=4.0, epsilon=EPSILON):
+    """Sign-symmetric gamma, neuron by neuron, with the contributions split by their sign."""
+    result = np.zeros_like(x)
+    for j in range(len(W)):
+        q = W[j] * x
+        positive = q.clip(min=0).sum() + max(b[j], 0)
+        negative = q.clip(max=0).sum() + min(b[j], 0)
+        z = positive + negative
+        if positive >= -negative:
+            favoured, denominator = q.clip(min=0), z + gamma * positive
+        else:
+            favoured, denominator = q.clip(max=0), z + gamma * negative
+        result += (q + gamma * favoured) / stabilized(denominator, epsilon) * R[j]
+    return result
+
+
+def alpha_beta_rule(x, W, b, R, alpha, beta, epsilon=EPSILON):
+    """Positive and negative contributions normalised on their own: Bach et al. 2015, eq. 60."""
+    q = W * x
+    positive, negative = q.clip(min=0), q.clip(max=0)
+    up = positive.T @ (R / stabilized(positive.sum(1) + b.clip(min=0), epsilon))
+    down = negative.T @ (R / stabilized(negative.sum(1) + b.clip(max=0), epsilon))
+    return alpha * up - beta * down
+
+
+def z_box_rule(x, W, b, R, low, high, epsilon=EPSILON):
+    """Deep Taylor decomposition in a box: Montavon et al. 2017, eq. 15."""
+    n = W * x - W.clip(min=0) * low - W.clip(max=0) * high
+    return n.T @ (R / stabilized(n.sum(1), epsilon))
+
+
+def flat_rule(x, W, b, R, epsilon=EPSILON):
+    """Equal shares among the inputs that a neuron is connected to: Lapuschkin et al. 2019."""
+    connected = (W != 0).astype(float)
+    return connected.T @ (R / stabilized(connected.sum(1), epsilon))
+
+
+def w_square_rule(x, W, b, R, epsilon=EPSILON):
+    """Share by squared weights: Montavon et al. 2017, eq. 11."""
+    return (W**2).T @ (R / stabilized((W**2).sum(1), epsilon))
+
+
+def norm_rule(x, W, b, R):
+    """Share by contribution, without a stabiliser."""
+    q = W * x
+    return q.T @ (R / (q.sum(1) + b))
+
+
+def seed(logits, target):
+    """Return relevance 1 at one logit."""
+    R = np.zeros_like(logits)
+    R[target] = 1
+    return R
