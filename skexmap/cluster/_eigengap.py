@@ -1,14 +1,14 @@
 """Spectral clustering that chooses the number of clusters by the eigengap."""
 
 import warnings
-from numbers import Integral, Real
+from numbers import Integral
 
 import numpy as np
 from scipy import sparse
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from skexmap._validation import Interval, StrOptions, _fit_context
+from skexmap._validation import Interval, RealNotInt, StrOptions, _fit_context
 from skexmap.cluster._affinity import (
     check_precomputed,
     log_neighbors,
@@ -189,7 +189,7 @@ class EigengapSpectralClustering(ClustererStep):
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "min_cluster_size": [
             Interval(Integral, 1, None, closed="left"),
-            Interval(Real, 0, 1, closed="neither"),
+            Interval(RealNotInt, 0, 1, closed="neither"),
             None,
         ],
         "small_clusters": [StrOptions({"merge", "mark", "keep"})],

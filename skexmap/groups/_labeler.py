@@ -1,6 +1,7 @@
 """Pseudo-groups: every class crossed with the clusters that a clusterer finds."""
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, clone
@@ -9,10 +10,11 @@ from sklearn.utils.validation import _num_samples, check_is_fitted, column_or_1d
 
 from skexmap._blocks import EMBEDDING, HEATMAP
 from skexmap._group_labels import cluster_of_class, encode_groups
-from skexmap._validation import HasMethods, StrOptions, _check_feature_names_in, _fit_context
+from skexmap._validation import HasMethods, Interval, StrOptions, _check_feature_names_in, _fit_context
 from skexmap.cluster import EigengapSpectralClustering
 from skexmap.cluster._neighbors import nearest_rows
 from skexmap.cluster._output import columns_handed_on, flat_block, hand_on
+from skexmap.cluster._sizes import smallest_size, without_small_clusters
 from skexmap.cluster._spectrum import renumber_by_size
 
 FLOATS = (np.float64, np.float32)
@@ -35,6 +37,13 @@ class PseudoGroupLabeler(TransformerMixin, BaseEstimator):
     block : {"heatmap", "embedding"}, default="heatmap"
         Which named block to cluster. ``"embedding"``, whose rows are divided by their largest absolute
         value first, is the choice of GEORGE [2]_. A plain 2-D X is taken for that block.
+    min_cluster_size : int, float or None, default=None
+        Fewer rows of a class than this in a cluster are too few for a pseudo-group: a number of rows, or a
+        share of the rows of the class between 0 and 1. None: no number is too small.
+    small_clusters : {"merge", "mark", "keep"}, default="merge"
+        What becomes of them. ``"merge"``: they join the cluster in which the other rows of the class have
+        the nearest mean. ``"mark"``: they get the cluster, and the pseudo-group, -1, which is left out of
+        balancing. ``"keep"``: they stay, with a `TinyClusterWarning`.
 
     Attributes
     ----------
@@ -49,6 +58,9 @@ class PseudoGroupLabeler(TransformerMixin, BaseEstimator):
         equal sizes are ordered by their first member. -1 where the clusterer said -1.
     group_labels_ : ndarray of shape (n_samples,), int64
         Pseudo-group of each training row; -1 ("belongs to none") where the cluster is -1.
+    placement_ : ndarray of shape (n_classes, n_clusters_), int64
+        Where the policy for small clusters sends the rows of each class (row) in each cluster (column): a
+        cluster, or -1. Without `min_cluster_size`, every cluster stays.
     clusterers_ : list of clusterers
         The fitted clusterer, or one per class with ``scope="local"``.
     n_features_in_ : int
@@ -61,7 +73,13 @@ class PseudoGroupLabeler(TransformerMixin, BaseEstimator):
     ValueError
         In `fit`: if y is missing, of another length or no classification target; if X holds NaN or
         infinite values; if the block is missing; if a class has too few samples for the clusterer (the
-        message names the class); if the clusterer put every row of a class at -1.
+        message names the class); if the clusterer put every row of a class at -1; if all clusters of a
+        class are small.
+
+    Warns
+    -----
+    TinyClusterWarning
+        If ``small_clusters="keep"`` kept a small cluster.
 
     See Also
     --------
@@ -78,6 +96,11 @@ class PseudoGroupLabeler(TransformerMixin, BaseEstimator):
     `SpectralClustering`, `AgglomerativeClustering`, `DBSCAN`, ...) is served by the nearest training row:
     a new row has its cluster, -1 included. A new row that `predict` puts into a cluster without training
     rows gets -1.
+
+    With `min_cluster_size` a cluster may be small in one class only. So the step then hands on one cluster
+    per class whatever the scope, and a new row of a class in a small cluster goes where the training rows
+    of that class went. The clusters keep their numbers, so that the numbers of dissolved groups stay
+    unused.
 
     A single class in y is allowed: the groups then are the clusters. A single cluster is allowed too: the
     groups then are the classes.
@@ -109,12 +132,28 @@ class PseudoGroupLabeler(TransformerMixin, BaseEstimator):
         "clusterer": [HasMethods(["fit", "fit_predict"]), None],
         "scope": [StrOptions({"global", "local"})],
         "block": [StrOptions({HEATMAP, EMBEDDING})],
+        "min_cluster_size": [
+            Interval(Integral, 1, None, closed="left"),
+            Interval(Real, 0, 1, closed="neither"),
+            None,
+        ],
+        "small_clusters": [StrOptions({"merge", "mark", "keep"})],
     }
 
-    def __init__(self, clusterer=None, *, scope="global", block="heatmap"):
+    def __init__(
+        self,
+        clusterer=None,
+        *,
+        scope="global",
+        block="heatmap",
+        min_cluster_size=None,
+        small_clusters="merge",
+    ):
         self.clusterer = clusterer
         self.scope = scope
         self.block = block
+        self.min_cluster_size = min_cluster_size
+        self.small_clusters = small_clusters
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y):
@@ -134,27 +173,35 @@ class PseudoGroupLabeler(TransformerMixin, BaseEstimator):
         """
         rows, y = self._read(X, y, reset=True)
         self.classes_, class_codes = np.unique(y, return_inverse=True)
-        n_classes = len(self.classes_)
+        members = [np.flatnonzero(class_codes == c) for c in range(len(self.classes_))]
+        names = [f"class {name!r}" for name in self.classes_.tolist()]
         clusterer = EigengapSpectralClustering() if self.clusterer is None else self.clusterer
         if self.scope == "global":
             self._clusters = [fit_clusterer(clone(clusterer), rows, "the rows")]
-            self.cluster_labels_ = self._clusters[0].labels
+            labels = self._clusters[0].labels
         else:
-            members = [np.flatnonzero(class_codes == c) for c in range(n_classes)]
             self._clusters = [
-                fit_clusterer(clone(clusterer), rows[m], f"class {name!r}")
-                for m, name in zip(members, self.classes_.tolist(), strict=True)
+                fit_clusterer(clone(clusterer), rows[own], name)
+                for own, name in zip(members, names, strict=True)
             ]
-            self.cluster_labels_ = np.empty(len(rows), dtype=np.int64)
-            for m, clusters in zip(members, self._clusters, strict=True):
-                self.cluster_labels_[m] = clusters.labels
+            labels = np.empty(len(rows), dtype=np.int64)
+            for own, clusters in zip(members, self._clusters, strict=True):
+                labels[own] = clusters.labels
         self.clusterers_ = [clusters.clusterer for clusters in self._clusters]
         self.n_clusters_per_class_ = np.resize(
-            [clusters.n_clusters for clusters in self._clusters], n_classes
+            [clusters.n_clusters for clusters in self._clusters], len(self.classes_)
         )
         self.n_clusters_ = int(self.n_clusters_per_class_.max())
+        self.placement_ = np.tile(np.arange(self.n_clusters_), (len(self.classes_), 1))
+        if self.min_cluster_size is not None:
+            for c, (own, name) in enumerate(zip(members, names, strict=True)):
+                min_size = smallest_size(self.min_cluster_size, len(own))
+                self.placement_[c] = place_small_clusters(
+                    labels, own, self.n_clusters_, min_size, self.small_clusters, rows, name
+                )
+        self.cluster_labels_ = placed(labels, class_codes, self.placement_)
         self.group_labels_ = encode_groups(class_codes, self.cluster_labels_, self.n_clusters_)
-        shape = (1,) if self.scope == "global" else (1, n_classes)
+        shape = (1, len(self.classes_)) if self._one_cluster_per_class else (1,)
         self._columns_out = columns_handed_on(X, np.zeros(shape, dtype=np.int64))
         return self
 
@@ -249,7 +296,7 @@ class PseudoGroupLabeler(TransformerMixin, BaseEstimator):
             As `transform` returns it.
         """
         self.fit(X, y)
-        if self.scope == "global":
+        if not self._one_cluster_per_class:
             return hand_on(self, X, self.cluster_labels_)
         rows, y = self._read(X, y, reset=False)
         clusters = self._clusters_of(rows)
@@ -297,9 +344,17 @@ class PseudoGroupLabeler(TransformerMixin, BaseEstimator):
             check_classification_targets(y)
         return (divided_by_largest(rows) if self.block == EMBEDDING else rows), y
 
+    @property
+    def _one_cluster_per_class(self):
+        return self.scope == "local" or self.min_cluster_size is not None
+
     def _clusters_of(self, rows):
+        """Return one cluster per row, or one per row and class."""
         clusters = [own.predict(rows) for own in self._clusters]
-        return clusters[0] if self.scope == "global" else np.stack(clusters, axis=1)
+        if not self._one_cluster_per_class:
+            return clusters[0]
+        per_class = clusters * (len(self.classes_) if self.scope == "global" else 1)
+        return np.stack([placed(own, c, self.placement_) for c, own in enumerate(per_class)], axis=1)
 
 
 @dataclass
@@ -364,6 +419,46 @@ def fit_clusterer(clusterer, rows, what):
     labels = renumber_by_size(given)
     numbers = dict(zip(given.tolist(), labels.tolist(), strict=True))
     return FittedClusterer(clusterer, labels, numbers, None if hasattr(clusterer, "predict") else rows)
+
+
+def place_small_clusters(labels, own, n_clusters, min_size, policy, rows, name):
+    """Return where the policy for small clusters sends the rows of one class in each cluster.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n_samples,), int64
+        Cluster of every row.
+    own : ndarray of shape (n_own,), int64
+        The rows of the class.
+    n_clusters : int
+        Number of clusters.
+    min_size : int
+        Clusters of fewer rows of the class are small.
+    policy : {"merge", "mark", "keep"}
+        What becomes of them.
+    rows : ndarray of shape (n_samples, n_features)
+        What was clustered.
+    name : str
+        What to call the class in an error.
+
+    Returns
+    -------
+    placement : ndarray of shape (n_clusters,), int64
+        A cluster, or -1. A cluster without rows of the class stays.
+    """
+    try:
+        after, _ = without_small_clusters(labels[own], min_size, policy, rows=rows[own])
+    except ValueError as error:
+        raise ValueError(f"In {name}: {error}") from error
+    placement = np.arange(n_clusters)
+    belongs = labels[own] >= 0
+    placement[labels[own][belongs]] = after[belongs]
+    return placement
+
+
+def placed(labels, class_codes, placement):
+    """Apply a placement to the clusters of rows of known class; -1 stays."""
+    return np.where(labels >= 0, placement[class_codes, labels], -1)
 
 
 def divided_by_largest(rows):

@@ -1,0 +1,191 @@
+"""How far a clustering can be trusted: what is left of it on other samples."""
+
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+from joblib import Parallel, delayed
+from sklearn.base import clone
+from sklearn.metrics import adjusted_rand_score
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import _num_samples
+
+# Steinley's and Hennig's limits, see `cluster_stability`.
+GOOD_ARI, POOR_ARI = 0.80, 0.65
+GOOD_JACCARD, POOR_JACCARD = 0.75, 0.60
+
+
+@dataclass(frozen=True)
+class ClusterStability:
+    """What `cluster_stability` found.
+
+    Attributes
+    ----------
+    adjusted_rand_indices : ndarray of shape (n_resamples,)
+        Agreement of each resample's clusters with those of all rows: 1 is the same, 0 is chance.
+    jaccards : ndarray of shape (n_resamples, n_clusters)
+        For each cluster of all rows, its overlap (intersection over union) with the most similar cluster
+        of each resample; NaN where the resample holds none of its rows.
+    n_clusters : ndarray of shape (n_resamples,), int64
+        Number of clusters found in each resample.
+    n_clusters_of_all : int
+        Number of clusters found in all rows.
+    """
+
+    adjusted_rand_indices: np.ndarray
+    jaccards: np.ndarray
+    n_clusters: np.ndarray
+    n_clusters_of_all: int
+
+    @property
+    def mean_adjusted_rand_index(self):
+        """Mean agreement with the clusters of all rows."""
+        return float(self.adjusted_rand_indices.mean())
+
+    @property
+    def mean_jaccards(self):
+        """Mean overlap of each cluster, ndarray of shape (n_clusters,)."""
+        return np.nanmean(self.jaccards, axis=0)
+
+    @property
+    def n_clusters_agreement(self):
+        """Share of the resamples in which as many clusters were found as in all rows."""
+        return float((self.n_clusters == self.n_clusters_of_all).mean())
+
+    @property
+    def verdict(self):
+        """One of "stable", "doubtful" and "do not trust"."""
+        weakest = self.mean_jaccards.min()
+        if self.mean_adjusted_rand_index < POOR_ARI or weakest < POOR_JACCARD:
+            return "do not trust"
+        if self.mean_adjusted_rand_index < GOOD_ARI or weakest < GOOD_JACCARD:
+            return "doubtful"
+        return "stable"
+
+    def __str__(self):
+        weakest = int(self.mean_jaccards.argmin())
+        return (
+            f"{self.verdict}: over {len(self.n_clusters)} resamples the adjusted Rand index is "
+            f"{self.mean_adjusted_rand_index:.2f} on average, the weakest cluster ({weakest}) keeps a Jaccard overlap "
+            f"of {self.mean_jaccards[weakest]:.2f}, and {self.n_clusters_agreement:.0%} of the resamples have "
+            f"{self.n_clusters_of_all} clusters."
+        )
+
+
+def cluster_stability(estimator, X, *, n_resamples=20, fraction=0.8, random_state=None, n_jobs=None):
+    """Cluster subsamples of X and tell how much of the clusters of X is left.
+
+    Parameters
+    ----------
+    estimator : clusterer
+        Anything with `fit_predict`; clones of it are fitted.
+    X : array-like or structured ndarray of n_samples rows
+        What to cluster, as the estimator takes it.
+    n_resamples : int, default=20
+        Number of subsamples.
+    fraction : float, default=0.8
+        Share of the rows in a subsample, drawn without replacement (copies of a row would make neighbours
+        of it).
+    random_state : int, RandomState instance or None, default=None
+        Draws the subsamples.
+    n_jobs : int, default=None
+        Subsamples clustered at a time.
+
+    Returns
+    -------
+    stability : ClusterStability
+        ``print`` it for a sentence. Its `verdict` is
+
+        - "do not trust" where the mean adjusted Rand index is below 0.65 ("poor" by Steinley [1]_) or a
+          cluster keeps less than 0.6 of itself ("should not be trusted" by Hennig [2]_),
+        - "stable" where they reach 0.80 ("good") and, for every cluster, 0.75 ("valid, stable"),
+        - "doubtful" in between.
+
+    Raises
+    ------
+    ValueError
+        If `fraction` does not lie between 0 and 1, or `n_resamples` is less than 2.
+
+    Notes
+    -----
+    A stable clustering is not for that reason a meaningful one: on rows without any clusters an algorithm
+    may well cut at the same place each time. Unstable clusters are not worth a look, though. The clusters
+    are judged one by one because the smallest one, the group that matters, hardly moves the adjusted Rand
+    index.
+
+    Rows marked -1 count as a cluster of their own for the adjusted Rand index, and have no Jaccard overlap.
+
+    References
+    ----------
+    .. [1] D. Steinley, "Properties of the Hubert-Arabie adjusted Rand index", Psychological Methods 9(3),
+       2004.
+    .. [2] C. Hennig, "Cluster-wise assessment of cluster stability", Computational Statistics & Data
+       Analysis 52(1), 2007, and the documentation of ``clusterboot`` in his R package fpc.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_blobs
+    >>> from skexmap.cluster import OverclusteringKMeans, cluster_stability
+    >>> X, _ = make_blobs([60, 40], n_features=5, random_state=0)
+    >>> two, nine = (OverclusteringKMeans(k, random_state=0) for k in (2, 9))
+    >>> cluster_stability(two, X, n_resamples=5, random_state=0).verdict
+    'stable'
+    >>> cluster_stability(nine, X, n_resamples=5, random_state=0).verdict
+    'do not trust'
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(
+            f"fraction={fraction} must lie between 0 and 1: it is the share of rows in a resample."
+        )
+    if n_resamples < 2:
+        raise ValueError(f"n_resamples={n_resamples} cannot tell how clusters vary. Pass at least 2.")
+    random_state = check_random_state(random_state)
+    n_samples = _num_samples(X)
+    if not hasattr(X, "shape"):
+        X = np.asarray(X)
+    size = ceil(fraction * n_samples)
+    samples = [np.sort(random_state.permutation(n_samples)[:size]) for _ in range(n_resamples)]
+    reference = np.asarray(clone(estimator).fit_predict(X))
+    found = Parallel(n_jobs=n_jobs)(
+        delayed(labels_of_sample)(clone(estimator), X, sample) for sample in samples
+    )
+    return ClusterStability(
+        np.array(
+            [adjusted_rand_score(reference[s], labels) for s, labels in zip(samples, found, strict=True)]
+        ),
+        np.array([jaccards(reference, s, labels) for s, labels in zip(samples, found, strict=True)]),
+        np.array([len(np.unique(labels[labels >= 0])) for labels in found]),
+        len(np.unique(reference[reference >= 0])),
+    )
+
+
+def labels_of_sample(estimator, X, sample):
+    """Return the clusters that an estimator finds in some rows of X."""
+    rows = X.iloc[sample] if hasattr(X, "iloc") else X[sample]
+    return np.asarray(estimator.fit_predict(rows))
+
+
+def jaccards(reference, sample, labels):
+    """Return, for each reference cluster, its largest Jaccard overlap with a cluster of the sample.
+
+    Parameters
+    ----------
+    reference : ndarray of shape (n_samples,), int64
+        Clusters of all rows.
+    sample : ndarray of shape (n_sampled,), int64
+        The rows in the sample.
+    labels : ndarray of shape (n_sampled,), int64
+        Their clusters in the sample.
+
+    Returns
+    -------
+    overlaps : ndarray of shape (n_clusters,)
+        NaN for a cluster without a row in the sample.
+    """
+    overlaps = []
+    for cluster in np.unique(reference[reference >= 0]):
+        own = reference[sample] == cluster
+        others = [labels == label for label in np.unique(labels[labels >= 0])]
+        best = max(((own & other).sum() / (own | other).sum() for other in others), default=0.0)
+        overlaps.append(best if own.any() else np.nan)
+    return np.array(overlaps)
