@@ -26,6 +26,10 @@ TOLERANCE = 1e-7
 _MAX_ROUNDS = 500
 _STEPS_PER_ROUND = 2
 _MIN_NEWCOMERS = 20
+# Nearly collinear features: where the projected Newton step does not descend, damping turns it towards the diagonally
+# scaled gradient, which always does.
+_DAMPINGS = (1e-9, 1e-4, 1e-1, 1e2, 1e5)
+_STEPS = 0.5 ** np.arange(12)
 
 
 def l1_logistic(X, targets, weight, start=None):
@@ -143,18 +147,21 @@ def _newton_steps(columns, weight, w, margin):
             return w, margin, False
         orthant = np.where(at_zero, -np.sign(pull), np.sign(w))
         root = np.sqrt(weight * chance * (1 - chance))[:, None] * columns
-        direction = _newton_direction(root.T @ root, pull, orthant, at_zero)
-        step = 1.0
-        while True:
-            moved = w + step * direction
-            moved[moved * orthant <= 0] = 0
-            moved_margin = columns @ moved
-            moved_value = _objective(moved, moved_margin, weight)
-            if moved_value <= value + 1e-4 * (pull @ (moved - w)):
+        hessian = root.T @ root
+        for damping in _DAMPINGS:
+            direction = _newton_direction(hessian, damping, pull, orthant, at_zero)
+            for step in _STEPS:
+                moved = w + step * direction
+                moved[moved * orthant <= 0] = 0
+                moved_margin = columns @ moved
+                moved_value = _objective(moved, moved_margin, weight)
+                lower = moved_value <= value + 1e-4 * (pull @ (moved - w))
+                if lower:
+                    break
+            if lower:
                 break
-            step /= 2
-            if step < 1e-12:
-                return w, margin, True
+        else:
+            return w, margin, True
         w, margin, value = moved, moved_margin, moved_value
     return w, margin, False
 
@@ -163,16 +170,16 @@ def _objective(w, margin, weight):
     return weight @ np.logaddexp(0, -margin) + np.abs(w).sum()
 
 
-def _newton_direction(hessian, pull, orthant, at_zero):
-    """Return the Newton direction of the coefficients that may move."""
-    # Fewer samples than coefficients make it singular; the ridge is too small to slow the convergence.
+def _newton_direction(hessian, damping, pull, orthant, at_zero):
+    """Return the damped Newton direction of the coefficients that may move."""
     diagonal = np.einsum("ii->i", hessian)
-    diagonal += 1e-9 * diagonal.mean() + 1e-12
+    # The absolute part is for features without any curvature left.
+    damped = hessian + np.diag(damping * diagonal + 1e-12 * (1 + diagonal.max()))
     free = ~at_zero | (pull != 0)
     while True:
         rows = np.flatnonzero(free)
         direction = np.zeros(len(pull))
-        direction[rows] = -np.linalg.solve(hessian[np.ix_(rows, rows)], pull[rows])
+        direction[rows] = -np.linalg.solve(damped[np.ix_(rows, rows)], pull[rows])
         # A zero coefficient may only leave into the orthant of its own pull.
         wrong = at_zero & (direction * orthant < 0)
         if not wrong.any():
