@@ -91,6 +91,11 @@ class Composite:
         """Whether a rule inside the network gives relevance to inputs of zero, which a ReLU must then hand on."""
         return any(not rule.proportional and not match.first for match, rule in self.entries)
 
+    @property
+    def gives_to_zeros(self):
+        """Whether any rule, at the image or inside, gives relevance to inputs of zero."""
+        return any(not rule.proportional for _, rule in self.entries)
+
     def __repr__(self):
         return f"Composite({list(self.entries)!r}, name={self.name!r})"
 

@@ -198,7 +198,9 @@ class Interception(TorchFunctionMode):
             return func(*args, **kwargs)
         if name in _FACTS:
             return func(*args, **kwargs)
-        return self._handle(Call(self, name, func, args, kwargs))
+        # A model may run parts of itself without gradients (a frozen body): relevance passes there all the same.
+        with torch.enable_grad():
+            return self._handle(Call(self, name, func, args, kwargs))
 
     def _handle(self, call):
         if not call.tags:
@@ -207,6 +209,8 @@ class Interception(TorchFunctionMode):
                 return call.func(*call.args, **call.kwargs)
         if "out" in call.kwargs and call.kwargs["out"] is not None:
             return self.refuse(call, "It writes into a given tensor (`out=`).")
+        if torch.is_inference_mode_enabled():
+            return self.refuse(call, "It runs in `torch.inference_mode()`: use `torch.no_grad()` there.")
         handler = HANDLERS.get(call.name)
         if handler is None:
             return self._without_handler(call)
@@ -262,9 +266,13 @@ class Interception(TorchFunctionMode):
         """Return the name of the module that owns a weight."""
         return self._engine._names.get(id(weight), "?")
 
+    def owns(self, *values):
+        """Return whether all tensors (None aside) live as long as the model: only then their identity is a key."""
+        return all(value is None or id(value) in self._engine._names for value in values)
+
     def cache_for(self, weight, bias):
         """Return the store of a layer's weight variants; a fresh one for weights that no module owns."""
-        if id(weight) not in self._engine._names:
+        if not self.owns(weight, bias):
             return {}
         return self._engine._caches.setdefault((id(weight), id(bias)), {})
 
@@ -346,6 +354,14 @@ class Call:
     def __init__(self, run, name, func, args, kwargs):
         self.name = name
         self.func = func
+        if not args and "input" in kwargs:
+            args, kwargs = (kwargs["input"],), {key: kwargs[key] for key in kwargs if key != "input"}
+        for second in ("other", "mat2"):
+            if len(args) == 1 and second in kwargs:
+                args, kwargs = (
+                    (args[0], kwargs[second]),
+                    {key: kwargs[key] for key in kwargs if key != second},
+                )
         self.args = tuple(self._resolve(run, value) for value in args)
         self.kwargs = {key: self._resolve(run, value) for key, value in kwargs.items()}
         self.writes_to = None

@@ -7,11 +7,14 @@ from skexmap.lrp._convolution import FEW_CHANNELS, convolve, transpose_convoluti
 
 
 class BatchNormStatistics:
-    """The affine map that a batch-norm in evaluation mode is."""
+    """The affine map that a batch-norm in evaluation mode is.
 
-    def __init__(self, mean, variance, weight, bias, eps):
+    `owned` says that its tensors live as long as the model, so that what is derived from them may be kept.
+    """
+
+    def __init__(self, mean, variance, weight, bias, eps, *, owned):
         self._values = (mean, variance, weight, bias, eps)
-        self.key = id(mean)
+        self.key = (*map(id, self._values[:4]), eps) if owned else None
 
     def affine(self):
         """Return scale and shift, one per channel: the batch-norm is ``scale * z + shift``."""
@@ -60,7 +63,9 @@ class WeightedLayer:
         """Return this layer with a batch-norm, given as `BatchNormStatistics`, folded into its weights."""
         layer = self._copy(output)
         layer._fold = batch_norm
-        layer._cache = self._cache.setdefault(("folded", batch_norm.key), {})
+        layer._cache = (
+            {} if batch_norm.key is None else self._cache.setdefault(("folded", batch_norm.key), {})
+        )
         return layer
 
     def rectify(self, output):

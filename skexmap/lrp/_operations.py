@@ -73,19 +73,46 @@ def hand_on(run, call):
     """Reshape, select or average: relevance follows the values; every property of the input is kept."""
     output = call.compute()
     if len(call.tags) == 1 and call.name not in ("pad", "constant_pad_nd", "where", "masked_fill"):
-        return run.tag_all(output, _kept_by_reshaping(call.tags[0]))
+        kept = _kept_by_reshaping(call.tags[0])
+        if call.name not in _KEEP_EVERY_VALUE:
+            kept.dense = None
+        return run.tag_all(output, kept)
     nonnegative = all(tag.nonnegative for tag in call.tags) and not call.has_negative_constant()
     return run.tag_all(output, Tag(nonnegative=nonnegative, pixels=all(tag.pixels for tag in call.tags)))
 
 
 def share_proportionally(run, call):
-    """Sum or scale: inputs share relevance in proportion to their contribution (the rule `Norm`)."""
+    """Sum or scale: inputs share relevance in proportion to their contribution (the rule `Norm`).
+
+    A shift or scaling of the pixels inside the model hands relevance on where a rule may give it to zeros (flat,
+    w-square, z-box): in proportion, a pixel whose shifted value is zero would get an infinite share.
+    """
+    if call.name in _SHIFTS and run.composite.gives_to_zeros and len(call.tags) == 1 and call.tags[0].pixels:
+        return _pass_pixels_on(run, call)
     output = call.compute()
     signed = call.name in ("sub", "rsub", "neg", "negative")
     nonnegative = (
         not signed and all(tag.nonnegative for tag in call.tags) and not call.has_negative_constant()
     )
     return run.tag_all(output, Tag(nonnegative=nonnegative, pixels=all(tag.pixels for tag in call.tags)))
+
+
+def _pass_pixels_on(run, call):
+    (x,) = (
+        tensor for tensor in tensors_in((*call.args, *call.kwargs.values())) if tag_of(tensor) is not None
+    )
+    with torch.no_grad():
+        value = call.compute()
+    if value.shape != x.shape:
+        return run.tag_all(call.compute(), Tag(pixels=True))
+    return run.tag_all(_PassOn.apply(x, value), Tag(pixels=True))
+
+
+_SHIFTS = {"add", "sub", "rsub", "mul", "multiply", "div", "divide", "true_divide", "truediv", "batch_norm"}
+_KEEP_EVERY_VALUE = {
+    "flatten", "unflatten", "reshape", "reshape_as", "view", "view_as", "contiguous", "unsqueeze", "squeeze", "clone",
+    "to", "float", "double", "type", "type_as", "ravel", "atleast_2d",
+}  # fmt: skip
 
 
 def interpolate(run, call):
@@ -103,7 +130,9 @@ def make_constant(run, call):
 
 
 def drop_out(run, call):
-    """Dropout does nothing in evaluation mode, whatever the module's flag says."""
+    """Dropout does nothing in evaluation mode; a call that drops all the same makes the model random."""
+    if call.argument(1, "p", 0.5) > 0 and call.argument(2, "training", call.kwargs.get("train", False)):
+        return run.refuse(call, "It is active in evaluation mode: pass `training=self.training`.")
     return run.tag_all(call.args[0].view_as(call.args[0]), _kept_by_reshaping(call.tags[0]))
 
 
@@ -226,11 +255,14 @@ def _weighted(run, x, output, operation, weight, bias, settings=None):
     )
 
 
+WEIGHTS_DEPEND = "Its weights depend on the image."
+
+
 def dense(run, call):
     """Apply a dense layer: the composite's rule."""
     weight, bias = call.argument(1, "weight"), call.argument(2, "bias", None)
-    if tag_of(weight) is not None or tag_of(bias) is not None:
-        return run.refuse(call, "Its weights depend on the image.")
+    if len(call.tags) > 1 or tag_of(call.args[0]) is None:
+        return run.refuse(call, WEIGHTS_DEPEND)
     return _dense(run, call, call.args[0], weight, bias)
 
 
@@ -244,8 +276,8 @@ def _dense(run, call, x, weight, bias):
 def convolution(run, call):
     """Convolve: the composite's rule."""
     x, weight = call.args[0], call.argument(1, "weight")
-    if tag_of(weight) is not None:
-        return run.refuse(call, "Its weights depend on the image.")
+    if len(call.tags) > 1 or tag_of(x) is None:
+        return run.refuse(call, WEIGHTS_DEPEND)
     transposed = "transpose" in call.name
     spatial = weight.ndim - 2
     if x.ndim != weight.ndim:
@@ -305,19 +337,24 @@ def batch_norm(run, call):
     mean, variance = call.argument(1, "running_mean"), call.argument(2, "running_var")
     weight, bias = call.argument(3, "weight", None), call.argument(4, "bias", None)
     eps = call.argument(7, "eps", 1e-5)
-    if mean is None or variance is None:
+    if mean is None or variance is None or call.argument(5, "training", False):
         return run.refuse(
             call,
             "It uses the statistics of the batch, so that an image's map would depend on its companions.",
         )
+    if len(call.tags) > 1:
+        return run.refuse(call, WEIGHTS_DEPEND)
     with torch.no_grad():
         output = F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
-    statistics = BatchNormStatistics(mean, variance, weight, bias, eps)
+    owned = run.owns(mean, variance, weight, bias)
+    statistics = BatchNormStatistics(mean, variance, weight, bias, eps, owned=owned)
     tag = tag_of(x)
     if tag.layer is not None and tag.layer.can_fold:
         layer = tag.layer.folded(statistics, output)
         return _apply_rule(run, call, tag.source, layer, Tag())
     layer = _weighted(run, x, output, "batch_norm", mean, None).folded(statistics, output)
+    if tag.pixels and run.composite.gives_to_zeros and run.rule_for(layer, call).proportional:
+        return _pass_pixels_on(run, call)
     return _apply_rule(run, call, x, layer, Tag(pixels=tag.pixels))
 
 
@@ -350,6 +387,8 @@ class _Normalize(torch.autograd.Function):
 
 
 def _normalize(run, call, view, scale, eps, centred=True):
+    if len(call.tags) > 1:
+        return run.refuse(call, WEIGHTS_DEPEND)
     with torch.no_grad():
         value = call.compute()
     scale = None if scale is None else scale.detach()
@@ -429,6 +468,8 @@ def relu(run, call):
 def activation(run, call):
     """Any other elementwise function hands relevance on (the rule `Pass`)."""
     x = call.args[0]
+    if len(call.tags) > 1 or tag_of(x) is None:
+        return run.refuse(call, "Its bounds or weights depend on the image.")
     with torch.no_grad():
         value = call.compute()
     output = _PassOn.apply(x, value)
@@ -462,7 +503,9 @@ def softmax(run, call):
 
 def scaled_dot_product_attention(run, call):
     """Attention from its parts, each with its rule (AttnLRP)."""
-    query, key, value = call.args[:3]
+    query, key, value = (call.argument(i, name) for i, name in enumerate(("query", "key", "value")))
+    if call.argument(4, "dropout_p", 0.0) > 0:
+        return run.refuse(call, "Its dropout is active in evaluation mode: pass `dropout_p=0`.")
     mask = call.argument(3, "attn_mask", None)
     causal = call.argument(5, "is_causal", False)
     scale = call.argument(6, "scale", None) or 1 / math.sqrt(query.shape[-1])
@@ -569,7 +612,8 @@ _HAND_ON = [
     "repeat_interleave", "tile", "clone", "to", "float", "double", "half", "bfloat16", "type", "type_as",
     "cuda", "cpu", "cat", "concat", "concatenate", "stack", "hstack", "vstack", "pixel_shuffle",
     "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "pad", "constant_pad_nd", "max_pool1d",
-    "max_pool2d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "amax",
+    "max_pool2d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
+    "max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices", "amax",
     "max", "maximum", "where", "masked_fill", "unfold", "diagonal", "atleast_2d", "ravel",
 ]  # fmt: skip
 _PROPORTIONAL = [

@@ -84,3 +84,20 @@ def seed(logits, target):
     R = np.zeros_like(logits)
     R[target] = 1
     return R
+
+
+def through(module, x, rule):
+    """Apply a linear torch module to x; return the output and the function that brings relevance back through it."""
+    W, b, shape = matrix_of(module, x.shape)
+    z = (W @ x.flatten() + b).reshape(shape)
+    return z, lambda R: rule(x.flatten(), W, b, R.flatten()).reshape(x.shape)
+
+
+def shares(*terms):
+    """Return what each term of a sum gets of relevance 1, in proportion to its value."""
+    return [term / sum(terms) for term in terms]
+
+
+def relu(x):
+    """Return the positive part."""
+    return x.clip(min=0)
