@@ -293,7 +293,8 @@ def score_halving(embedding, class_codes, group_codes, n_classes, Cs, *, balance
     coef, intercept = l1_logistic_path(X, class_codes[rows], n_classes, Cs, weight)
     coef, intercept = fold_scaler(coef.reshape(-1, X.shape[1]), intercept.ravel(), mean, scale)
     # All strengths in one product: reading the score half costs more than the arithmetic.
-    scores = (embedding[score_half] @ coef.T + intercept).reshape(len(score_half), len(Cs), -1)
+    scores = embedding[score_half] @ coef.T.astype(embedding.dtype) + intercept
+    scores = scores.reshape(len(score_half), len(Cs), -1)
     correct = predict_codes(scores) == class_codes[score_half, None]
     return worst_group_accuracies(correct, group_codes[score_half])
 
