@@ -127,20 +127,23 @@ class Gamma(Rule):
             weight, bias = layer.weights("plus", 1.0, self.gamma, shift=self.epsilon)
             # At least (1 + gamma) z + epsilon where z > 0; elsewhere the share is zero whatever divides it.
             denominator = layer.apply(layer.input, weight, bias).clamp_(min=max(self.epsilon, TINY))
-            return layer.transpose((coefficient * layer.output).div_(denominator), weight)
+            # In place: fresh memory for a feature map costs more than the arithmetic on it.
+            share = torch.div(coefficient, denominator, out=denominator).mul_(layer.output)
+            return layer.transpose(share, weight)
         signed_weight, _ = layer.weights("plus", 1 + half, 0.0)
         absolute_weight, absolute_bias = layer.weights("absolute", half, shift=max(self.epsilon, TINY))
-        z = layer.output
-        magnitude = z if layer.rectified else z.abs()
         absolute_input = layer.input if layer.input_nonnegative else layer.input.abs()
         denominator = layer.apply(absolute_input, absolute_weight, absolute_bias)
-        denominator.add_(magnitude, alpha=1 + half)
-        share = coefficient / denominator
+        z = layer.output
         if layer.rectified:
-            share *= magnitude
+            denominator.add_(z, alpha=1 + half)
+            share = torch.div(coefficient, denominator, out=denominator).mul_(z)
             signed, absolute = layer.transpose_two(share, signed_weight, absolute_weight)
         else:
-            signed = layer.transpose(share * magnitude, signed_weight)
+            magnitude = z.abs()
+            denominator.add_(magnitude, alpha=1 + half)
+            share = torch.div(coefficient, denominator, out=denominator)
+            signed = layer.transpose(magnitude.mul_(share), signed_weight)
             absolute = layer.transpose(share.mul_(z), absolute_weight)
         if not layer.input_nonnegative:
             absolute *= layer.input.sign()
