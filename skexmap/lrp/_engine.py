@@ -7,8 +7,10 @@ without one, or one that has been written to since, was fed by something the mod
 custom autograd Function), and is refused on the spot.
 """
 
+import contextlib
 import inspect
 import sys
+import threading
 from dataclasses import dataclass
 
 import torch
@@ -77,8 +79,8 @@ class RelevanceEngine:
         self._caches = {}
         self._versions = None
 
-    def attribute(self, images, choose_target, start="one"):
-        """Return the relevance of every pixel for one logit per image.
+    def attribute(self, images, choose_target, start="one", layer=None):
+        """Return the relevance of every pixel, or of every entry of a layer's output, for one logit per image.
 
         Parameters
         ----------
@@ -87,18 +89,25 @@ class RelevanceEngine:
             Takes the logits, of shape (n, n_logits), and returns the index of the target class of each image.
         start : {"one", "logit"}, default="one"
             Relevance that the target starts with: 1, or its logit.
+        layer : str or None, default=None
+            Name of the module at whose output the propagation stops; None goes down to the pixels.
 
         Returns
         -------
         attribution : Attribution
         """
-        run, leaf, logits = self.forward(images)
+        with self._catch_output(layer) as caught:
+            run, leaf, logits = self.forward(images)
         try:
             detached = logits.detach()
             with torch.no_grad():
                 seed = _seed(detached, choose_target(detached), start)
-            (coefficient,) = torch.autograd.grad(logits, leaf, seed)
-            relevance = coefficient.mul_(run.image_values)
+            end, values = leaf, run.image_values
+            if layer is not None:
+                end = _end_of_propagation(run, caught, layer)
+                values = away_from_zero(end.detach())
+            (coefficient,) = torch.autograd.grad(logits, end, seed)
+            relevance = coefficient * values
             dense = tag_of(logits).dense
         finally:
             run.close()
@@ -171,6 +180,31 @@ class RelevanceEngine:
             run.close()
         return None if dense is None else dense[1]
 
+    @contextlib.contextmanager
+    def _catch_output(self, layer):
+        """Collect what the module of this name returns, in this thread."""
+        caught = []
+        if layer is None:
+            yield caught
+            return
+        modules = dict(self.model.named_modules())
+        if layer not in modules:
+            raise ValueError(
+                f"The model has no module named {layer!r}. Its top-level modules are "
+                f"{[name for name, _ in self.model.named_children()]}."
+            )
+        thread = threading.get_ident()
+
+        def catch(module, inputs, output):
+            if threading.get_ident() == thread:
+                caught.append(first_output(output))
+
+        handle = modules[layer].register_forward_hook(catch)
+        try:
+            yield caught
+        finally:
+            handle.remove()
+
     def _forget_outdated_weights(self):
         tensors = (*self.model.parameters(), *self.model.buffers())
         versions = [(id(values), values.data_ptr(), values._version) for values in tensors]
@@ -189,15 +223,23 @@ class Interception(TorchFunctionMode):
         self.notes = notes
         self._engine = engine
         self._replaced = []
+        self._borrowed = []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = _plain_name(func)
-        arguments = (*args, *kwargs.values())
-        if not any(tag_of(t) is not None or t.requires_grad for t in tensors_in(arguments)):
+        tensors = list(tensors_in((*args, *kwargs.values())))
+        seen = any(tag_of(tensor) is not None for tensor in tensors)
+        if not seen and not any(tensor.requires_grad for tensor in tensors):
             return func(*args, **kwargs)
         if name in _FACTS:
             return func(*args, **kwargs)
+        if not seen:
+            # Weights only: whatever is computed from them is a constant here.
+            for tensor in tensors:
+                self.check_seen(tensor, "an operation")
+            with torch.no_grad():
+                return func(*args, **kwargs)
         # A model may run parts of itself without gradients (a frozen body): relevance passes there all the same.
         with torch.enable_grad():
             return self._handle(Call(self, name, func, args, kwargs))
@@ -216,9 +258,17 @@ class Interception(TorchFunctionMode):
             return self._without_handler(call)
         output = handler(self, call)
         if call.writes_to is not None:
-            tag_of(call.writes_to).replacement = output
-            self._replaced.append(call.writes_to)
+            self._replace(call.writes_to, output)
         return output
+
+    def _replace(self, tensor, output):
+        """Remember that a tensor that the caller holds stands for `output` from now on."""
+        if tag_of(tensor) is None:
+            # A constant that image-dependent values were written into, as in `total = zeros(...); total += x`.
+            tensor._relevance_tag = Tag()
+            self._borrowed.append(tensor)
+        tag_of(tensor).replacement = output
+        self._replaced.append(tensor)
 
     def _without_handler(self, call):
         """Let functions whose result is no floating tensor pass (comparisons, sizes); refuse the others."""
@@ -249,7 +299,7 @@ class Interception(TorchFunctionMode):
             if not tensor.is_floating_point():
                 continue
             own = tag if i == 0 else Tag(tag.nonnegative, tag.gate, tag.pixels)
-            own.version = tensor._version
+            own.sign(tensor)
             tensor._relevance_tag = own
         return output
 
@@ -317,8 +367,9 @@ class Interception(TorchFunctionMode):
             if tensor.grad_fn is None:
                 return
             made_by = tensor.grad_fn.name()
-        elif tag.version != tensor._version:
-            made_by = "an in-place operation"
+        elif not tag.fits(tensor):
+            in_place = tag.version != tensor._version or tensor.grad_fn is None
+            made_by = "an in-place operation" if in_place else tensor.grad_fn.name()
         else:
             return
         raise UnsupportedOperationError(
@@ -345,7 +396,9 @@ class Interception(TorchFunctionMode):
         """Cut the links from tensors to what in-place operations made of them, so that memory is freed at once."""
         for tensor in self._replaced:
             tag_of(tensor).replacement = None
-        self._replaced = []
+        for tensor in self._borrowed:
+            del tensor._relevance_tag
+        self._replaced, self._borrowed = [], []
 
 
 class Call:
@@ -368,7 +421,7 @@ class Call:
         self.result_unknown = False
         if self.kwargs.pop("inplace", False) or _is_in_place(func):
             # The tensor that the caller holds; `resolve` will follow it to the result.
-            self.writes_to = self.args[0] if tag_of(self.args[0]) is not None else None
+            self.writes_to = self.args[0]
             self.func = _out_of_place(func, name)
         self.tags = [tag for t in self._tensors() if (tag := tag_of(t)) is not None]
 
@@ -481,6 +534,24 @@ def _out_of_place(func, name):
         if hasattr(home, name):
             return getattr(home, name)
     return func
+
+
+def _end_of_propagation(run, caught, layer):
+    """Return the tensor at which the propagation stops: what the named module returned."""
+    if not caught:
+        raise ValueError(f"The module {layer!r} did not run in the model's forward pass.")
+    end = run.resolve(caught[-1])
+    tag = tag_of(end)
+    if tag is None:
+        raise ValueError(
+            f"The output of {layer!r} does not depend on the images by any path that can be followed."
+        )
+    if tag.is_folded:
+        raise ValueError(
+            f"The output of {layer!r} is folded into the batch-norm or ReLU behind it, so that relevance does not pass "
+            "through it. Name that module, or the block they belong to."
+        )
+    return end
 
 
 def first_output(output):

@@ -27,27 +27,56 @@ class Tag:
         No weighted layer lies between the image and it.
     layer : WeightedLayer or None
         The layer whose output it is, exactly.
+    is_folded : bool
+        Whether a later operation was folded into that layer, so that its relevance bypasses this tensor.
     source : tensor or None
         The input of that layer, as part of the graph.
     dense : tuple or None
         Input and name of the dense layer whose output it is, up to reshaping.
     version : int
         The tensor's version when it was tagged; another one means that something unseen has written to it.
+    node : int or None
+        Number of its node in autograd's graph; another one means that something unseen has wrapped it.
     replacement : tensor or None
         What an in-place operation has turned it into.
     """
 
-    __slots__ = ("dense", "gate", "layer", "nonnegative", "pixels", "replacement", "source", "version")
+    __slots__ = (
+        "dense",
+        "gate",
+        "is_folded",
+        "layer",
+        "node",
+        "nonnegative",
+        "pixels",
+        "replacement",
+        "source",
+        "version",
+    )
 
     def __init__(self, nonnegative=False, gate=None, pixels=False, dense=None):
         self.nonnegative = nonnegative
         self.gate = gate
         self.pixels = pixels
         self.layer = None
+        self.is_folded = False
         self.source = None
         self.dense = dense
         self.version = None
+        self.node = None
         self.replacement = None
+
+    def sign(self, tensor):
+        """Remember the state of the tensor that is tagged."""
+        self.version, self.node = tensor._version, _node_number(tensor)
+
+    def fits(self, tensor):
+        """Return whether the tensor is still in that state."""
+        return self.version == tensor._version and self.node == _node_number(tensor)
+
+
+def _node_number(tensor):
+    return None if tensor.grad_fn is None else tensor.grad_fn._sequence_nr()
 
 
 def tag_of(value):
@@ -351,6 +380,7 @@ def batch_norm(run, call):
     tag = tag_of(x)
     if tag.layer is not None and tag.layer.can_fold:
         layer = tag.layer.folded(statistics, output)
+        tag.is_folded = True
         return _apply_rule(run, call, tag.source, layer, Tag())
     layer = _weighted(run, x, output, "batch_norm", mean, None).folded(statistics, output)
     if tag.pixels and run.composite.gives_to_zeros and run.rule_for(layer, call).proportional:
@@ -461,6 +491,7 @@ def relu(run, call):
         with torch.no_grad():
             output = call.compute()
         layer = tag.layer.rectify(output)
+        tag.is_folded = True
         return _apply_rule(run, call, tag.source, layer, Tag(nonnegative=True))
     return run.tag_all(call.compute(), Tag(nonnegative=True))
 
