@@ -7,14 +7,13 @@ from numbers import Integral, Real
 import numpy as np
 from joblib import Parallel, delayed
 from sklearn.model_selection import check_cv
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 
 from skexmap._validation import Interval, StrOptions, _fit_context
 from skexmap.exceptions import TinyGroupWarning
 from skexmap.retraining._inputs import read_classes, read_embedding, read_groups
 from skexmap.retraining._l1_logistic import l1_logistic
-from skexmap.retraining._linear import LinearHead, fold_scaler, one_versus_rest_probabilities
+from skexmap.retraining._linear import LinearHead, fold_scaler, one_versus_rest_probabilities, standardizer
 
 __all__ = ["DFRClassifier", "DFRClassifierCV"]
 
@@ -108,30 +107,6 @@ def reweight_groups(group_codes, rng, *, min_group_size, small_groups):
 
 
 BALANCES = {"subsample": subsample_groups, "reweight": reweight_groups}
-
-
-def standardizer(X, sample_weight=None, *, standardize=True):
-    """Return mean and scale of the features; 0 and 1 if `standardize` is false.
-
-    A constant feature has scale 1, so that nothing is divided by zero.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features)
-        The features.
-    sample_weight : ndarray of shape (n_samples,), default=None
-        Weight of each sample.
-    standardize : bool, default=True
-        Whether to measure at all.
-
-    Returns
-    -------
-    mean, scale : ndarray of shape (n_features,), float64
-    """
-    if not standardize:
-        return np.zeros(X.shape[1]), np.ones(X.shape[1])
-    scaler = StandardScaler().fit(X, sample_weight=sample_weight)
-    return scaler.mean_, scaler.scale_
 
 
 def l1_logistic_path(X, class_codes, n_classes, Cs, sample_weight=None):

@@ -7,6 +7,7 @@ from sklearn.utils.validation import check_array, column_or_1d, validate_data
 from skexmap._blocks import CLUSTER, EMBEDDING, HEATMAP, block_names, get_block, has_blocks
 from skexmap._group_labels import NO_GROUP, cluster_of_class, encode_groups
 from skexmap._validation import check_group_labels
+from skexmap.groups._diagnosis import warn_of_undivided_classes
 
 FLOATS = (np.float64, np.float32)
 
@@ -110,6 +111,7 @@ def read_groups(estimator, X, embedding, classes, class_codes, group_labels):
         # Heatmaps without clusters are a forgotten clusterer step: get_block says so.
         clusters = get_block(X, CLUSTER, required_by=estimator)
         labels, origin = _class_by_cluster(clusters, classes, class_codes), "clusters"
+        warn_of_undivided_classes(classes, class_codes, cluster_of_class(clusters, class_codes), stacklevel=5)
     else:
         _refuse_a_lone_cluster_column(estimator, embedding)
         return classes, class_codes, "classes"
@@ -144,3 +146,41 @@ def _refuse_a_lone_cluster_column(estimator, embedding):
             "that the embedding travels along with the cluster. If the column really is a feature, pass "
             "`group_labels` (`group_labels=y` makes the classes the groups)."
         )
+
+
+def read_weights(sample_weight, n_samples):
+    """Return one finite, non-negative weight per sample; ones for None.
+
+    Parameters
+    ----------
+    sample_weight : array-like of shape (n_samples,) or None
+        Weight of each sample.
+    n_samples : int
+        Number of samples they belong to.
+
+    Returns
+    -------
+    weight : ndarray of shape (n_samples,), float64
+        A copy.
+
+    Raises
+    ------
+    ValueError
+        If the shape differs, or a weight is negative or not finite, or none is positive.
+    """
+    if sample_weight is None:
+        return np.ones(n_samples)
+    weight = check_array(
+        sample_weight, ensure_2d=False, dtype=np.float64, copy=True, input_name="sample_weight"
+    )
+    if weight.shape != (n_samples,):
+        raise ValueError(
+            f"sample_weight has the shape {weight.shape} for {n_samples} samples. Pass one weight per sample."
+        )
+    if (weight < 0).any():
+        raise ValueError(
+            f"{int((weight < 0).sum())} of {n_samples} sample weights are negative. Pass weights of at least 0."
+        )
+    if not weight.any():
+        raise ValueError("Sample weights must contain at least one non-zero number: all are 0.")
+    return weight

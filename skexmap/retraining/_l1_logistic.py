@@ -26,8 +26,8 @@ TOLERANCE = 1e-7
 _MAX_ROUNDS = 500
 _STEPS_PER_ROUND = 2
 _MIN_NEWCOMERS = 20
-# Nearly collinear features: where the projected Newton step does not descend, damping turns it towards the diagonally
-# scaled gradient, which always does.
+# Nearly collinear features: where the projected Newton step does not descend, damping turns it towards the
+# diagonally scaled gradient, which always does.
 _DAMPINGS = (1e-9, 1e-4, 1e-1, 1e2, 1e5)
 _STEPS = 0.5 ** np.arange(12)
 

@@ -3,6 +3,7 @@
 import numpy as np
 from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from skexmap.retraining._inputs import read_embedding
@@ -88,6 +89,30 @@ def one_versus_rest_probabilities(scores):
     totals = probabilities.sum(axis=1, keepdims=True)
     # Every class rejected to the last bit: the softmax is the limit of the ratio.
     return np.where(totals > 0, probabilities / np.where(totals > 0, totals, 1.0), softmax(scores, axis=1))
+
+
+def standardizer(X, sample_weight=None, *, standardize=True):
+    """Return mean and scale of the features; 0 and 1 if `standardize` is false.
+
+    A constant feature has scale 1, so that nothing is divided by zero.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        The features.
+    sample_weight : ndarray of shape (n_samples,), default=None
+        Weight of each sample.
+    standardize : bool, default=True
+        Whether to measure at all.
+
+    Returns
+    -------
+    mean, scale : ndarray of shape (n_features,), float64
+    """
+    if not standardize:
+        return np.zeros(X.shape[1]), np.ones(X.shape[1])
+    scaler = StandardScaler().fit(X, sample_weight=sample_weight)
+    return scaler.mean_, scaler.scale_
 
 
 def fold_scaler(coef, intercept, mean, scale):
