@@ -226,9 +226,12 @@ class OverclusteringKMeans(ClustererStep):
         return labels
 
     def _range(self, n_samples):
-        fewest, most = (
-            (self.n_clusters,) * 2 if isinstance(self.n_clusters, Integral) else tuple(self.n_clusters)
-        )
+        if isinstance(self.n_clusters, Integral):
+            fewest = most = self.n_clusters
+        elif len(self.n_clusters) == 2:
+            fewest, most = self.n_clusters
+        else:
+            raise ValueError(f"n_clusters={self.n_clusters} is no range. Pass (fewest, most), or one number.")
         if not 1 <= fewest <= most:
             raise ValueError(
                 f"n_clusters={self.n_clusters} is an empty range. Pass (fewest, most), or one number."

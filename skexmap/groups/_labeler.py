@@ -1,7 +1,7 @@
 """Pseudo-groups: every class crossed with the clusters that a clusterer finds."""
 
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, clone
@@ -10,7 +10,14 @@ from sklearn.utils.validation import _num_samples, check_is_fitted, column_or_1d
 
 from skexmap._blocks import EMBEDDING, HEATMAP
 from skexmap._group_labels import cluster_of_class, encode_groups
-from skexmap._validation import HasMethods, Interval, StrOptions, _check_feature_names_in, _fit_context
+from skexmap._validation import (
+    HasMethods,
+    Interval,
+    RealNotInt,
+    StrOptions,
+    _check_feature_names_in,
+    _fit_context,
+)
 from skexmap.cluster import EigengapSpectralClustering
 from skexmap.cluster._neighbors import nearest_rows
 from skexmap.cluster._output import columns_handed_on, flat_block, hand_on
@@ -134,7 +141,7 @@ class PseudoGroupLabeler(TransformerMixin, BaseEstimator):
         "block": [StrOptions({HEATMAP, EMBEDDING})],
         "min_cluster_size": [
             Interval(Integral, 1, None, closed="left"),
-            Interval(Real, 0, 1, closed="neither"),
+            Interval(RealNotInt, 0, 1, closed="neither"),
             None,
         ],
         "small_clusters": [StrOptions({"merge", "mark", "keep"})],

@@ -95,7 +95,7 @@ def test_with_more_components_than_wanted_every_eigenvalue_is_exactly_0():
 
 
 def test_the_diagonal_of_the_affinity_does_not_count():
-    with_diagonal = cliques(6) + sparse.eye_array(6)
+    with_diagonal = cliques(6) + sparse.csr_array(np.eye(6))
     np.testing.assert_allclose(spectrum(with_diagonal, 3)[0], spectrum(cliques(6), 3)[0], atol=1e-12)
 
 

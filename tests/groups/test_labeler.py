@@ -1,7 +1,6 @@
 """PseudoGroupLabeler: numbering, scopes, blocks, new rows and refusals."""
 
 import numpy as np
-import pandas as pd
 import pytest
 from sklearn.cluster import DBSCAN, AgglomerativeClustering, KMeans
 from sklearn.mixture import GaussianMixture
@@ -140,6 +139,7 @@ def test_embedding_rows_are_divided_by_their_largest_absolute_value():
 
 
 def test_local_blocks_become_columns_of_a_frame(data):
+    pd = pytest.importorskip("pandas")
     X, y, _ = data
     blocks = make_blocks(embedding=X[:, :2], heatmap=X)
     labeler = PseudoGroupLabeler(KMEANS, scope="local").set_output(transform="pandas")
@@ -205,3 +205,46 @@ def test_a_class_that_fit_did_not_see_has_no_groups(data):
     X, y, _ = data
     with pytest.raises(ValueError, match=r"1 class\(es\) that `fit` did not see: \['cat'\]"):
         PseudoGroupLabeler(KMEANS).fit(X, y).predict_groups(X[:1], ["cat"])
+
+
+@pytest.fixture
+def sliver():
+    """Return kinds of heatmap at 0 and 10, and two stray ships nearer to 10 in a cluster of their own at 7."""
+    y = np.repeat(["bird", "ship", "bird", "ship", "bird", "ship"], [20, 15, 12, 10, 9, 2])
+    place = np.repeat([0.0, 10.0, 7.0], [35, 22, 11])
+    X = place[:, None] + np.random.default_rng(0).standard_normal((68, 2)) / 10
+    return X, y, np.repeat([0, 1, 2], [35, 22, 11])
+
+
+def test_a_sliver_of_one_class_is_merged_in_that_class_only(sliver):
+    X, y, kind = sliver
+    kmeans = KMeans(3, n_init=3, random_state=0)
+    np.testing.assert_array_equal(PseudoGroupLabeler(kmeans).fit(X, y).cluster_labels_, kind)
+    labeler = PseudoGroupLabeler(kmeans, min_cluster_size=5)
+    clusters = labeler.fit_transform(X, y)
+    expected = np.where((y == "ship") & (kind == 2), 1, kind)
+    np.testing.assert_array_equal(labeler.cluster_labels_, expected)
+    np.testing.assert_array_equal(labeler.group_labels_, 3 * (y == "ship") + expected)
+    assert labeler.placement_.tolist() == [[0, 1, 2], [0, 1, 1]]
+    # One cluster per class: what is small differs by class.
+    assert clusters.shape == (68, 2)
+    np.testing.assert_array_equal(clusters[:, 0], kind)
+    np.testing.assert_array_equal(labeler.transform(X), clusters)
+    assert labeler.predict_groups([[7.0, 7.0]] * 2, ["bird", "ship"]).tolist() == [2, 4]
+
+
+def test_a_sliver_can_be_marked_as_belonging_to_no_group(sliver):
+    X, y, kind = sliver
+    labeler = PseudoGroupLabeler(
+        KMeans(3, n_init=3, random_state=0), min_cluster_size=0.1, small_clusters="mark", scope="local"
+    )
+    groups = labeler.fit_predict(X, y)
+    assert (groups[(y == "ship") & (kind == 2)] == -1).all()
+    assert (groups[(y != "ship") | (kind != 2)] >= 0).all()
+    assert labeler.predict_groups([[7.0, 7.0]], ["ship"]).tolist() == [-1]
+
+
+def test_a_class_of_slivers_only_is_named(sliver):
+    X, y, _ = sliver
+    with pytest.raises(ValueError, match="In class 'ship': All 3 clusters have fewer than 16 rows"):
+        PseudoGroupLabeler(KMeans(3, n_init=3, random_state=0), min_cluster_size=16).fit(X, y)

@@ -1,0 +1,178 @@
+"""The blocked search against scikit-learn's brute force, on easy rows and on nasty ones."""
+
+import numpy as np
+import pytest
+from sklearn.neighbors import NearestNeighbors
+
+from skexmap.cluster import _neighbors
+from skexmap.cluster._neighbors import first_repeats, float32_error, nearest_rows, vote
+from skexmap.cluster._search import fit_search
+
+
+def by_definition(X, k, Y=None):
+    """Return the neighbours from the full float64 distance matrix, ties by index."""
+    X = X.astype(np.float64)
+    Y = X if Y is None else Y.astype(np.float64)
+    squares = ((Y[:, None, :] - X[None, :, :]) ** 2).sum(axis=2)
+    return np.argsort(squares, axis=1, kind="stable")[:, :k]
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Make a few hundred rows several blocks."""
+    monkeypatch.setattr(_neighbors, "BLOCK", 64)
+    monkeypatch.setattr(_neighbors, "CHUNK", 20_000)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n, k", [(3, 2), (64, 5), (65, 1), (300, 7), (301, 40)])
+def test_neighbours_are_those_of_the_full_distance_matrix(dtype, n, k):
+    X = np.random.default_rng(0).standard_normal((n, 12)).astype(dtype)
+    np.testing.assert_array_equal(nearest_rows(X, k), by_definition(X, k))
+    Y = np.random.default_rng(1).standard_normal((90, 12)).astype(dtype)
+    np.testing.assert_array_equal(nearest_rows(X, k, Y=Y), by_definition(X, k, Y))
+
+
+def test_neighbours_are_those_of_scikit_learn():
+    X = np.random.default_rng(0).standard_normal((1000, 60)).astype(np.float32)
+    theirs = NearestNeighbors(n_neighbors=8, algorithm="brute").fit(X).kneighbors(X, return_distance=False)
+    np.testing.assert_array_equal(nearest_rows(X, 8), theirs)
+
+
+def test_all_rows_being_neighbours_is_possible():
+    X = np.random.default_rng(0).standard_normal((70, 3))
+    np.testing.assert_array_equal(np.sort(nearest_rows(X, 70), axis=1), np.tile(np.arange(70), (70, 1)))
+
+
+def nasty_rows(kind):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((200, 6))
+    if kind == "integers with many ties":
+        return rng.integers(0, 3, (200, 6)).astype(np.float64)
+    if kind == "far from the origin":
+        return X + 1e7
+    if kind == "an outlier that leaves float32 no digits":
+        X[0] = 1e9
+    if kind == "a crowd of copies":
+        X[50:120] = X[7]
+    if kind == "two crowds and signed zeros":
+        X[50:120] = 0.0
+        X[80:90] = -0.0
+        X[130:150] = 1.0
+    if kind == "tiny numbers":
+        X *= 1e-30
+    if kind == "huge numbers":
+        X *= 1e30
+    return X
+
+
+NASTY = [
+    "integers with many ties",
+    "far from the origin",
+    "an outlier that leaves float32 no digits",
+    "a crowd of copies",
+    "two crowds and signed zeros",
+    "tiny numbers",
+    "huge numbers",
+]
+
+
+@pytest.mark.parametrize("kind", NASTY)
+def test_nasty_rows_have_exact_neighbours_too(kind):
+    X = nasty_rows(kind)
+    np.testing.assert_array_equal(nearest_rows(X, 5), by_definition(X, 5))
+    np.testing.assert_array_equal(nearest_rows(X, 5, Y=X[::3]), by_definition(X, 5, X[::3]))
+
+
+def test_without_the_float64_search_the_outlier_would_spoil_the_neighbours(monkeypatch):
+    X = nasty_rows("an outlier that leaves float32 no digits")
+    monkeypatch.setattr(_neighbors, "float32_error", lambda norms, *_: np.full(len(norms), -np.inf))
+    assert (nearest_rows(X, 5) != by_definition(X, 5)).any()
+
+
+def test_the_error_bound_holds_for_float32_products():
+    X = np.random.default_rng(0).standard_normal((400, 300)) + 3
+    single = X.astype(np.float32)
+    halves = np.einsum("ij,ij->i", single, single, dtype=np.float64).astype(np.float32)
+    squares = halves[:, None] + halves[None, :] - 2 * (single @ single.T)
+    X = single.astype(np.float64)
+    exact = ((X[:, None, :] - X[None, :, :]) ** 2).sum(axis=2)
+    bound = float32_error(np.linalg.norm(X, axis=1)[:, None], np.sqrt(exact), 300)
+    assert (np.abs(squares - exact) <= bound).all()
+
+
+def test_the_number_of_threads_does_not_change_the_neighbours():
+    X = np.random.default_rng(0).integers(0, 4, (500, 20)).astype(np.float32)
+    one, two, default = (nearest_rows(X, 6, n_jobs=n_jobs) for n_jobs in (1, 2, None))
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(one, default)
+
+
+def test_a_crowd_of_copies_links_to_its_first_members():
+    X = nasty_rows("a crowd of copies")
+    repeats = first_repeats(X, X, 5)
+    assert sorted(repeats) == [7, *range(50, 120)]
+    assert repeats[100].tolist() == [7, 50, 51, 52, 53]
+
+
+def test_a_memory_map_is_searched_like_the_array(tmp_path):
+    X = np.random.default_rng(0).standard_normal((300, 10)).astype(np.float32)
+    np.save(tmp_path / "rows.npy", X)
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    np.testing.assert_array_equal(nearest_rows(mapped, 6), nearest_rows(X, 6))
+
+
+def test_the_vote_goes_to_the_most_frequent_label_and_ties_to_the_nearest():
+    labels = np.array([[2, 0, 0], [1, 0, 2], [-1, -1, 4], [3, 1, 3]])
+    assert vote(labels).tolist() == [0, 1, -1, 3]
+
+
+def low_rank(n=600, d=100, rank=5):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((n, rank)) @ rng.standard_normal((rank, d))
+    return X + 1e-3 * rng.standard_normal((n, d))
+
+
+def search(X, **params):
+    settings = {"neighbors": "exact", "projection": None, "n_components": 64, "n_jobs": 1} | params
+    return fit_search(X, 6, random_state=np.random.RandomState(0), **settings)
+
+
+def test_principal_axes_keep_the_neighbours_of_low_rank_rows_and_say_so():
+    X = low_rank()
+    principal = search(X, projection="pca", n_components=5)
+    found = principal.of_training_rows(6)
+    recall = principal.recall(found, np.random.RandomState(0))
+    assert recall > 0.97
+    share = np.mean([np.isin(f, t).mean() for f, t in zip(found, by_definition(X, 6), strict=True)])
+    assert recall == pytest.approx(share, abs=0.02)
+    np.testing.assert_array_equal(principal.of(X[:50], 6), found[:50])
+
+
+def test_too_few_random_axes_cost_recall_and_it_shows():
+    X = low_rank(rank=40)
+    few, many = (search(X, projection="random", n_components=n) for n in (2, 90))
+    recalls = [s.recall(s.of_training_rows(6), np.random.RandomState(0)) for s in (few, many)]
+    assert recalls[0] < 0.4 < recalls[1]
+
+
+def test_rows_with_fewer_dimensions_than_the_projection_are_searched_as_they_are():
+    X = np.random.default_rng(0).standard_normal((100, 8))
+    assert search(X, projection="pca", n_components=8).components is None
+
+
+@pytest.mark.slow
+def test_approximate_neighbours_are_nearly_the_exact_ones():
+    pytest.importorskip("pynndescent")
+    X = low_rank(1500)
+    approximate = search(X, neighbors="approximate")
+    found = approximate.of_training_rows(6)
+    assert found.shape == (1500, 6)
+    assert approximate.recall(found, np.random.RandomState(0)) > 0.95
+    assert np.mean(approximate.of(X[:100], 6) == by_definition(X, 6)[:100]) > 0.9
+
+
+def test_approximate_neighbours_without_pynndescent_say_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pynndescent", None)
+    with pytest.raises(ImportError, match=r"pip install skexmap\[approximate\]"):
+        search(low_rank(), neighbors="approximate")
