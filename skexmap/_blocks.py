@@ -15,7 +15,7 @@ EMBEDDING, HEATMAP, CLUSTER = BLOCK_NAMES = ("embedding", "heatmap", "cluster")
 # What would have produced a missing block: the end of the error message.
 _ORIGINS = {
     EMBEDDING: "Set `return_embedding=True` on the HeatmapTransformer step, or use an EmbeddingTransformer.",
-    HEATMAP: "Put a HeatmapTransformer (with `return_embedding=True` where a later step needs the embedding) before it.",
+    HEATMAP: "Put a HeatmapTransformer (with `return_embedding=True` if a later step needs the embedding) before it.",
     CLUSTER: "Put a clusterer step (EigengapSpectralClustering or PseudoGroupLabeler) before it.",
 }
 _COLUMN = re.compile(rf"^({'|'.join(BLOCK_NAMES)})_\d+$")
@@ -114,14 +114,22 @@ def replace_block(X, old, **new):
     -------
     X : structured ndarray of shape (n_samples,)
     """
-    kept = {name: get_block(X, name, required_by=None) for name in block_names(X) if name != old and name not in new}
+    kept = {
+        name: get_block(X, name, required_by=None)
+        for name in block_names(X)
+        if name != old and name not in new
+    }
     return make_blocks(**kept, **new)
 
 
 def block_columns(X):
     """Return the column names of X's blocks, as `blocks_to_columns` orders them."""
     return np.asarray(
-        [f"{name}_{i}" for name in X.dtype.names for i in range(int(np.prod(X.dtype[name].shape, dtype=int)))],
+        [
+            f"{name}_{i}"
+            for name in X.dtype.names
+            for i in range(int(np.prod(X.dtype[name].shape, dtype=int)))
+        ],
         dtype=object,
     )
 

@@ -1,23 +1,33 @@
 """The method on one screen: heatmaps, clusters, pseudo-groups, a fair last layer."""
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context, clone
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from skexmap._blocks import CLUSTER, EMBEDDING, HEATMAP, make_blocks
+from skexmap._progress import CallbackSupportMixin, reports_fit, step
 from skexmap._torch import FrozenModelMixin
-from skexmap._validation import HasMethods, StrOptions, check_group_labels
+from skexmap._validation import HasMethods, StrOptions, _fit_context, check_group_labels, seed_parts
 from skexmap.cluster import EigengapSpectralClustering
 from skexmap.features import EmbeddingTransformer, HeatmapTransformer
 from skexmap.groups import PseudoGroupLabeler
+from skexmap.groups._diagnosis import warn_of_constant_predictions
 from skexmap.metrics import group_report
 from skexmap.retraining import DFRClassifier, DFRClassifierCV
+from skexmap.retraining._inputs import read_classes
 
 
 def make_exmap_pipeline(
-    model, *, clusterer=None, strategy=None, memory=None, verbose=False, **heatmap_parameters
+    model,
+    *,
+    clusterer=None,
+    strategy=None,
+    memory=None,
+    random_state=None,
+    verbose=False,
+    **heatmap_parameters,
 ):
     """Return the pipeline heatmaps -> clusterer -> retrained last layer.
 
@@ -32,8 +42,10 @@ def make_exmap_pipeline(
         Last step, which reads the embedding and the clusters; `DFRClassifier` for None.
     memory : str, joblib.Memory or None, default=None
         Caches fitted steps, as in `sklearn.pipeline.Pipeline`.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the steps whose own `random_state` is None.
     verbose : bool, default=False
-        Whether to show progress.
+        Whether to show the progress of the heatmaps.
     **heatmap_parameters
         Passed on to `HeatmapTransformer` (`size`, `load`, `batch_size`, ...).
 
@@ -58,14 +70,10 @@ def make_exmap_pipeline(
     (300,)
     """
     heatmaps = HeatmapTransformer(model, return_embedding=True, verbose=verbose, **heatmap_parameters)
-    return Pipeline(
-        [
-            ("heatmaps", heatmaps),
-            ("clusterer", EigengapSpectralClustering() if clusterer is None else clusterer),
-            ("dfr", DFRClassifier()) if strategy is None else ("strategy", strategy),
-        ],
-        memory=memory,
-    )
+    clusterer = EigengapSpectralClustering() if clusterer is None else clone(clusterer)
+    name, strategy = ("dfr", DFRClassifier()) if strategy is None else ("strategy", clone(strategy))
+    seed_parts(random_state, clusterer, strategy)
+    return Pipeline([("heatmaps", heatmaps), ("clusterer", clusterer), (name, strategy)], memory=memory)
 
 
 def _strategy_has(method):
@@ -78,7 +86,7 @@ def _strategy_has(method):
     return check
 
 
-class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
+class ExMapClassifier(FrozenModelMixin, CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     """Retrain the last layer of a frozen classifier so that no pseudo-group is left behind (ExMap [1]_).
 
     `fit` explains the model's prediction for every image by a relevance heatmap, clusters the heatmaps, crosses the
@@ -91,7 +99,7 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
     heatmaps : HeatmapTransformer or None, default=None
         How to explain; `model` is set to this one and `return_embedding` switched on. None for the default.
     clusterer : clusterer or None, default=None
-        How to cluster the heatmaps; `EigengapSpectralClustering` for None.
+        How to cluster the heatmaps; `EigengapSpectralClustering` for None. A `PseudoGroupLabeler` is taken as it is.
     scope : {"global", "local"}, default="global"
         Whether all heatmaps are clustered at once (G-ExMap) or those of each class (L-ExMap).
     strategy : classifier or None, default=None
@@ -99,6 +107,8 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         `DFRClassifierCV` for None.
     keep_heatmaps : bool, default=False
         Whether to keep the heatmaps as `heatmaps_`.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the clusterer and the strategy where their own `random_state` is None.
 
     Attributes
     ----------
@@ -122,6 +132,8 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         Accuracy of the *retrained* last layer on each group of the images it was fitted on.
     n_features_in_ : int
         Number of values in one image.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the pixels, where X is a data frame with string columns.
 
     See Also
     --------
@@ -165,10 +177,19 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         "scope": [StrOptions({"global", "local"})],
         "strategy": [HasMethods(["fit", "predict"]), None],
         "keep_heatmaps": ["boolean"],
+        "random_state": ["random_state"],
     }
 
     def __init__(
-        self, model=None, *, heatmaps=None, clusterer=None, scope="global", strategy=None, keep_heatmaps=False
+        self,
+        model=None,
+        *,
+        heatmaps=None,
+        clusterer=None,
+        scope="global",
+        strategy=None,
+        keep_heatmaps=False,
+        random_state=None,
     ):
         self.model = model
         self.heatmaps = heatmaps
@@ -176,8 +197,10 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         self.scope = scope
         self.strategy = strategy
         self.keep_heatmaps = keep_heatmaps
+        self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=False)
+    @reports_fit(max_subtasks=3)
     def fit(self, X, y, group_labels=None):
         """Find the pseudo-groups and retrain the last layer on them.
 
@@ -194,33 +217,58 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         -------
         self : ExMapClassifier
         """
-        heatmaps = HeatmapTransformer() if self.heatmaps is None else clone(self.heatmaps)
-        heatmaps.set_params(model=self.model, return_embedding=True)
-        strategy = DFRClassifierCV() if self.strategy is None else clone(self.strategy)
+        # Before any heatmap is computed: an unusable y is found out in no time.
+        self.classes_, class_codes = read_classes(self, y, _num_samples(X))
+        y = self.classes_[class_codes]
+        heatmaps, labeler, strategy = self._parts()
 
-        if group_labels is not None:
-            self.transformer_ = _embeddings_like(heatmaps).fit(X, y)
-            self.embeddings_ = self.transformer_.transform(X)
-            self.group_labels_ = check_group_labels(group_labels, len(self.embeddings_))
-            self.strategy_ = strategy.fit(self.embeddings_, y, group_labels=self.group_labels_)
-        else:
-            self.transformer_ = heatmaps.fit(X, y)
-            blocks = self.transformer_.transform(X)
-            self.labeler_ = PseudoGroupLabeler(self.clusterer, scope=self.scope).fit(blocks, y)
-            self.embeddings_ = blocks[EMBEDDING]
-            self.cluster_labels_ = self.labeler_.cluster_labels_
-            self.group_labels_ = self.labeler_.group_labels_
+        if group_labels is None:
+            with step(self, heatmaps, "heatmaps", X, y):
+                blocks = heatmaps.fit_transform(X, y)
+            with step(self, labeler, "pseudo-groups", blocks, y):
+                labeler.fit(blocks, y)
+            self.embeddings_, self.group_labels_ = blocks[EMBEDDING], labeler.group_labels_
+            self.transformer_, self.labeler_ = heatmaps, labeler
+            self.cluster_labels_ = labeler.cluster_labels_
             if self.keep_heatmaps:
                 self.heatmaps_ = blocks[HEATMAP]
-            clusters = _clusters_for_strategy(self.labeler_, y, self.cluster_labels_)
-            self.strategy_ = strategy.fit(make_blocks(**{EMBEDDING: self.embeddings_, CLUSTER: clusters}), y)
+            clusters = _clusters_for_strategy(labeler, y, self.cluster_labels_)
+            blocks = make_blocks(**{EMBEDDING: self.embeddings_, CLUSTER: clusters})
+            with step(self, strategy, "retraining", blocks, y):
+                self.strategy_ = strategy.fit(blocks, y)
+        else:
+            self.group_labels_ = check_group_labels(group_labels, len(y))
+            self.transformer_ = _embeddings_like(heatmaps)
+            with step(self, self.transformer_, "embeddings", X, y):
+                self.embeddings_ = self.transformer_.fit_transform(X, y)
+            with step(self, strategy, "retraining", self.embeddings_, y):
+                self.strategy_ = strategy.fit(self.embeddings_, y, group_labels=self.group_labels_)
 
-        self.classes_ = self.strategy_.classes_
-        self.n_features_in_ = self.transformer_.n_features_in_
-        self.report_ = group_report(
-            y, self.strategy_.predict(self.embeddings_), group_labels=self.group_labels_
+        for name in ("n_features_in_", "feature_names_in_"):
+            if hasattr(self.transformer_, name):
+                setattr(self, name, getattr(self.transformer_, name))
+        predicted = self.strategy_.predict(self.embeddings_)
+        warn_of_constant_predictions(
+            predicted,
+            "The retrained last layer",
+            "Weaken the penalty (a larger C), or see whether some group is too small to learn from.",
         )
+        self.report_ = group_report(y, predicted, group_labels=self.group_labels_)
         return self
+
+    def _parts(self):
+        """Return the transformer, the labeler and the strategy, unfitted, with this model and random state."""
+        heatmaps = HeatmapTransformer() if self.heatmaps is None else clone(self.heatmaps)
+        heatmaps.set_params(model=self.model, return_embedding=True).set_output(transform="default")
+        labeler = self.clusterer if self.clusterer is not None else EigengapSpectralClustering()
+        if not isinstance(labeler, PseudoGroupLabeler):
+            labeler = PseudoGroupLabeler(labeler, scope=self.scope)
+        labeler = clone(labeler)
+        if labeler.clusterer is None:
+            labeler.set_params(clusterer=EigengapSpectralClustering())
+        strategy = DFRClassifierCV() if self.strategy is None else clone(self.strategy)
+        seed_parts(self.random_state, labeler, strategy)
+        return heatmaps, labeler, strategy
 
     def predict_groups(self, X, y):
         """Return the pseudo-groups of new images.
@@ -258,7 +306,8 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         -------
         y : ndarray of shape (n_samples,)
         """
-        return self.strategy_.predict(self._embed(X))
+        embeddings = self._embed(X)
+        return self.strategy_.predict(embeddings)
 
     @available_if(_strategy_has("predict_proba"))
     def predict_proba(self, X):
@@ -272,7 +321,8 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         -------
         probabilities : ndarray of shape (n_samples, n_classes)
         """
-        return self.strategy_.predict_proba(self._embed(X))
+        embeddings = self._embed(X)
+        return self.strategy_.predict_proba(embeddings)
 
     @available_if(_strategy_has("decision_function"))
     def decision_function(self, X):
@@ -286,7 +336,8 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         -------
         scores : ndarray of shape (n_samples,) or (n_samples, n_classes)
         """
-        return self.strategy_.decision_function(self._embed(X))
+        embeddings = self._embed(X)
+        return self.strategy_.decision_function(embeddings)
 
     def _embed(self, X):
         check_is_fitted(self)
@@ -301,6 +352,7 @@ def _embeddings_like(transformer, *, fitted=False):
     embeddings = EmbeddingTransformer(
         transformer.model, **{name: getattr(transformer, name) for name in shared}
     )
+    embeddings.set_output(transform="default")
     return embeddings.adopt(transformer) if fitted else embeddings
 
 

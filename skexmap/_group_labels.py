@@ -29,7 +29,9 @@ def encode_groups(class_codes, attribute_codes, n_attributes):
     class_codes = np.asarray(class_codes, dtype=np.int64)
     attribute_codes = np.asarray(attribute_codes, dtype=np.int64)
     if attribute_codes.size and attribute_codes.max() >= n_attributes:
-        raise ValueError(f"Attribute {attribute_codes.max()} is out of range for n_attributes={n_attributes}.")
+        raise ValueError(
+            f"Attribute {attribute_codes.max()} is out of range for n_attributes={n_attributes}."
+        )
     return np.where(attribute_codes < 0, NO_GROUP, class_codes * n_attributes + attribute_codes)
 
 

@@ -6,7 +6,6 @@ import weakref
 
 import numpy as np
 import torch
-from sklearn.base import clone
 
 _REPLICAS = weakref.WeakKeyDictionary()
 _LOCK = threading.RLock()
@@ -181,8 +180,10 @@ def thaw(model):
         for home in (module._parameters, module._buffers, vars(module)):
             for name, values in home.items():
                 if isinstance(values, TensorState):
-                    home[name] = restored.setdefault(id(values), None) or values.restore()
-                    restored[id(values)] = home[name]
+                    # A tensor that hangs in two places (tied weights) stays one tensor.
+                    if id(values) not in restored:
+                        restored[id(values)] = values, values.restore()
+                    home[name] = restored[id(values)][1]
     return model
 
 
@@ -193,12 +194,12 @@ class FrozenModelMixin:
     """
 
     def __sklearn_clone__(self):
-        parameters = self.get_params(deep=False)
-        model = parameters.pop("model")
-        new = type(self)(model, **{name: clone(value, safe=False) for name, value in parameters.items()})
-        for attribute in ("_metadata_request", "_sklearn_output_config"):
-            if hasattr(self, attribute):
-                setattr(new, attribute, copy.deepcopy(getattr(self, attribute)))
+        # scikit-learn's own clone of a stand-in without the model: output settings, metadata requests and callbacks
+        # come along as that version of scikit-learn has them.
+        stand_in = object.__new__(type(self))
+        vars(stand_in).update(vars(self), model=None)
+        new = super(FrozenModelMixin, stand_in).__sklearn_clone__()
+        new.model = self.model
         return new
 
     def __getstate__(self):

@@ -2,10 +2,12 @@
 
 import sys
 
+import numpy as np
 import sklearn
 from sklearn.base import _fit_context
 from sklearn.linear_model import LogisticRegression
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import HasMethods, Interval, RealNotInt, StrOptions
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.fixes import parse_version
 from sklearn.utils.validation import _check_feature_names_in, column_or_1d
@@ -13,6 +15,7 @@ from sklearn.utils.validation import _check_feature_names_in, column_or_1d
 __all__ = [
     "HasMethods",
     "Interval",
+    "RealNotInt",
     "StrOptions",
     "_check_feature_names_in",
     "_fit_context",
@@ -20,6 +23,7 @@ __all__ = [
     "l1_logistic_regression",
     "output_container",
     "parameters_of_candidate",
+    "seed_parts",
 ]
 
 _SKLEARN_VERSION = parse_version(parse_version(sklearn.__version__).base_version)
@@ -85,6 +89,26 @@ def l1_logistic_regression(C, **params):
     """
     l1 = {"l1_ratio": 1.0} if parse_version("1.8") <= _SKLEARN_VERSION else {"penalty": "l1"}
     return LogisticRegression(C=C, solver="liblinear", **l1, **params)
+
+
+def seed_parts(random_state, *estimators):
+    """Give every `random_state` parameter that is None, nested ones included, an integer drawn from a random state.
+
+    Parameters
+    ----------
+    random_state : int, RandomState instance or None
+        None changes nothing.
+    *estimators : estimators
+        Changed in place.
+    """
+    if random_state is None:
+        return
+    rng = check_random_state(random_state)
+    for estimator in estimators:
+        # Sorted, so that the draws do not depend on the order of parameters.
+        for name, value in sorted(estimator.get_params().items()):
+            if (name == "random_state" or name.endswith("__random_state")) and value is None:
+                estimator.set_params(**{name: int(rng.randint(np.iinfo(np.int32).max))})
 
 
 def parameters_of_candidate():

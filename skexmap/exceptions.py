@@ -2,7 +2,9 @@
 
 __all__ = [
     "AbsentGroupWarning",
+    "ClassInOneClusterWarning",
     "ConstantInputWarning",
+    "ConstantPredictionWarning",
     "DisconnectedGraphWarning",
     "EmptyErrorSetWarning",
     "FullErrorSetWarning",
@@ -52,3 +54,11 @@ class PartitionSearchWarning(SkexmapWarning):
 
 class TinyClusterWarning(SkexmapWarning):
     """A cluster has fewer rows than `min_cluster_size`, and was kept."""
+
+
+class ClassInOneClusterWarning(SkexmapWarning):
+    """A class lies in one cluster: it is one pseudo-group, and a shortcut inside it stays hidden."""
+
+
+class ConstantPredictionWarning(SkexmapWarning):
+    """A classifier gives the same answer for every sample."""

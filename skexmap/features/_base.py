@@ -8,34 +8,61 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, validate_data
 
 from skexmap._blocks import block_columns, blocks_to_columns
-from skexmap._progress import progress
+from skexmap._progress import CallbackSupportMixin, progress, reports_fit
 from skexmap._torch import FrozenModelMixin, check_model, pick_device, replica_of
-from skexmap._validation import output_container
+from skexmap._validation import _check_feature_names_in, _fit_context, output_container
 from skexmap.features._loading import are_paths, check_finite, image_batches
 
 # As many images as `fit` shows the model to learn shapes and to see whether it can be attributed.
 N_TRIAL_IMAGES = 8
 
 
-class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
+class ImageTransformer(FrozenModelMixin, CallbackSupportMixin, TransformerMixin, BaseEstimator):
     """Base of transformers that show images to a frozen model.
 
-    A subclass implements ``_trial(images, replica) -> dict of blocks`` for the first few images, and hands to
-    `_collect` the function that turns a batch into blocks.
+    A subclass implements ``_trial(images, replica) -> dict of blocks`` for the first few images, ``_learn(X, y)`` and
+    ``_transform(X)`` without what surrounds `fit` and `transform`, and hands to `_collect` the function that turns a
+    batch into blocks.
     """
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    @reports_fit(max_subtasks=1)
+    def fit_transform(self, X, y=None):
+        """Fit, then transform the same images.
+
+        Parameters
+        ----------
+        X : as for `fit`
+        y : array-like of shape (n_samples,) or None, default=None
+            Labels; used for `classes_` only.
+
+        Returns
+        -------
+        X_out : as `transform` returns it
+        """
+        self._learn(X, y)
+        return self._transform(X)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = True
         tags.input_tags.three_d_array = True
         tags.requires_fit = True
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        tags.transformer_tags.preserves_dtype = self._dtypes_kept()
         return tags
+
+    def _dtypes_kept(self):
+        """Return the floating types that come out as they go in: the model's own; without weights, any."""
+        parameters = self.model.parameters() if isinstance(self.model, torch.nn.Module) else ()
+        dtype = next((p.dtype for p in parameters if p.is_floating_point()), None)
+        return ["float64", "float32"] if dtype is None else [str(dtype).removeprefix("torch.")]
 
     def _check_images(self, X, *, reset):
         """Check what can be checked of X without reading all of it, and return it indexable by rows."""
         check_model(self.model)
-        if self.load is not None or (not isinstance(X, torch.Tensor) and np.ndim(X) == 1 and are_paths(X)):
+        if self.load is None and not hasattr(X, "ndim"):
+            X = np.asarray(X)
+        if self.load is not None or (not isinstance(X, torch.Tensor) and X.ndim == 1 and are_paths(X)):
             X = X if hasattr(X, "__len__") and hasattr(X, "__getitem__") else np.asarray(X)
             if len(X) == 0:
                 raise ValueError(
@@ -49,7 +76,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
                 )
             return X
         # NaN and infinity are looked for batch by batch, so that a memory map is read once.
-        if np.ndim(X) <= 2:
+        if X.ndim <= 2:
             return validate_data(self, X, reset=reset, ensure_all_finite=False)
         return check_array(X, allow_nd=True, ensure_all_finite=False)
 
@@ -90,7 +117,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         result = np.empty(len(X), dtype=self._block_dtype)
         batches = image_batches(X, self.load, self.batch_size, self.num_workers)
         n_batches = -(-len(X) // self.batch_size)
-        for first, images in progress(batches, n_batches, type(self).__name__, self.verbose):
+        for first, images in progress(batches, n_batches, type(self).__name__, self.verbose, estimator=self):
             rows = slice(first, first + len(images))
             for name, values in process(self._prepare(images, first, replica), replica).items():
                 result[name][rows] = values.cpu().numpy()
@@ -108,14 +135,15 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        input_features : None
-            Ignored; present by convention.
+        input_features : array-like of str, default=None
+            Only checked against the features seen in `fit`.
 
         Returns
         -------
         names : ndarray of str objects
         """
         check_is_fitted(self)
+        _check_feature_names_in(self, input_features, generate_names=False)
         return block_columns(np.empty(0, dtype=self._block_dtype))
 
 

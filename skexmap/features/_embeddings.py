@@ -4,11 +4,11 @@ from numbers import Integral
 
 import numpy as np
 import torch
-from sklearn.base import _fit_context
-from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
 from skexmap._blocks import EMBEDDING
+from skexmap._progress import reports_fit
+from skexmap._validation import Interval, _fit_context
 from skexmap.features._base import ImageTransformer, explained_failure
 from skexmap.features._capture import capture_embedding
 
@@ -90,6 +90,7 @@ class EmbeddingTransformer(ImageTransformer):
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @reports_fit()
     def fit(self, X, y=None):
         """Check the model on a few images and learn the length of the embedding.
 
@@ -104,8 +105,7 @@ class EmbeddingTransformer(ImageTransformer):
         -------
         self : EmbeddingTransformer
         """
-        self._fit_shapes(self._check_images(X, reset=True), y)
-        self.n_embedding_features_ = self._block_dtype[EMBEDDING].shape[0]
+        self._learn(X, y)
         return self
 
     def transform(self, X):
@@ -121,6 +121,13 @@ class EmbeddingTransformer(ImageTransformer):
             In the model's floating type.
         """
         check_is_fitted(self)
+        return self._transform(X)
+
+    def _learn(self, X, y):
+        self._fit_shapes(self._check_images(X, reset=True), y)
+        self.n_embedding_features_ = self._block_dtype[EMBEDDING].shape[0]
+
+    def _transform(self, X):
         return self._output(self._collect(self._check_images(X, reset=False), self._compute), named=False)
 
     def _trial(self, images, replica):
@@ -144,8 +151,10 @@ class EmbeddingTransformer(ImageTransformer):
         -------
         self : EmbeddingTransformer
         """
-        for name in ("image_shape_", "n_features_in_", "classes_", "head_", "n_logits_"):
-            setattr(self, name, getattr(fitted, name))
+        learned = ("image_shape_", "n_features_in_", "feature_names_in_", "classes_", "head_", "n_logits_")
+        for name in learned:
+            if hasattr(fitted, name):
+                setattr(self, name, getattr(fitted, name))
         self._block_dtype = np.dtype([(EMBEDDING, *fitted._block_dtype.fields[EMBEDDING][:1])])
         self.n_embedding_features_ = self._block_dtype[EMBEDDING].shape[0]
         return self

@@ -4,11 +4,11 @@ from numbers import Integral, Real
 
 import torch
 import torch.nn.functional as F
-from sklearn.base import _fit_context
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skexmap._blocks import EMBEDDING, HEATMAP
+from skexmap._progress import reports_fit
+from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context
 from skexmap.attribution import lrp_engine, resolve_attribution
 from skexmap.features._base import ImageTransformer, explained_failure
 from skexmap.features._cache import ImageCache
@@ -179,6 +179,7 @@ class HeatmapTransformer(ImageTransformer):
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @reports_fit()
     def fit(self, X, y=None):
         """Check the model on a few images, and learn shapes and classes.
 
@@ -193,9 +194,7 @@ class HeatmapTransformer(ImageTransformer):
         -------
         self : HeatmapTransformer
         """
-        X = self._check_images(X, reset=True)
-        self._fit_shapes(X, y)
-        self.heatmap_shape_ = self._block_dtype[HEATMAP].shape
+        self._learn(X, y)
         return self
 
     def transform(self, X):
@@ -213,6 +212,13 @@ class HeatmapTransformer(ImageTransformer):
             (channels, size, size).
         """
         check_is_fitted(self)
+        return self._transform(X)
+
+    def _learn(self, X, y):
+        self._fit_shapes(self._check_images(X, reset=True), y)
+        self.heatmap_shape_ = self._block_dtype[HEATMAP].shape
+
+    def _transform(self, X):
         X = self._check_images(X, reset=False)
         compute = self._compute
         if self.memory is not None:
@@ -222,6 +228,10 @@ class HeatmapTransformer(ImageTransformer):
                 return cache.blocks(images, lambda missing: self._compute(missing, replica))
 
         return self._output(self._collect(X, compute), named=self.return_embedding)
+
+    def _dtypes_kept(self):
+        # A structured array is of no floating type.
+        return [] if self.return_embedding else super()._dtypes_kept()
 
     def _trial(self, images, replica):
         """Refuse a model that cannot be attributed right; return the blocks of a few images."""

@@ -27,7 +27,7 @@ def warn_of_undivided_classes(classes, class_codes, clusters, stacklevel=3):
     undivided = classes[np.bincount(pairs[:, 0], minlength=len(classes)) == 1]
     if len(undivided) == len(classes):
         what = (
-            "There is one cluster"
+            "All samples lie in one cluster"
             if len(np.unique(pairs[:, 1])) == 1
             else f"Each of {len(classes)} classes lies in one cluster"
         )

@@ -179,7 +179,8 @@ def read_weights(sample_weight, n_samples):
         )
     if (weight < 0).any():
         raise ValueError(
-            f"{int((weight < 0).sum())} of {n_samples} sample weights are negative. Pass weights of at least 0."
+            f"{int((weight < 0).sum())} of {n_samples} sample weights are negative. Pass weights of at "
+            "least 0."
         )
     if not weight.any():
         raise ValueError("Sample weights must contain at least one non-zero number: all are 0.")
