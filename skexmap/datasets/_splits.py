@@ -1,4 +1,4 @@
-"""What every data set shares: exact attribute assignment, inks, and the Bunch that a split is."""
+"""What every data set shares: exact attribute assignment, inks, splits and the Bunch that a split is."""
 
 import numpy as np
 from sklearn.utils import Bunch
@@ -49,25 +49,55 @@ def make_split(data, target, attributes, *, target_names, attribute_names, **ext
         Images, or paths of images.
     target : ndarray of shape (n_samples,)
         Class of each sample, 0 to ``len(target_names) - 1``.
-    attributes : ndarray of shape (n_samples,)
-        Spurious attribute of each sample, 0 to ``len(attribute_names) - 1``.
-    target_names, attribute_names : sequence of str
-        Their names.
+    attributes : ndarray of shape (n_samples,) or None
+        Spurious attribute of each sample, 0 to ``len(attribute_names) - 1``; None where nobody recorded it.
+    target_names : sequence of str
+        Names of the classes.
+    attribute_names : sequence of str or None
+        Names of the attribute's values.
     **extra : object
         Further entries.
 
     Returns
     -------
     split : Bunch
-        The arguments, `group_labels` (class-major) and `group_names`.
+        The arguments, `group_labels` (class-major) and `group_names`; these two are None without attributes.
     """
+    known = attributes is not None
     return Bunch(
         data=data,
         target=target,
         attributes=attributes,
-        group_labels=encode_groups(target, attributes, len(attribute_names)),
+        group_labels=encode_groups(target, attributes, len(attribute_names)) if known else None,
         target_names=list(target_names),
-        attribute_names=list(attribute_names),
-        group_names=group_names(target_names, attribute_names),
+        attribute_names=list(attribute_names) if known else None,
+        group_names=group_names(target_names, attribute_names) if known else None,
         **extra,
     )
+
+
+def add_frame(split, **columns):
+    """Add `frame`, the split as a pandas DataFrame with a row per sample.
+
+    Parameters
+    ----------
+    split : Bunch
+        As `make_split` returns it, of paths.
+    **columns : ndarray of shape (n_samples,)
+        Further columns.
+
+    Returns
+    -------
+    split : Bunch
+        The same object.
+    """
+    # pandas is an optional dependency, and slow to import.
+    import pandas as pd
+
+    frame = pd.DataFrame({"path": split.data, "target": split.target})
+    if split.attributes is not None:
+        frame["attribute"] = split.attributes
+        frame["group_label"] = split.group_labels
+        frame["group_name"] = np.take(split.group_names, split.group_labels)
+    split.frame = frame.assign(**columns)
+    return split

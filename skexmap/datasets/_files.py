@@ -1,0 +1,189 @@
+"""Reading tables and folders of images, and refusing broken ones before any work is done."""
+
+import csv
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+N_SHOWN = 5
+SPLIT_CODES = {"0": "train", "1": "validation", "2": "test"}
+SPLIT_ALIASES = {"val": "validation", "valid": "validation", **SPLIT_CODES}
+
+# How a file of each kind begins and ends; a file cut short lacks its end.
+_FORMATS = (
+    (b"\xff\xd8\xff", b"\xff\xd9"),
+    (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"),
+)
+VERIFY = ("exists", "quick", "full")
+
+
+def first_offenders(offenders):
+    """Return the first offenders as text, with how many more there are."""
+    shown = ", ".join(str(offender) for offender in offenders[:N_SHOWN])
+    more = len(offenders) - N_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def require_files(*paths):
+    """Raise FileNotFoundError naming all that do not exist, and what their folder holds."""
+    missing = [Path(path) for path in paths if not Path(path).exists()]
+    if not missing:
+        return
+    folder = missing[0].parent
+    if folder.is_dir():
+        holds = sorted(entry.name for entry in folder.iterdir())
+        there = f"{folder} holds {first_offenders(holds) if holds else 'nothing'}"
+    else:
+        there = f"the folder {folder} does not exist"
+    raise FileNotFoundError(
+        f"{len(missing)} of {len(paths)} files or folders are missing: {first_offenders(missing)}; {there}. "
+        "Give as `root` the folder that has them."
+    )
+
+
+def read_csv(path, columns):
+    """Read columns of a CSV file.
+
+    Parameters
+    ----------
+    path : path-like
+        The file; its first line names the columns.
+    columns : sequence of str
+        The columns wanted.
+
+    Returns
+    -------
+    values : dict of str to list of str
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If a column is missing, a line is too short, or there is no line.
+    """
+    require_files(path)
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        present = reader.fieldnames or []
+        missing = [column for column in columns if column not in present]
+        if missing:
+            raise ValueError(
+                f"{path} has no column {first_offenders(missing)}. It has: {', '.join(present)}."
+            )
+        rows = list(reader)
+    short = [i + 2 for i, row in enumerate(rows) if any(row[column] is None for column in columns)]
+    if short:
+        raise ValueError(
+            f"{len(short)} of {len(rows)} lines of {path} have too few values: lines {first_offenders(short)}."
+        )
+    if not rows:
+        raise ValueError(f"{path} has column names but no lines.")
+    return {column: [row[column].strip() for row in rows] for column in columns}
+
+
+def decode(values, codes, what, path):
+    """Translate text by a table; raise ValueError that lists the values the table lacks.
+
+    Parameters
+    ----------
+    values : list of str
+        One per line.
+    codes : dict
+        From text to what it means.
+    what : str
+        Name of the column.
+    path : path-like
+        Where it was read.
+
+    Returns
+    -------
+    decoded : list
+    """
+    lines = [i + 2 for i, value in enumerate(values) if value not in codes]
+    if lines:
+        unknown = sorted({values[line - 2] for line in lines})
+        raise ValueError(
+            f"{len(lines)} of {len(values)} lines of {path} have an unknown {what}: "
+            f"{first_offenders([repr(value) for value in unknown])} (lines {first_offenders(lines)}). "
+            f"Known are {', '.join(codes)}."
+        )
+    return [codes[value] for value in values]
+
+
+def check_no_repeats(names, path):
+    """Raise ValueError if an image is named twice: it could be in two splits."""
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise ValueError(
+            f"{len(repeated)} images are named more than once in {path}: {first_offenders(repeated)}. "
+            "An image in two splits would be tested on what it was trained on; keep one line of each."
+        )
+
+
+def check_images(paths, where, verify="quick"):
+    """Raise if image files are absent or cannot be read.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        The files.
+    where : str
+        What named them; part of the message.
+    verify : {"exists", "quick", "full"}, default="quick"
+        ``"exists"`` only looks whether each file is there. ``"quick"`` also looks at the first and last bytes, and
+        decodes only files that look odd. ``"full"`` decodes every file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If files are absent; the message has their number and the first ones.
+    ValueError
+        If files are empty, truncated or no images, likewise; or if `verify` is unknown.
+    """
+    if verify not in VERIFY:
+        raise ValueError(f"verify must be one of {', '.join(map(repr, VERIFY))}, got {verify!r}.")
+    absent = [path for path in paths if not os.path.isfile(path)]
+    if absent:
+        raise FileNotFoundError(
+            f"{len(absent)} of {len(paths)} images named in {where} are absent: {first_offenders(absent)}."
+        )
+    if verify == "exists":
+        return
+    suspects = paths if verify == "full" else [path for path in paths if not _looks_whole(path)]
+    unreadable = [path for path in suspects if not _can_be_decoded(path)]
+    if unreadable:
+        raise ValueError(
+            f"{len(unreadable)} of {len(paths)} images named in {where} are truncated or unreadable: "
+            f"{first_offenders(unreadable)}. Restore them or take them out of the list."
+        )
+
+
+def _looks_whole(path):
+    """Return whether the first and last bytes are those of a whole JPEG or PNG file."""
+    with open(path, "rb") as file:
+        start = file.read(8)
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - 16))
+        end = file.read()
+    return any(start.startswith(begins) and ends in end for begins, ends in _FORMATS)
+
+
+def _can_be_decoded(path):
+    # Imported late: Pillow comes with torchvision, but the rest of the package does without both.
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+    # Pillow reports a broken file by half a dozen exceptions, among them SyntaxError; all mean the same here.
+    except Exception:
+        return False
+    return True
+
+
+def path_array(paths):
+    """Return paths as an array that scikit-learn can index by rows."""
+    return np.array([str(path) for path in paths], dtype=str)

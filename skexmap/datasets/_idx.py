@@ -1,0 +1,321 @@
+"""MNIST-like IDX files: coloured ink, and a second shortcut beside it."""
+
+import gzip
+import math
+import numbers
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+from sklearn.utils import Bunch, check_random_state, check_scalar
+
+from skexmap.datasets._splits import INK_NAMES, INKS, aligned_attribute, make_split
+
+N_TRAIN = 50_000
+MARK_SIDE = 4
+MARK_NAMES = ("top left", "bottom right")
+
+
+def read_idx(path):
+    """Read an IDX file of unsigned bytes, gzipped or not.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+
+    Returns
+    -------
+    values : ndarray of uint8
+
+    Raises
+    ------
+    ValueError
+        If the file is no such IDX file, or truncated.
+    """
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    try:
+        with (gzip.open if zipped else open)(path, "rb") as file:
+            content = file.read()
+    except (EOFError, OSError) as error:
+        raise ValueError(f"{path} is truncated or no gzip file: {error}.") from error
+    if len(content) < 4 or content[:3] != b"\x00\x00\x08":
+        raise ValueError(
+            f"{path} is not an IDX file of unsigned bytes (it starts with {content[:4].hex(' ')})."
+        )
+    start = 4 + 4 * content[3]
+    shape = struct.unpack(f">{content[3]}I", content[4:start]) if len(content) >= start else None
+    if shape is None or len(content) - start != math.prod(shape):
+        expected = "a shape" if shape is None else f"{math.prod(shape)} values for the shape {shape}"
+        raise ValueError(
+            f"{path} is truncated or too long: it has {max(0, len(content) - start)}, not {expected}."
+        )
+    return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
+
+
+def _find_idx(root, part, kind):
+    """Return the path of an IDX file under any of its usual names."""
+    stems = [f"{part}-{kind[0]}-{kind[1]}", f"{part}-{kind[0]}.{kind[1]}"]
+    names = [stem + ending for stem in stems for ending in ("", ".gz")]
+    return next((root / name for name in names if (root / name).is_file()), None)
+
+
+def read_mnist(root):
+    """Read the four files of MNIST, Fashion-MNIST or another set of their layout.
+
+    Parameters
+    ----------
+    root : path-like
+        Folder with ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-images-idx3-ubyte`` and
+        ``t10k-labels-idx1-ubyte``, each gzipped (``.gz``) or not.
+
+    Returns
+    -------
+    parts : dict
+        ``"train"`` and ``"t10k"``: images, ndarray of uint8 of shape (n, height, width), and labels.
+
+    Raises
+    ------
+    FileNotFoundError
+        If files are missing; all of them are named.
+    ValueError
+        If a file is broken, or images and labels differ in number.
+    """
+    root = Path(root)
+    kinds = {"images": ("images", "idx3-ubyte"), "labels": ("labels", "idx1-ubyte")}
+    files = {(part, kind): _find_idx(root, part, kinds[kind]) for part in ("train", "t10k") for kind in kinds}
+    missing = ["-".join([part, *kinds[kind]]) for (part, kind), path in files.items() if path is None]
+    if missing:
+        holds = sorted(os.listdir(root)) if root.is_dir() else None
+        raise FileNotFoundError(
+            f"{len(missing)} of 4 files are missing in {root}: {', '.join(missing)} (each may end in .gz). "
+            + (
+                "That folder does not exist."
+                if holds is None
+                else f"It holds {', '.join(holds) or 'nothing'}."
+            )
+        )
+    parts = {}
+    for part in ("train", "t10k"):
+        images, labels = read_idx(files[part, "images"]), read_idx(files[part, "labels"])
+        if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
+            raise ValueError(
+                f"{files[part, 'images']} has the shape {images.shape} and {files[part, 'labels']} {labels.shape}: "
+                "these are not images and a label for each."
+            )
+        parts[part] = images, labels
+    return parts
+
+
+def _three_parts(root):
+    """Return images and labels of train, validation and test: the first 50,000 for training, the rest held out."""
+    parts = read_mnist(root)
+    images, labels = parts["train"]
+    # A smaller file of the same layout keeps the proportions.
+    n_train = N_TRAIN if len(images) == 60_000 else round(len(images) * 5 / 6)
+    return {
+        "train": (images[:n_train], labels[:n_train]),
+        "validation": (images[n_train:], labels[n_train:]),
+        "test": parts["t10k"],
+    }
+
+
+def _dye(images, ink):
+    """Return (n, 3, height, width) float32 images in [0, 1]: each grey image in its ink."""
+    dyed = INKS[ink][:, :, None, None] * images[:, None]
+    dyed *= np.float32(1 / 255)
+    return dyed
+
+
+def _class_names(split_at):
+    return f"label 0-{split_at}", f"label {split_at + 1}-9"
+
+
+def _check(correlation, name):
+    check_scalar(correlation, name, numbers.Real, min_val=0, max_val=1)
+
+
+def load_colored_mnist(root, correlation=0.99, *, split_at=4, random_state=None):
+    """Load MNIST or Fashion-MNIST in coloured ink that is a shortcut for the class (Arjovsky et al., 2019 [1]_).
+
+    The class is ``label > split_at``. Class 0 is mostly green, (0, 255, 0), class 1 mostly red, (255, 0, 0).
+
+    Parameters
+    ----------
+    root : path-like
+        Folder with the four IDX files as published, gzipped or not.
+    correlation : float in [0, 1], default=0.99
+        Share of each class whose ink agrees with the class, in the train, validation and correlated test split.
+    split_at : int from 0 to 8, default=4
+        Largest label of class 0.
+    random_state : int, RandomState instance or None, default=None
+        Controls which images have the other ink.
+
+    Returns
+    -------
+    dataset : :class:`~sklearn.utils.Bunch`
+        The splits ``train`` (the first 50,000 images), ``validation`` (the other 10,000), ``test`` (10,000 test images,
+        each in *both* inks; image ``i`` and ``10,000 + i`` are twins) and ``test_correlated`` (the published test: each
+        in one ink). Each is a Bunch with
+
+        ``data`` : ndarray of shape (n_samples, 3, 28, 28), float32, values in [0, 1]
+            All splits together take about 850 MB.
+        ``target``, ``attributes``, ``group_labels`` : ndarray of shape (n_samples,), int64
+            Class, ink (0 green, 1 red), and group ``2 * target + ink``.
+        ``label`` : ndarray of shape (n_samples,), uint8
+            The label in the file.
+        ``target_names``, ``attribute_names``, ``group_names`` : list of str
+
+    Raises
+    ------
+    FileNotFoundError
+        If files are missing; all of them are named.
+    ValueError
+        If a file is truncated or no IDX file, images and labels differ in number, or a parameter is out of range.
+
+    References
+    ----------
+    .. [1] M. Arjovsky, L. Bottou, I. Gulrajani, D. Lopez-Paz, "Invariant Risk Minimization", 2019. arXiv:1907.02893
+
+    Examples
+    --------
+    Twelve training and four test images in the published format:
+
+    >>> import pathlib, struct, tempfile
+    >>> from skexmap.datasets import load_colored_mnist
+    >>> root = pathlib.Path(tempfile.mkdtemp())
+    >>> for part, n in [("train", 12), ("t10k", 4)]:
+    ...     images = struct.pack(">BBBBIII", 0, 0, 8, 3, n, 28, 28) + bytes(n * 784)
+    ...     labels = struct.pack(">BBBBI", 0, 0, 8, 1, n) + bytes(3 * (i % 4) for i in range(n))
+    ...     _ = (root / f"{part}-images-idx3-ubyte").write_bytes(images)
+    ...     _ = (root / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+    >>> mnist = load_colored_mnist(root, random_state=0)
+    >>> {name: split.data.shape for name, split in mnist.items()}
+    {'train': (10, 3, 28, 28), 'validation': (2, 3, 28, 28), 'test': (8, 3, 28, 28), 'test_correlated': (4, 3, 28, 28)}
+    >>> mnist.test.group_labels
+    array([0, 0, 2, 2, 1, 1, 3, 3])
+    """
+    _check(correlation, "correlation")
+    check_scalar(split_at, "split_at", numbers.Integral, min_val=0, max_val=8)
+    rng = check_random_state(random_state)
+    names = {"target_names": _class_names(split_at), "attribute_names": INK_NAMES}
+    dataset = Bunch()
+    for name, (images, labels) in _three_parts(root).items():
+        y = (labels > split_at).astype(np.int64)
+        ink = aligned_attribute(y, correlation, rng)
+        correlated = make_split(_dye(images, ink), y, ink, label=labels, **names)
+        if name != "test":
+            dataset[name] = correlated
+            continue
+        both = np.repeat([0, 1], len(images))
+        dataset.test = make_split(
+            np.concatenate([_dye(images, np.full(len(images), c)) for c in (0, 1)]),
+            np.tile(y, 2),
+            both,
+            label=np.tile(labels, 2),
+            **names,
+        )
+        dataset.test_correlated = correlated
+    return dataset
+
+
+def _mark(images, mark):
+    """Put a white square into the corner that `mark` names, in place."""
+    images[mark == 0, :, :MARK_SIDE, :MARK_SIDE] = 1.0
+    images[mark == 1, :, -MARK_SIDE:, -MARK_SIDE:] = 1.0
+    return images
+
+
+def make_two_shortcut_fashion(
+    root, *, ink_correlation=0.95, mark_correlation=0.95, split_at=4, random_state=None
+):
+    """Make Fashion-MNIST images with two shortcuts, ink colour and a corner mark.
+
+    The setting of UrbanCars ("Whac-A-Mole" [1]_: who mitigates one shortcut may lean harder on the other) on data
+    that is a package away. The class is ``label > split_at``; class 0 is mostly green with a white 4 x 4 mark in
+    the top left corner, class 1 mostly red with the mark in the bottom right. Given the class, the two are
+    independent.
+
+    Parameters
+    ----------
+    root : path-like
+        Folder with the four IDX files of Fashion-MNIST (or MNIST) as published, gzipped or not.
+    ink_correlation, mark_correlation : float in [0, 1], default=0.95
+        Share of each class whose ink, or mark, agrees with the class, in the train, validation and correlated test
+        split.
+    split_at : int from 0 to 8, default=4
+        Largest label of class 0.
+    random_state : int, RandomState instance or None, default=None
+        Controls which images have the other ink and the other mark.
+
+    Returns
+    -------
+    dataset : :class:`~sklearn.utils.Bunch`
+        The splits ``train``, ``validation``, ``test`` (every test image in both inks with both marks: 40,000 images,
+        5,000 in each of the eight groups) and ``test_correlated``, as `load_colored_mnist` describes them. The
+        attribute is the pair, ``2 * ink + mark``; ``ink`` and ``mark``, each written as the class that it points to,
+        are what `skexmap.metrics.shortcut_gaps` takes.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `load_colored_mnist` does.
+
+    References
+    ----------
+    .. [1] Z. Li et al., "A Whac-A-Mole Dilemma: Shortcuts Come in Multiples Where Mitigating One Amplifies Others",
+       CVPR 2023. arXiv:2212.04825
+
+    Examples
+    --------
+    >>> import pathlib, struct, tempfile
+    >>> from skexmap.datasets import make_two_shortcut_fashion
+    >>> root = pathlib.Path(tempfile.mkdtemp())
+    >>> for part, n in [("train", 12), ("t10k", 2)]:
+    ...     images = struct.pack(">BBBBIII", 0, 0, 8, 3, n, 28, 28) + bytes(n * 784)
+    ...     labels = struct.pack(">BBBBI", 0, 0, 8, 1, n) + bytes(9 * (i % 2) for i in range(n))
+    ...     _ = (root / f"{part}-images-idx3-ubyte").write_bytes(images)
+    ...     _ = (root / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+    >>> fashion = make_two_shortcut_fashion(root, random_state=0)
+    >>> fashion.test.group_labels
+    array([0, 4, 1, 5, 2, 6, 3, 7])
+    >>> fashion.test.group_names[5]
+    'label 5-9, green + bottom right'
+    """
+    _check(ink_correlation, "ink_correlation")
+    _check(mark_correlation, "mark_correlation")
+    check_scalar(split_at, "split_at", numbers.Integral, min_val=0, max_val=8)
+    rng = check_random_state(random_state)
+
+    def split(images, labels, ink, mark):
+        return make_split(
+            _mark(_dye(images, ink), mark),
+            (labels > split_at).astype(np.int64),
+            2 * ink + mark,
+            target_names=_class_names(split_at),
+            attribute_names=[f"{ink} + {corner}" for ink in INK_NAMES for corner in MARK_NAMES],
+            label=labels,
+            ink=ink,
+            mark=mark,
+        )
+
+    dataset = Bunch()
+    for name, (images, labels) in _three_parts(root).items():
+        y = (labels > split_at).astype(np.int64)
+        ink = aligned_attribute(y, ink_correlation, rng)
+        mark = aligned_attribute(y, mark_correlation, rng)
+        correlated = split(images, labels, ink, mark)
+        if name != "test":
+            dataset[name] = correlated
+            continue
+        n = len(images)
+        dataset.test = split(
+            np.tile(images, (4, 1, 1)),
+            np.tile(labels, 4),
+            np.repeat([0, 0, 1, 1], n),
+            np.repeat([0, 1, 0, 1], n),
+        )
+        dataset.test_correlated = correlated
+    return dataset

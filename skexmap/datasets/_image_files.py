@@ -1,0 +1,541 @@
+"""Loaders of published image data sets, and of one's own, from their layout on disk."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from sklearn.utils import Bunch
+
+from skexmap.datasets._files import (
+    SPLIT_ALIASES,
+    SPLIT_CODES,
+    check_images,
+    check_no_repeats,
+    decode,
+    first_offenders,
+    path_array,
+    read_csv,
+    require_files,
+)
+from skexmap.datasets._splits import add_frame, make_split
+from skexmap.datasets._transforms import ImageNetTransform, mask_path
+
+SPLITS = ("train", "validation", "test")
+BINARY = {"0": 0, "1": 1}
+
+
+def _in_splits(paths, target, attributes, split, *, splits=SPLITS, where, as_frame, extra=(), **names):
+    """Return a Bunch with one Bunch per split; refuse a split without images."""
+    split = np.asarray(split)
+    empty = [name for name in splits if not np.any(split == name)]
+    if empty:
+        raise ValueError(f"{where} names no image of the split {' and '.join(empty)}.")
+    dataset = Bunch()
+    for name in splits:
+        rows = np.flatnonzero(split == name)
+        columns = {key: values[rows] for key, values in dict(extra).items()}
+        dataset[name] = make_split(
+            paths[rows],
+            target[rows],
+            None if attributes is None else attributes[rows],
+            transform=ImageNetTransform(),
+            **names,
+            **columns,
+        )
+        if as_frame:
+            add_frame(dataset[name], **columns)
+    return dataset
+
+
+def load_waterbirds(root, foreground_only=False, *, verify="quick", as_frame=False):
+    r"""Load Waterbirds: landbirds and waterbirds before land and water (Sagawa et al., 2020 [1]_).
+
+    Parameters
+    ----------
+    root : path-like
+        Folder with ``metadata.csv`` (columns ``img_filename``, ``y``, ``split`` and ``place`` or ``spurious``) and
+        the images that it names.
+    foreground_only : bool, default=False
+        Black out the background of the *test* images, by the CUB mask beside each (same name, ``.png``; pixels of at
+        most 200 are background).
+    verify : {"quick", "full", "exists"}, default="quick"
+        How every image is checked before anything else happens: by its first and last bytes; by decoding it; or only
+        whether it is there.
+    as_frame : bool, default=False
+        Whether each split also has `frame`, a pandas DataFrame.
+
+    Returns
+    -------
+    dataset : :class:`~sklearn.utils.Bunch`
+        The splits ``train``, ``validation`` and ``test``. Each is a Bunch with
+
+        ``data`` : ndarray of str of shape (n_samples,)
+            Paths of the images.
+        ``target``, ``attributes``, ``group_labels`` : ndarray of shape (n_samples,), int64
+            Class, spurious attribute, and group ``n_attributes * target + attribute``.
+        ``target_names``, ``attribute_names``, ``group_names`` : list of str
+        ``transform`` : ImageNetTransform
+            From a path to the array that the published models take (resize 256, crop 224, ImageNet statistics). Pass
+            it as `load`: ``HeatmapTransformer(net, load=dataset.test.transform)``.
+        ``frame`` : pandas.DataFrame
+            With `as_frame`: path, target, attribute, group_label, group_name.
+
+    Raises
+    ------
+    FileNotFoundError
+        If ``metadata.csv``, or images or masks that it names, are absent: their number and the first ones.
+    ValueError
+        If a column is missing, a value is unknown, a split is empty, an image is named twice or cannot be read.
+
+    Notes
+    -----
+    The published set has 11,788 images. Sizes of the groups landbird on land, landbird on water, waterbird on land,
+    waterbird on water: 3498, 184, 56, 1057 (train), 467, 466, 133, 133 (validation), 2255, 2255, 642, 642 (test).
+
+    References
+    ----------
+    .. [1] S. Sagawa, P. W. Koh, T. Hashimoto, P. Liang, "Distributionally Robust Neural Networks for Group Shifts",
+       ICLR 2020. arXiv:1911.08731
+
+    Examples
+    --------
+    A tree in the published layout, of one image a group and split:
+
+    >>> import pathlib, tempfile
+    >>> from PIL import Image
+    >>> from skexmap.datasets import load_waterbirds
+    >>> root = pathlib.Path(tempfile.mkdtemp())
+    >>> lines = ["img_filename,y,split,place"]
+    >>> for i in range(12):
+    ...     Image.new("RGB", (40, 30)).save(root / f"{i}.jpg")
+    ...     lines.append(f"{i}.jpg,{i // 2 % 2},{i // 4},{i % 2}")
+    >>> _ = (root / "metadata.csv").write_text("\n".join(lines))
+    >>> birds = load_waterbirds(root)
+    >>> list(birds)
+    ['train', 'validation', 'test']
+    >>> birds.train.group_names
+    ['landbird, land', 'landbird, water', 'waterbird, land', 'waterbird, water']
+    >>> birds.train.group_labels
+    array([0, 1, 2, 3])
+    """
+    root = Path(root)
+    metadata = root / "metadata.csv"
+    names, y, place, split = _read_metadata(metadata)
+    paths = path_array(root / name for name in names)
+    check_images(paths, metadata, verify)
+    dataset = _in_splits(
+        paths,
+        y,
+        place,
+        split,
+        where=metadata,
+        as_frame=as_frame,
+        target_names=("landbird", "waterbird"),
+        attribute_names=("land", "water"),
+    )
+    if foreground_only:
+        check_images(path_array(map(mask_path, dataset.test.data)), f"{metadata} (as masks)", verify)
+        dataset.test.transform = ImageNetTransform(foreground_only=True)
+    return dataset
+
+
+def _read_metadata(path):
+    """Return names, classes, attributes and splits of a ``metadata.csv`` as published."""
+    require_files(path)
+    with open(path, encoding="utf-8-sig") as file:
+        present = [column.strip() for column in file.readline().split(",")]
+    # The generator of Waterbirds writes `place`; the re-published CelebA and others write `spurious`.
+    attribute = "spurious" if "spurious" in present and "place" not in present else "place"
+    table = read_csv(path, ["img_filename", "y", "split", attribute])
+    check_no_repeats(table["img_filename"], path)
+    return (
+        table["img_filename"],
+        np.array(decode(table["y"], BINARY, "y", path)),
+        np.array(decode(table[attribute], BINARY, attribute, path)),
+        decode(table["split"], SPLIT_CODES, "split", path),
+    )
+
+
+def load_celeba(root, *, verify="quick", as_frame=False):
+    r"""Load CelebA as a shortcut data set: blond hair or not, of women and men (Liu et al., 2015 [1]_).
+
+    Parameters
+    ----------
+    root : path-like
+        Folder with either ``metadata.csv`` (columns ``img_filename``, ``y``, ``split`` and ``place`` or
+        ``spurious``), or the original annotations ``list_attr_celeba`` (columns ``Blond_Hair`` and ``Male``) and
+        ``list_eval_partition``, each as ``.csv`` or ``.txt``. The images are in `root` itself, in
+        ``img_align_celeba`` or in ``img_align_celeba/img_align_celeba``.
+    verify : {"quick", "full", "exists"}, default="quick"
+        How every image is checked before anything else happens: by its first and last bytes; by decoding it; or only
+        whether it is there.
+    as_frame : bool, default=False
+        Whether each split also has `frame`, a pandas DataFrame.
+
+    Returns
+    -------
+    dataset : :class:`~sklearn.utils.Bunch`
+        The splits ``train``, ``validation`` and ``test``, as `load_waterbirds` describes them. The class is 1 for blond
+        hair, the attribute is 1 for men.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `load_waterbirds` does.
+
+    Notes
+    -----
+    The published set has 202,599 images. Sizes of the groups not blond women, not blond men, blond women, blond men:
+    71629, 66874, 22880, 1387 (train), 8535, 8276, 2874, 182 (validation), 9767, 7535, 2480, 180 (test).
+
+    References
+    ----------
+    .. [1] Z. Liu, P. Luo, X. Wang, X. Tang, "Deep Learning Face Attributes in the Wild", ICCV 2015. arXiv:1411.7766
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from PIL import Image
+    >>> from skexmap.datasets import load_celeba
+    >>> root = pathlib.Path(tempfile.mkdtemp())
+    >>> attributes = ["image_id,Blond_Hair,Male"]
+    >>> partition = ["image_id,partition"]
+    >>> for i in range(12):
+    ...     Image.new("RGB", (30, 40)).save(root / f"{i}.jpg")
+    ...     attributes.append(f"{i}.jpg,{2 * (i // 2 % 2) - 1},{2 * (i % 2) - 1}")
+    ...     partition.append(f"{i}.jpg,{i // 4}")
+    >>> _ = (root / "list_attr_celeba.csv").write_text("\n".join(attributes))
+    >>> _ = (root / "list_eval_partition.csv").write_text("\n".join(partition))
+    >>> faces = load_celeba(root)
+    >>> faces.test.group_labels
+    array([0, 1, 2, 3])
+    >>> faces.test.group_names
+    ['not blond, female', 'not blond, male', 'blond, female', 'blond, male']
+    """
+    root = Path(root)
+    where = root / "metadata.csv"
+    if where.exists():
+        names, y, male, split = _read_metadata(where)
+    else:
+        where = _csv_or_txt(root, "list_attr_celeba")
+        names, y, male, split = _read_celeba_annotations(where, _csv_or_txt(root, "list_eval_partition"))
+    paths = path_array(_celeba_folder(root, names[0]) / name for name in names)
+    check_images(paths, where, verify)
+    return _in_splits(
+        paths,
+        y,
+        male,
+        split,
+        where=where,
+        as_frame=as_frame,
+        target_names=("not blond", "blond"),
+        attribute_names=("female", "male"),
+    )
+
+
+def _csv_or_txt(root, name):
+    text = root / f"{name}.txt"
+    if text.exists():
+        return text
+    require_files(root / f"{name}.csv")
+    return root / f"{name}.csv"
+
+
+def _celeba_folder(root, name):
+    folders = [root, root / "img_align_celeba", root / "img_align_celeba" / "img_align_celeba"]
+    # Where none has the first image, the error about absent images should name the usual place.
+    return next((folder for folder in folders if (folder / name).is_file()), folders[1])
+
+
+def _read_celeba_annotations(attributes, partition):
+    table = _read_celeba_table(attributes, ["Blond_Hair", "Male"])
+    check_no_repeats(table["name"], attributes)
+    splits = _read_celeba_table(partition, ["partition"])
+    split_of = dict(
+        zip(splits["name"], decode(splits["partition"], SPLIT_CODES, "partition", partition), strict=True)
+    )
+    absent = [name for name in table["name"] if name not in split_of]
+    if absent:
+        raise ValueError(
+            f"{len(absent)} of {len(table['name'])} images of {attributes} have no split in {partition}: "
+            f"{first_offenders(absent)}."
+        )
+    # Published as -1 and 1; some re-publications write 0 and 1.
+    signs = {"-1": 0, **BINARY}
+    return (
+        table["name"],
+        np.array(decode(table["Blond_Hair"], signs, "Blond_Hair", attributes)),
+        np.array(decode(table["Male"], signs, "Male", attributes)),
+        [split_of[name] for name in table["name"]],
+    )
+
+
+def _read_celeba_table(path, columns):
+    """Read a CelebA annotation file: CSV with ``image_id``, or the original text in columns of blanks."""
+    if path.suffix == ".csv":
+        table = read_csv(path, ["image_id", *columns])
+        return {"name": table.pop("image_id"), **table}
+    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if columns == ["partition"]:
+        header = ["partition"]
+    else:
+        # The first line of list_attr_celeba.txt is the number of images.
+        header, lines = (lines[1] if len(lines) > 1 else []), lines[2:]
+    missing = [column for column in columns if column not in header]
+    if missing:
+        raise ValueError(f"{path} has no column {first_offenders(missing)}. It has: {', '.join(header)}.")
+    short = [i for i, line in enumerate(lines) if len(line) != len(header) + 1]
+    if short:
+        raise ValueError(
+            f"{len(short)} of {len(lines)} lines of {path} do not have {len(header) + 1} values; the first: "
+            f"{' '.join(lines[short[0]][:6])!r}."
+        )
+    if not lines:
+        raise ValueError(f"{path} names no images.")
+    values = {column: [line[1 + header.index(column)] for line in lines] for column in columns}
+    return {"name": [line[0] for line in lines], **values}
+
+
+URBAN_COUNTRY = ("urban", "country")
+URBANCARS_SPLITS = {
+    "train": Path("bg-0.95_co_occur_obj-0.95", "train"),
+    "validation": Path("bg-0.95_co_occur_obj-0.95", "val"),
+    "test": Path("bg-0.5_co_occur_obj-0.5", "test"),
+}
+SHORTCUTS = ("both", "background", "co_occurring_object")
+
+
+def load_urbancars(root, shortcut="both", *, verify="quick", as_frame=False):
+    """Load UrbanCars: urban and country cars with two shortcuts, background and co-occurring object (Li et al. [1]_).
+
+    Parameters
+    ----------
+    root : path-like
+        Folder with ``bg-0.95_co_occur_obj-0.95/train``, ``bg-0.95_co_occur_obj-0.95/val`` and
+        ``bg-0.5_co_occur_obj-0.5/test``; in each, eight folders
+        ``obj-{urban,country}_bg-{urban,country}_co_occur_obj-{urban,country}`` of images.
+    shortcut : {"both", "background", "co_occurring_object"}, default="both"
+        What the attribute is: the pair (four values), or one of the two.
+    verify : {"quick", "full", "exists"}, default="quick"
+        How every image is checked before anything else happens: by its first and last bytes; by decoding it; or only
+        whether it is there.
+    as_frame : bool, default=False
+        Whether each split also has `frame`, a pandas DataFrame.
+
+    Returns
+    -------
+    dataset : :class:`~sklearn.utils.Bunch`
+        The splits ``train``, ``validation`` and ``test``, as `load_waterbirds` describes them, and in each also
+        ``background`` and ``co_occurring_object``: ndarray of shape (n_samples,), 0 for urban and 1 for country, as
+        the class. They are what `skexmap.metrics.shortcut_gaps` takes.
+
+    Raises
+    ------
+    FileNotFoundError
+        If folders are missing, or all images of a split.
+    ValueError
+        If a folder has another name than those eight, or an image cannot be read.
+
+    Notes
+    -----
+    In the published training set each shortcut agrees with the class for 95% of 4,000 cars a class; in the test set
+    both are independent of it.
+
+    References
+    ----------
+    .. [1] Z. Li et al., "A Whac-A-Mole Dilemma: Shortcuts Come in Multiples Where Mitigating One Amplifies Others",
+       CVPR 2023. arXiv:2212.04825
+
+    Examples
+    --------
+    >>> import itertools, pathlib, tempfile
+    >>> from PIL import Image
+    >>> from skexmap.datasets import load_urbancars
+    >>> root = pathlib.Path(tempfile.mkdtemp())
+    >>> places = ["bg-0.95_co_occur_obj-0.95/train", "bg-0.95_co_occur_obj-0.95/val", "bg-0.5_co_occur_obj-0.5/test"]
+    >>> for place, car, bg, thing in itertools.product(places, *[["urban", "country"]] * 3):
+    ...     folder = root / place / f"obj-{car}_bg-{bg}_co_occur_obj-{thing}"
+    ...     folder.mkdir(parents=True)
+    ...     Image.new("RGB", (32, 32)).save(folder / "0.jpg")
+    >>> cars = load_urbancars(root, shortcut="background")
+    >>> cars.test.group_names
+    ['urban, urban', 'urban, country', 'country, urban', 'country, country']
+    >>> cars.test.group_labels
+    array([0, 0, 1, 1, 2, 2, 3, 3])
+    """
+    if shortcut not in SHORTCUTS:
+        raise ValueError(f"shortcut must be one of {', '.join(map(repr, SHORTCUTS))}, got {shortcut!r}.")
+    root = Path(root)
+    require_files(*(root / place for place in URBANCARS_SPLITS.values()))
+    paths, codes, split = [], [], []
+    for name, place in URBANCARS_SPLITS.items():
+        found, kinds = _urbancars_images(root / place)
+        paths += found
+        codes += kinds
+        split += [name] * len(found)
+    paths = path_array(paths)
+    check_images(paths, root, verify)
+    car, background, thing = np.array(codes).T
+    attributes, attribute_names = {
+        "both": (2 * background + thing, [f"{bg} + {obj}" for bg in URBAN_COUNTRY for obj in URBAN_COUNTRY]),
+        "background": (background, URBAN_COUNTRY),
+        "co_occurring_object": (thing, URBAN_COUNTRY),
+    }[shortcut]
+    return _in_splits(
+        paths,
+        car,
+        attributes,
+        split,
+        where=root,
+        as_frame=as_frame,
+        extra={"background": background, "co_occurring_object": thing},
+        target_names=URBAN_COUNTRY,
+        attribute_names=attribute_names,
+    )
+
+
+def _urbancars_images(folder):
+    """Return the images of one split, and (car, background, object) of each."""
+    codes = {
+        f"obj-{car}_bg-{bg}_co_occur_obj-{thing}": (i, j, k)
+        for i, car in enumerate(URBAN_COUNTRY)
+        for j, bg in enumerate(URBAN_COUNTRY)
+        for k, thing in enumerate(URBAN_COUNTRY)
+    }
+    present = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    unknown = [name for name in present if name not in codes]
+    if unknown:
+        raise ValueError(
+            f"{len(unknown)} of {len(present)} folders of {folder} have an unknown name: {first_offenders(unknown)}. "
+            "Expected are obj-{urban,country}_bg-{urban,country}_co_occur_obj-{urban,country}."
+        )
+    require_files(*(folder / name for name in codes))
+    paths, kinds = [], []
+    for name, kind in codes.items():
+        images = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        paths += images
+        kinds += [kind] * len(images)
+    if not paths:
+        raise FileNotFoundError(f"The 8 folders of {folder} hold no images.")
+    return paths, kinds
+
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+def load_image_folder(
+    table,
+    root=None,
+    *,
+    path_column="path",
+    target_column="target",
+    attribute_column=None,
+    split_column=None,
+    verify="quick",
+    as_frame=False,
+):
+    r"""Load one's own images, listed in a CSV file.
+
+    Parameters
+    ----------
+    table : path-like
+        CSV file with a line per image.
+    root : path-like or None, default=None
+        Folder that the paths are relative to; the folder of `table` for None. Absolute paths stay as they are.
+    path_column, target_column : str, default="path" and "target"
+        Columns of the images' paths and classes (any text or numbers).
+    attribute_column : str or None, default=None
+        Column of the spurious attribute, where somebody recorded it.
+    split_column : str or None, default=None
+        Column that says which split each image is in: train, validation (or val, valid) or test, or 0, 1, 2. Without
+        one all images are in the split ``all``.
+    verify : {"quick", "full", "exists"}, default="quick"
+        How every image is checked before anything else happens: by its first and last bytes; by decoding it; or only
+        whether it is there.
+    as_frame : bool, default=False
+        Whether each split also has `frame`, a pandas DataFrame.
+
+    Returns
+    -------
+    dataset : :class:`~sklearn.utils.Bunch`
+        The splits that occur, as `load_waterbirds` describes them. Classes and attributes are numbered in sorted order
+        of their names (numbers by value), over all splits alike. Without `attribute_column`, `attributes`,
+        `attribute_names`, `group_labels` and `group_names` are None.
+
+    Raises
+    ------
+    FileNotFoundError
+        If `table`, or images that it names, are absent: their number and the first ones.
+    ValueError
+        If a column is missing, a value is empty, a split is unknown, there is one class only, an image is named twice
+        or cannot be read.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from PIL import Image
+    >>> from skexmap.datasets import load_image_folder
+    >>> root = pathlib.Path(tempfile.mkdtemp())
+    >>> lines = ["path,target"]
+    >>> for name in ("cat", "dog"):
+    ...     Image.new("RGB", (32, 32)).save(root / f"{name}.png")
+    ...     lines.append(f"{name}.png,{name}")
+    >>> _ = (root / "pets.csv").write_text("\n".join(lines))
+    >>> pets = load_image_folder(root / "pets.csv")
+    >>> pets["all"].target, pets["all"].target_names
+    (array([0, 1]), ['cat', 'dog'])
+    >>> pets["all"].group_labels is None
+    True
+    """
+    table = Path(table)
+    wanted = [path_column, target_column, attribute_column, split_column]
+    values = read_csv(table, [column for column in wanted if column is not None])
+    _check_no_blanks(values, table)
+    check_no_repeats(values[path_column], table)
+    folder = table.parent if root is None else Path(root)
+    # Joining leaves an absolute path as it is.
+    paths = path_array(os.path.join(folder, name) for name in values[path_column])
+    target_names, target = _number_in_order(values[target_column])
+    if len(target_names) < 2:
+        raise ValueError(f"{table} has one class only ({target_names[0]!r}) in the column {target_column!r}.")
+    attribute_names, attributes = None, None
+    if attribute_column is not None:
+        attribute_names, attributes = _number_in_order(values[attribute_column])
+    split, splits = ["all"] * len(paths), ("all",)
+    if split_column is not None:
+        known = {**{name: name for name in SPLITS}, **SPLIT_ALIASES}
+        split = decode(values[split_column], known, split_column, table)
+        splits = [name for name in SPLITS if name in set(split)]
+    check_images(paths, table, verify)
+    return _in_splits(
+        paths,
+        target,
+        attributes,
+        split,
+        splits=splits,
+        where=table,
+        as_frame=as_frame,
+        target_names=target_names,
+        attribute_names=attribute_names,
+    )
+
+
+def _check_no_blanks(values, path):
+    for column, entries in values.items():
+        blank = [i + 2 for i, entry in enumerate(entries) if not entry]
+        if blank:
+            raise ValueError(
+                f"{len(blank)} of {len(entries)} lines of {path} have no {column}: lines {first_offenders(blank)}."
+            )
+
+
+def _number_in_order(texts):
+    """Return the distinct texts in order, numbers by their value, and the position of each."""
+    names = sorted(set(texts))
+    try:
+        names.sort(key=float)
+    except ValueError:
+        # Some are no numbers: the order of text stays.
+        names.sort()
+    codes = {name: i for i, name in enumerate(names)}
+    return names, np.array([codes[text] for text in texts])

@@ -1,0 +1,115 @@
+"""From an image file to the array that the published models take."""
+
+import os
+
+import numpy as np
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+# The CUB masks hold, per pixel, how many annotators saw the bird there, as a grey level; above this, at least four of
+# five did.
+MASK_THRESHOLD = 200
+
+
+class ImageNetTransform:
+    """Resize, crop the centre and standardise by the ImageNet statistics: the published evaluation transform.
+
+    Pass it as `load` to `HeatmapTransformer` and `EmbeddingTransformer`, whose X then is an array of paths.
+
+    Parameters
+    ----------
+    resize : int, default=256
+        Side of the image before cropping, in pixels; both sides are brought to it, as in the published Waterbirds and
+        CelebA code.
+    crop : int, default=224
+        Side of the square cut from the centre, in pixels.
+    foreground_only : bool, default=False
+        Black out what the mask beside the image (same name, ``.png``) does not mark as foreground: mask values of at
+        most 200 of 255.
+
+    Notes
+    -----
+    It compares and pickles by its parameters, so that cached heatmaps are found again.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from PIL import Image
+    >>> from skexmap.datasets import ImageNetTransform
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "grey.png")
+    >>> Image.new("RGB", (300, 200), (124, 116, 104)).save(path)
+    >>> image = ImageNetTransform()(path)
+    >>> image.shape, image.dtype
+    ((3, 224, 224), dtype('float32'))
+    >>> float(abs(image).max()) < 0.02
+    True
+    """
+
+    def __init__(self, resize=256, crop=224, *, foreground_only=False):
+        self.resize = resize
+        self.crop = crop
+        self.foreground_only = foreground_only
+
+    def __call__(self, image):
+        """Return the image as an array.
+
+        Parameters
+        ----------
+        image : path-like or PIL.Image.Image
+            The image; a path where `foreground_only` is set.
+
+        Returns
+        -------
+        pixels : ndarray of shape (3, crop, crop), float32
+            Standardised by the ImageNet mean and standard deviation.
+
+        Raises
+        ------
+        ValueError
+            If the mask differs in size from its image, or an image without a path is to be masked.
+        """
+        from PIL import Image
+
+        if isinstance(image, (str, os.PathLike)):
+            path = os.fspath(image)
+            with Image.open(path) as opened:
+                image = opened.convert("RGB")
+            if self.foreground_only:
+                image = foreground(image, path)
+        elif self.foreground_only:
+            raise ValueError("The mask is found by the image's path: pass the path instead of the image.")
+        image = image.convert("RGB").resize((self.resize, self.resize), Image.Resampling.BILINEAR)
+        margin = (self.resize - self.crop) // 2
+        image = image.crop((margin, margin, margin + self.crop, margin + self.crop))
+        pixels = (np.asarray(image, dtype=np.float32) / 255 - np.float32(IMAGENET_MEAN)) / np.float32(
+            IMAGENET_STD
+        )
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+    def __repr__(self):
+        return f"ImageNetTransform({self.resize}, {self.crop}, foreground_only={self.foreground_only})"
+
+    def __eq__(self, other):
+        return isinstance(other, ImageNetTransform) and vars(self) == vars(other)
+
+    def __hash__(self):
+        return hash((self.resize, self.crop, self.foreground_only))
+
+
+def mask_path(path):
+    """Return the path of the mask beside an image."""
+    return os.path.splitext(path)[0] + ".png"
+
+
+def foreground(image, path):
+    """Return the image with everything black that its mask does not mark as foreground."""
+    from PIL import Image
+
+    with Image.open(mask_path(path)) as opened:
+        mask = opened.convert("L")
+    if mask.size != image.size:
+        raise ValueError(
+            f"The mask {mask_path(path)} has the size {mask.size}, its image {path} {image.size}."
+        )
+    kept = np.asarray(image) * (np.asarray(mask) > MASK_THRESHOLD)[:, :, None]
+    return Image.fromarray(kept)

@@ -1,0 +1,576 @@
+import itertools
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+from skexmap.datasets import (
+    ImageNetTransform,
+    load_celeba,
+    load_image_folder,
+    load_urbancars,
+    load_waterbirds,
+)
+
+Image = pytest.importorskip("PIL.Image")
+
+SPLIT_NAMES = ("train", "validation", "test")
+WATERBIRDS_SIZES = {
+    "train": [3498, 184, 56, 1057],
+    "validation": [467, 466, 133, 133],
+    "test": [2255, 2255, 642, 642],
+}
+URBANCARS_PLACES = {
+    "train": "bg-0.95_co_occur_obj-0.95/train",
+    "validation": "bg-0.95_co_occur_obj-0.95/val",
+    "test": "bg-0.5_co_occur_obj-0.5/test",
+}
+
+
+def save_image(path, color=(200, 30, 60), size=(24, 20)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, color).save(path)
+
+
+def write_csv(path, header, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n")
+
+
+@pytest.fixture
+def birds(tmp_path):
+    """A Waterbirds tree of 2, 1, 1, 2 images per group in each split."""
+    root = tmp_path / "waterbird_complete95_forest2water2"
+    rows = []
+    for split in range(3):
+        for (y, place), n in {(0, 0): 2, (0, 1): 1, (1, 0): 1, (1, 1): 2}.items():
+            for i in range(n):
+                name = f"{y + 1:03d}.Bird/Bird_{split}_{y}_{place}_{i}.jpg"
+                save_image(root / name)
+                rows.append([len(rows) + 1, name, y, split, place, "/o/ocean/1.jpg"])
+    write_csv(root / "metadata.csv", "img_id,img_filename,y,split,place,place_filename", rows)
+    return root
+
+
+def edit(path, old, new, count=-1):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, count))
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+# Waterbirds
+
+
+def test_waterbirds_come_as_paths_with_class_place_and_group(birds):
+    data = load_waterbirds(birds)
+    assert list(data) == list(SPLIT_NAMES)
+    for split in data.values():
+        assert all(os.path.isfile(path) for path in split.data)
+        facts = [os.path.basename(path).split("_")[2:4] for path in split.data]
+        np.testing.assert_array_equal(split.target, [int(y) for y, _ in facts])
+        np.testing.assert_array_equal(split.attributes, [int(place) for _, place in facts])
+        groups = {("0", "0"): 0, ("0", "1"): 1, ("1", "0"): 2, ("1", "1"): 3}
+        np.testing.assert_array_equal(split.group_labels, [groups[tuple(fact)] for fact in facts])
+        assert split.group_names == [
+            "landbird, land",
+            "landbird, water",
+            "waterbird, land",
+            "waterbird, water",
+        ]
+
+
+def test_the_column_spurious_is_read_where_there_is_no_place(birds):
+    expected = load_waterbirds(birds).train.attributes
+    edit(birds / "metadata.csv", "split,place,", "split,spurious,")
+    np.testing.assert_array_equal(load_waterbirds(birds).train.attributes, expected)
+
+
+def test_a_tree_of_the_published_size_has_the_published_group_sizes(tmp_path):
+    image, rows = tmp_path / "one.jpg", []
+    save_image(image)
+    for split, name in enumerate(SPLIT_NAMES):
+        for group, size in enumerate(WATERBIRDS_SIZES[name]):
+            for i in range(size):
+                file = f"{name}_{group}_{i}.jpg"
+                os.link(image, tmp_path / file)
+                rows.append([file, group // 2, split, group % 2])
+    assert len(rows) == 11_788
+    write_csv(tmp_path / "metadata.csv", "img_filename,y,split,place", rows)
+    data = load_waterbirds(tmp_path)
+    assert {
+        name: np.bincount(split.group_labels).tolist() for name, split in data.items()
+    } == WATERBIRDS_SIZES
+
+
+def test_the_frame_has_a_row_per_image_with_the_same_facts(birds):
+    pytest.importorskip("pandas")
+    split = load_waterbirds(birds, as_frame=True).train
+    assert list(split.frame.columns) == ["path", "target", "attribute", "group_label", "group_name"]
+    np.testing.assert_array_equal(split.frame["path"], split.data)
+    np.testing.assert_array_equal(split.frame["group_label"], split.group_labels)
+    assert split.frame["group_name"][0] == split.group_names[split.group_labels[0]]
+
+
+def test_missing_metadata_is_named_with_what_the_folder_holds(birds):
+    (birds / "metadata.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"metadata\.csv; .* holds 001\.Bird, 002\.Bird"):
+        load_waterbirds(birds)
+
+
+def test_a_root_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"the folder .*nowhere does not exist"):
+        load_waterbirds(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("column", ["img_filename", "y", "split"])
+def test_a_missing_column_is_named_with_those_there_are(birds, column):
+    edit(birds / "metadata.csv", f"{column}", "something", count=1)
+    with pytest.raises(ValueError, match=f"has no column {column}. It has: img_id,"):
+        load_waterbirds(birds)
+
+
+def test_absent_images_are_counted_and_the_first_five_named(birds):
+    gone = sorted((birds / "001.Bird").iterdir())
+    for path in gone:
+        path.unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"9 of 18 images named in .* are absent: .*Bird_0_0_0_0.* and 4 more"
+    ):
+        load_waterbirds(birds)
+
+
+def test_an_unknown_split_is_refused_with_its_line(birds):
+    edit(birds / "metadata.csv", "0_0_1.jpg,0,0,0", "0_0_1.jpg,0,7,0")
+    with pytest.raises(
+        ValueError, match=r"1 of 18 lines .* unknown split: '7' \(lines 3\)\. Known are 0, 1, 2"
+    ):
+        load_waterbirds(birds)
+
+
+@pytest.mark.parametrize("wrong, column", [("3,0,0", "y"), ("0,0,5", "place")])
+def test_an_unknown_class_or_place_is_refused_by_column(birds, wrong, column):
+    edit(birds / "metadata.csv", "0_0_1.jpg,0,0,0", f"0_0_1.jpg,{wrong}")
+    with pytest.raises(ValueError, match=f"1 of 18 lines .* have an unknown {column}"):
+        load_waterbirds(birds)
+
+
+def test_a_short_line_is_refused_with_its_number(birds):
+    edit(birds / "metadata.csv", "0_0_1.jpg,0,0,0,/o/ocean/1.jpg", "0_0_1.jpg,0")
+    with pytest.raises(ValueError, match=r"1 of 18 lines of .* have too few values: lines 3"):
+        load_waterbirds(birds)
+
+
+def test_a_split_without_images_is_refused(birds):
+    lines = (birds / "metadata.csv").read_text().splitlines()
+    kept = [line for line in lines if "Bird_2_" not in line]
+    (birds / "metadata.csv").write_text("\n".join(kept))
+    with pytest.raises(ValueError, match="names no image of the split test"):
+        load_waterbirds(birds)
+
+
+def test_an_image_named_twice_is_refused(birds):
+    edit(birds / "metadata.csv", "Bird_2_0_0_0.jpg", "Bird_0_0_0_0.jpg")
+    with pytest.raises(ValueError, match=r"1 images are named more than once.*Bird_0_0_0_0\.jpg"):
+        load_waterbirds(birds)
+
+
+@pytest.mark.parametrize("verify", ["quick", "full"])
+def test_truncated_empty_and_fake_images_are_counted_and_named(birds, verify):
+    truncated, empty, fake, *_ = sorted((birds / "002.Bird").iterdir())
+    truncate(truncated)
+    empty.write_bytes(b"")
+    fake.write_text("not an image")
+    with pytest.raises(ValueError, match=r"3 of 18 images .* are truncated or unreadable") as caught:
+        load_waterbirds(birds, verify=verify)
+    assert all(path.name in str(caught.value) for path in (truncated, empty, fake))
+
+
+def test_damage_inside_a_file_is_found_by_the_full_check(birds):
+    path = next((birds / "002.Bird").iterdir())
+    content = path.read_bytes()
+    # The tables are gone, but the first and last bytes are those of a JPEG.
+    path.write_bytes(content[:4] + content[-2:])
+    load_waterbirds(birds, verify="quick")
+    with pytest.raises(ValueError, match="1 of 18 images"):
+        load_waterbirds(birds, verify="full")
+
+
+def test_an_image_with_bytes_after_its_end_is_whole(birds):
+    path = next((birds / "002.Bird").iterdir())
+    path.write_bytes(path.read_bytes() + bytes(100))
+    assert len(load_waterbirds(birds).train.data) == 6
+
+
+def test_existence_alone_is_checked_on_request(birds):
+    truncate(next((birds / "002.Bird").iterdir()))
+    assert len(load_waterbirds(birds, verify="exists").train.data) == 6
+
+
+def test_an_unknown_check_is_refused(birds):
+    with pytest.raises(ValueError, match="verify must be one of 'exists', 'quick', 'full', got 'deep'"):
+        load_waterbirds(birds, verify="deep")
+
+
+def test_foreground_only_blackens_what_the_mask_leaves_out_of_test_images_alone(birds):
+    paths = load_waterbirds(birds).test.data
+    for path in paths:
+        mask = np.zeros((20, 24), dtype=np.uint8)
+        mask[:, :8], mask[:, 8:16], mask[:, 16:] = 255, 200, 201
+        Image.fromarray(mask).save(os.path.splitext(path)[0] + ".png")
+    data = load_waterbirds(birds, foreground_only=True)
+    assert data.test.transform.foreground_only
+    assert not data.train.transform.foreground_only
+    plain, masked = ImageNetTransform()(paths[0]), data.test.transform(paths[0])
+    black = (np.zeros(3) - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    # Resizing mixes a few columns at each border of the three bands.
+    np.testing.assert_allclose(masked[:, :, :60], plain[:, :, :60], atol=1e-6)
+    np.testing.assert_allclose(masked[:, :, 90:140], black[:, None, None] * np.ones((3, 224, 50)), atol=1e-6)
+    np.testing.assert_allclose(masked[:, :, 170:], plain[:, :, 170:], atol=1e-6)
+
+
+def test_missing_masks_are_counted(birds):
+    with pytest.raises(
+        FileNotFoundError, match=r"6 of 6 images named in .*metadata.csv \(as masks\) are absent"
+    ):
+        load_waterbirds(birds, foreground_only=True)
+
+
+def test_a_mask_of_another_size_is_refused(birds):
+    paths = load_waterbirds(birds).test.data
+    for path in paths:
+        Image.new("L", (10, 10), 255).save(os.path.splitext(path)[0] + ".png")
+    transform = load_waterbirds(birds, foreground_only=True).test.transform
+    with pytest.raises(ValueError, match=r"has the size \(10, 10\), its image .* \(24, 20\)"):
+        transform(paths[0])
+
+
+# CelebA
+
+
+def celeba_rows():
+    for number, (split, blond, male) in enumerate(itertools.product(range(3), (0, 1), (0, 1)), start=1):
+        yield f"{number:06d}.jpg", split, blond, male
+
+
+@pytest.fixture(params=["csv", "txt"])
+def faces(tmp_path, request):
+    """A CelebA tree with one image per group and split, annotated as published."""
+    header = ["5_o_Clock_Shadow", "Blond_Hair", "Male", "Young"]
+    attributes, partition = [], []
+    for name, split, blond, male in celeba_rows():
+        save_image(tmp_path / "img_align_celeba" / name, size=(178, 218))
+        attributes.append([name, -1, 2 * blond - 1, 2 * male - 1, 1])
+        partition.append([name, split])
+    if request.param == "csv":
+        write_csv(tmp_path / "list_attr_celeba.csv", ",".join(["image_id", *header]), attributes)
+        write_csv(tmp_path / "list_eval_partition.csv", "image_id,partition", partition)
+    else:
+        lines = [str(len(attributes)), " ".join(header), *("  ".join(map(str, row)) for row in attributes)]
+        (tmp_path / "list_attr_celeba.txt").write_text("\n".join(lines) + "\n")
+        lines = [" ".join(map(str, row)) for row in partition]
+        (tmp_path / "list_eval_partition.txt").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def test_celeba_reads_blond_hair_and_male_from_the_published_annotations(faces):
+    data = load_celeba(faces)
+    facts = {name: (blond, male) for name, _, blond, male in celeba_rows()}
+    for split in data.values():
+        assert len(split.data) == 4
+        blond, male = zip(*(facts[os.path.basename(path)] for path in split.data), strict=True)
+        np.testing.assert_array_equal(split.target, blond)
+        np.testing.assert_array_equal(split.attributes, male)
+    assert data.train.group_names[3] == "blond, male"
+
+
+def test_celeba_metadata_goes_before_the_annotations(faces):
+    rows = [[name, blond, split, 1 - male] for name, split, blond, male in celeba_rows()]
+    write_csv(faces / "metadata.csv", "img_filename,y,split,spurious", rows)
+    np.testing.assert_array_equal(load_celeba(faces).train.attributes, [1, 0, 1, 0])
+
+
+def test_celeba_images_are_found_in_the_doubled_folder_too(faces):
+    (faces / "img_align_celeba").rename(faces / "moved")
+    (faces / "img_align_celeba").mkdir()
+    (faces / "moved").rename(faces / "img_align_celeba" / "img_align_celeba")
+    assert all(os.path.isfile(path) for path in load_celeba(faces).test.data)
+
+
+def test_celeba_without_images_names_the_usual_folder(faces):
+    for path in (faces / "img_align_celeba").iterdir():
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"12 of 12 images .*img_align_celeba/000001\.jpg"):
+        load_celeba(faces)
+
+
+def test_celeba_without_the_column_says_which(faces):
+    edit(next(faces.glob("list_attr_celeba.*")), "Blond_Hair", "Blonde")
+    with pytest.raises(ValueError, match=r"has no column Blond_Hair. It has: "):
+        load_celeba(faces)
+
+
+def test_celeba_images_without_a_split_are_counted(faces):
+    partition = next(faces.glob("list_eval_partition.*"))
+    lines = partition.read_text().splitlines()
+    partition.write_text("\n".join(lines[:-2]))
+    with pytest.raises(
+        ValueError, match=r"2 of 12 images of .* have no split in .*: 000011\.jpg, 000012\.jpg"
+    ):
+        load_celeba(faces)
+
+
+def test_celeba_without_annotations_names_the_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"list_attr_celeba.csv"):
+        load_celeba(tmp_path)
+
+
+# UrbanCars
+
+
+@pytest.fixture
+def cars(tmp_path):
+    """An UrbanCars tree with 1 to 8 images in the eight folders of each split."""
+    kinds = itertools.product(("urban", "country"), repeat=3)
+    for n, (car, bg, thing) in enumerate(kinds, start=1):
+        for place in URBANCARS_PLACES.values():
+            for i in range(n):
+                save_image(tmp_path / place / f"obj-{car}_bg-{bg}_co_occur_obj-{thing}" / f"{i:05d}.jpg")
+    return tmp_path
+
+
+def test_urbancars_takes_class_and_both_shortcuts_from_the_folder(cars):
+    data = load_urbancars(cars)
+    for name, split in data.items():
+        assert all(URBANCARS_PLACES[name] in path for path in split.data)
+        np.testing.assert_array_equal(np.bincount(split.group_labels), np.arange(1, 9))
+        folders = [os.path.basename(os.path.dirname(path)) for path in split.data]
+        np.testing.assert_array_equal(split.target, [f.startswith("obj-country") for f in folders])
+        np.testing.assert_array_equal(split.background, ["bg-country" in f.split("_") for f in folders])
+        np.testing.assert_array_equal(split.co_occurring_object, [f.endswith("obj-country") for f in folders])
+    assert data.test.attribute_names == [
+        "urban + urban",
+        "urban + country",
+        "country + urban",
+        "country + country",
+    ]
+
+
+@pytest.mark.parametrize(
+    "shortcut, sizes", [("background", [3, 7, 11, 15]), ("co_occurring_object", [4, 6, 12, 14])]
+)
+def test_urbancars_groups_by_one_shortcut_on_request(cars, shortcut, sizes):
+    split = load_urbancars(cars, shortcut=shortcut).train
+    np.testing.assert_array_equal(split.attributes, split[shortcut])
+    np.testing.assert_array_equal(np.bincount(split.group_labels), sizes)
+
+
+def test_urbancars_frames_have_both_shortcuts(cars):
+    pytest.importorskip("pandas")
+    frame = load_urbancars(cars, as_frame=True).test.frame
+    assert {"background", "co_occurring_object"} <= set(frame.columns)
+
+
+def test_an_unknown_shortcut_is_refused():
+    with pytest.raises(
+        ValueError, match="shortcut must be one of 'both', 'background', 'co_occurring_object'"
+    ):
+        load_urbancars("anywhere", shortcut="sky")
+
+
+def test_a_missing_urbancars_split_is_named(cars):
+    (cars / "bg-0.5_co_occur_obj-0.5").rename(cars / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=r"1 of 3 .* missing: .*bg-0.5_co_occur_obj-0.5/test"):
+        load_urbancars(cars)
+
+
+def test_an_unknown_urbancars_folder_is_named(cars):
+    (cars / URBANCARS_PLACES["train"] / "obj-rural_bg-urban_co_occur_obj-urban").mkdir()
+    with pytest.raises(
+        ValueError, match=r"1 of 9 folders .* unknown name: obj-rural_bg-urban_co_occur_obj-urban"
+    ):
+        load_urbancars(cars)
+
+
+def test_a_missing_urbancars_group_folder_is_named(cars):
+    folder = cars / URBANCARS_PLACES["test"] / "obj-urban_bg-urban_co_occur_obj-urban"
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    with pytest.raises(
+        FileNotFoundError, match=r"1 of 8 .* missing: .*obj-urban_bg-urban_co_occur_obj-urban"
+    ):
+        load_urbancars(cars)
+
+
+def test_urbancars_folders_without_images_are_refused(cars):
+    for path in (cars / URBANCARS_PLACES["test"]).glob("*/*.jpg"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"The 8 folders of .*test hold no images"):
+        load_urbancars(cars)
+
+
+def test_truncated_urbancars_images_are_named(cars):
+    truncate(cars / URBANCARS_PLACES["train"] / "obj-urban_bg-urban_co_occur_obj-urban" / "00000.jpg")
+    with pytest.raises(ValueError, match=r"1 of 108 images .* truncated or unreadable"):
+        load_urbancars(cars)
+
+
+# One's own images
+
+
+@pytest.fixture
+def pets(tmp_path):
+    rows = []
+    for i in range(8):
+        save_image(tmp_path / "images" / f"{i}.png")
+        split = ("train", "train", "val", "test")[i % 4]
+        rows.append([f"images/{i}.png", ("cat", "dog")[i // 4], (10, 9)[i % 2], split])
+    write_csv(tmp_path / "pets.csv", "file,animal,lens,part", rows)
+    return tmp_path / "pets.csv"
+
+
+COLUMNS = {"path_column": "file", "target_column": "animal"}
+
+
+def test_own_images_without_splits_or_attributes_are_one_split(pets):
+    data = load_image_folder(pets, **COLUMNS)
+    assert list(data) == ["all"]
+    split = data["all"]
+    np.testing.assert_array_equal(split.target, [0] * 4 + [1] * 4)
+    assert split.target_names == ["cat", "dog"]
+    assert split.attributes is split.group_labels is split.group_names is None
+
+
+def test_own_images_with_splits_and_attributes_are_grouped(pets):
+    data = load_image_folder(pets, attribute_column="lens", split_column="part", **COLUMNS)
+    assert {name: len(split.data) for name, split in data.items()} == {"train": 4, "validation": 2, "test": 2}
+    # Numbers are ordered by value: "9" before "10".
+    assert data.train.attribute_names == ["9", "10"]
+    np.testing.assert_array_equal(data.train.attributes, [1, 0, 1, 0])
+    np.testing.assert_array_equal(data.train.group_labels, [1, 0, 3, 2])
+
+
+def test_paths_are_relative_to_the_root_or_to_the_table(pets, tmp_path):
+    elsewhere = tmp_path / "tables" / "pets.csv"
+    elsewhere.parent.mkdir()
+    elsewhere.write_text(pets.read_text())
+    by_root = load_image_folder(elsewhere, root=tmp_path, **COLUMNS)["all"].data
+    by_table = load_image_folder(pets, **COLUMNS)["all"].data
+    assert [os.path.samefile(a, b) for a, b in zip(by_root, by_table, strict=True)] == [True] * 8
+    with pytest.raises(FileNotFoundError, match="8 of 8 images"):
+        load_image_folder(elsewhere, **COLUMNS)
+
+
+def test_absolute_paths_stay_as_they_are(pets, tmp_path):
+    edit(pets, "images/", f"{tmp_path}/images/")
+    assert len(load_image_folder(pets, root="/nowhere", **COLUMNS)["all"].data) == 8
+
+
+def test_a_wrong_column_is_named_with_those_there_are(pets):
+    with pytest.raises(ValueError, match=r"has no column target. It has: file, animal, lens, part"):
+        load_image_folder(pets, path_column="file")
+
+
+def test_an_unknown_split_of_ones_own_is_refused(pets):
+    edit(pets, ",val", ",holdout")
+    with pytest.raises(ValueError, match=r"2 of 8 lines .* unknown part: 'holdout' \(lines 4, 8\)"):
+        load_image_folder(pets, split_column="part", **COLUMNS)
+
+
+def test_blank_labels_are_counted(pets):
+    edit(pets, "dog", "")
+    with pytest.raises(ValueError, match=r"4 of 8 lines .* have no animal: lines 6, 7, 8, 9"):
+        load_image_folder(pets, **COLUMNS)
+
+
+def test_one_class_only_is_refused(pets):
+    edit(pets, "dog", "cat")
+    with pytest.raises(ValueError, match=r"one class only \('cat'\) in the column 'animal'"):
+        load_image_folder(pets, **COLUMNS)
+
+
+def test_a_table_without_lines_is_refused(pets):
+    pets.write_text("file,animal\n")
+    with pytest.raises(ValueError, match="has column names but no lines"):
+        load_image_folder(pets, **COLUMNS)
+
+
+def test_an_own_image_named_twice_is_refused(pets):
+    edit(pets, "images/7.png", "images/0.png")
+    with pytest.raises(ValueError, match="1 images are named more than once"):
+        load_image_folder(pets, **COLUMNS)
+
+
+def test_truncated_png_images_are_named(pets):
+    truncate(pets.parent / "images" / "3.png")
+    with pytest.raises(ValueError, match=r"1 of 8 images .*3\.png"):
+        load_image_folder(pets, **COLUMNS)
+
+
+def test_the_frame_of_images_without_attributes_has_path_and_target(pets):
+    pytest.importorskip("pandas")
+    frame = load_image_folder(pets, as_frame=True, **COLUMNS)["all"].frame
+    assert list(frame.columns) == ["path", "target"]
+
+
+# The transform
+
+
+def test_the_transform_is_torchvisions_resize_crop_and_normalise(tmp_path):
+    transforms = pytest.importorskip("torchvision.transforms")
+    pixels = np.random.RandomState(0).randint(256, size=(300, 280, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "noise.png")
+    published = transforms.Compose(
+        [
+            transforms.Resize((256, 256)),
+            transforms.CenterCrop((224, 224)),
+            transforms.ToTensor(),
+            transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ]
+    )
+    with Image.open(tmp_path / "noise.png") as image:
+        expected = published(image.convert("RGB")).numpy()
+        np.testing.assert_allclose(ImageNetTransform()(image), expected, atol=1e-6)
+    np.testing.assert_allclose(ImageNetTransform()(tmp_path / "noise.png"), expected, atol=1e-6)
+
+
+def test_grey_and_transparent_images_become_three_channels(tmp_path):
+    for mode in ("L", "RGBA", "P"):
+        Image.new(mode, (30, 30)).save(tmp_path / f"{mode}.png")
+        assert ImageNetTransform(32, 28)(tmp_path / f"{mode}.png").shape == (3, 28, 28)
+
+
+def test_equal_transforms_pickle_to_equal_bytes():
+    first, again = ImageNetTransform(64, 56), ImageNetTransform(64, 56)
+    assert first == again
+    assert hash(first) == hash(again)
+    assert pickle.dumps(first) == pickle.dumps(again)
+    assert first != ImageNetTransform(64, 56, foreground_only=True)
+    assert pickle.loads(pickle.dumps(first)) == first
+
+
+def test_a_masked_image_needs_its_path():
+    with pytest.raises(ValueError, match="pass the path instead of the image"):
+        ImageNetTransform(foreground_only=True)(Image.new("RGB", (8, 8)))
+
+
+def test_paths_and_transform_go_straight_into_the_transformers(birds):
+    torch = pytest.importorskip("torch")
+    from skexmap import EmbeddingTransformer
+
+    split = load_waterbirds(birds).train
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 2, 7, stride=16),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(2 * 14 * 14, 2),
+    )
+    from_paths = EmbeddingTransformer(net, load=split.transform).fit_transform(split.data)
+    pixels = np.stack([split.transform(path) for path in split.data])
+    np.testing.assert_allclose(from_paths, EmbeddingTransformer(net).fit_transform(pixels), rtol=1e-5)
