@@ -5,13 +5,14 @@ from sklearn.base import BaseEstimator, ClusterMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skexmap._blocks import HEATMAP
+from skexmap._progress import CallbackSupportMixin
 from skexmap._validation import _check_feature_names_in
 from skexmap.cluster._output import columns_handed_on, flat_block, hand_on
 
 FLOATS = (np.float64, np.float32)
 
 
-class ClustererStep(ClusterMixin, TransformerMixin, BaseEstimator):
+class ClustererStep(CallbackSupportMixin, ClusterMixin, TransformerMixin, BaseEstimator):
     """A clusterer of plain rows, or of the block ``heatmap``, that hands on clusters.
 
     A subclass has `fit`, which sets ``labels_`` and calls `_learn_output`, and `predict`.

@@ -8,6 +8,7 @@ from scipy import sparse
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from skexmap._progress import reports_fit
 from skexmap._validation import Interval, RealNotInt, StrOptions, _fit_context
 from skexmap.cluster._affinity import (
     check_precomputed,
@@ -227,6 +228,7 @@ class EigengapSpectralClustering(ClustererStep):
         self.n_jobs = n_jobs
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @reports_fit()
     def fit(self, X, y=None):
         """Cluster the rows of X.
 

@@ -10,6 +10,7 @@ from sklearn.metrics import silhouette_score
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from skexmap._progress import reports_fit
 from skexmap._validation import Interval, RealNotInt, StrOptions, _fit_context
 from skexmap.cluster._base import ClustererStep
 from skexmap.cluster._neighbors import rows_are_identical
@@ -154,6 +155,7 @@ class OverclusteringKMeans(ClustererStep):
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @reports_fit()
     def fit(self, X, y=None):
         """Cluster the rows of X.
 

@@ -10,6 +10,7 @@ from sklearn.utils.validation import _num_samples, check_is_fitted, column_or_1d
 
 from skexmap._blocks import EMBEDDING, HEATMAP
 from skexmap._group_labels import cluster_of_class, encode_groups
+from skexmap._progress import CallbackSupportMixin, reports_fit
 from skexmap._validation import (
     HasMethods,
     Interval,
@@ -27,7 +28,7 @@ from skexmap.cluster._spectrum import renumber_by_size
 FLOATS = (np.float64, np.float32)
 
 
-class PseudoGroupLabeler(TransformerMixin, BaseEstimator):
+class PseudoGroupLabeler(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     """Pseudo-groups from any clusterer: group = class x cluster.
 
     ExMap [1]_ clusters the heatmaps of all images at once (G-ExMap, ``scope="global"``) or inside each
@@ -163,6 +164,7 @@ class PseudoGroupLabeler(TransformerMixin, BaseEstimator):
         self.small_clusters = small_clusters
 
     @_fit_context(prefer_skip_nested_validation=False)
+    @reports_fit()
     def fit(self, X, y):
         """Cluster the rows of X and cross the clusters with the classes.
 

@@ -9,6 +9,7 @@ from joblib import Parallel, delayed
 from sklearn.model_selection import check_cv
 from sklearn.utils import check_random_state
 
+from skexmap._progress import progress, reports_fit
 from skexmap._validation import Interval, StrOptions, _fit_context
 from skexmap.exceptions import TinyGroupWarning
 from skexmap.retraining._inputs import read_classes, read_embedding, read_groups
@@ -185,7 +186,32 @@ def worst_group_accuracies(correct, group_codes):
     return np.min([correct[group_codes == group].mean(axis=0) for group in groups], axis=0)
 
 
-def retrain(embedding, class_codes, group_codes, n_classes, C, *, balance, standardize, seeds, n_jobs=None):
+def run(tasks, n_tasks, description, n_jobs=None, track=None):
+    """Run tasks in threads and yield their results in order.
+
+    Parameters
+    ----------
+    tasks : iterable of joblib.delayed
+    n_tasks : int
+    description : str
+        What they do.
+    n_jobs : int, default=None
+        Number of threads; None is 1.
+    track : callable, default=None
+        ``track(results, n_tasks, description)`` yields the results and shows progress.
+
+    Yields
+    ------
+    result : object
+    """
+    # Threads: the matrix products release the GIL, and the embedding is not copied to workers.
+    results = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(tasks)
+    yield from results if track is None else track(results, n_tasks, description)
+
+
+def retrain(
+    embedding, class_codes, group_codes, n_classes, C, *, balance, standardize, seeds, n_jobs=None, track=None
+):
     """Refit the last layer on balanced data, once per seed, and average: DFR for one strength.
 
     All refits share one scaler, fitted on all samples; the weights are averaged in its space and folded.
@@ -208,6 +234,8 @@ def retrain(embedding, class_codes, group_codes, n_classes, C, *, balance, stand
         One refit for each.
     n_jobs : int, default=None
         Number of threads.
+    track : callable, default=None
+        Shows progress, as in `run`.
 
     Returns
     -------
@@ -226,9 +254,8 @@ def retrain(embedding, class_codes, group_codes, n_classes, C, *, balance, stand
         X = (embedding[rows] - mean) / scale
         return l1_logistic_path(X, class_codes[rows], n_classes, [C], weight)
 
-    # Threads: the matrix products release the GIL, and the embedding is not copied to workers.
     coefs, intercepts = zip(
-        *Parallel(n_jobs=n_jobs, prefer="threads")(map(delayed(refit), seeds)), strict=True
+        *run(map(delayed(refit), seeds), len(seeds), "refits", n_jobs, track), strict=True
     )
     return fold_scaler(np.mean(coefs, axis=0)[0], np.mean(intercepts, axis=0)[0], mean, scale)
 
@@ -285,6 +312,7 @@ class _DFR(LinearHead):
         "standardize": ["boolean"],
         "random_state": ["random_state"],
         "n_jobs": [Integral, None],
+        "verbose": ["verbose"],
     }
 
     def _read(self, X, y, group_labels):
@@ -344,6 +372,9 @@ class _DFR(LinearHead):
         # Reweighting draws nothing: one fit is the average of all.
         return _draw_seeds(rng, self.n_retrains)[: self.n_retrains if self.balance == "subsample" else 1]
 
+    def _track(self):
+        return partial(progress, verbose=self.verbose, estimator=self)
+
     def _probabilities(self, scores):
         return one_versus_rest_probabilities(scores)
 
@@ -384,6 +415,8 @@ class DFRClassifier(_DFR):
         Draws the subsamples.
     n_jobs : int, default=None
         Number of threads for the refits; None is 1. The result does not depend on it.
+    verbose : bool, default=False
+        Whether to show the progress of the fits.
 
     Attributes
     ----------
@@ -469,6 +502,7 @@ class DFRClassifier(_DFR):
         standardize=True,
         random_state=None,
         n_jobs=None,
+        verbose=False,
     ):
         self.C = C
         self.n_retrains = n_retrains
@@ -478,8 +512,10 @@ class DFRClassifier(_DFR):
         self.standardize = standardize
         self.random_state = random_state
         self.n_jobs = n_jobs
+        self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @reports_fit(max_subtasks=1)
     def fit(self, X, y, group_labels=None):
         """Refit the last layer on balanced groups.
 
@@ -508,6 +544,7 @@ class DFRClassifier(_DFR):
             standardize=self.standardize,
             seeds=self._refit_seeds(check_random_state(self.random_state)),
             n_jobs=self.n_jobs,
+            track=self._track(),
         )
         return self
 
@@ -546,6 +583,8 @@ class DFRClassifierCV(_DFR):
         draws.
     n_jobs : int, default=None
         Number of threads; None is 1. The result does not depend on it.
+    verbose : bool, default=False
+        Whether to show the progress of the fits.
 
     Attributes
     ----------
@@ -617,6 +656,7 @@ class DFRClassifierCV(_DFR):
         standardize=True,
         random_state=None,
         n_jobs=None,
+        verbose=False,
     ):
         self.Cs = Cs
         self.n_splits = n_splits
@@ -628,8 +668,10 @@ class DFRClassifierCV(_DFR):
         self.standardize = standardize
         self.random_state = random_state
         self.n_jobs = n_jobs
+        self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @reports_fit(max_subtasks=2)
     def fit(self, X, y, group_labels=None):
         """Choose the strength on splits of the data, then refit on all of it.
 
@@ -667,16 +709,18 @@ class DFRClassifierCV(_DFR):
             standardize=self.standardize,
             seeds=refit_seeds,
             n_jobs=self.n_jobs,
+            track=self._track(),
         )
         return self
 
     def _score_halvings(self, *data, seeds):
         score = partial(score_halving, *data, self.Cs_, balance=self._balance(), standardize=self.standardize)
-        scores = Parallel(n_jobs=self.n_jobs, prefer="threads")(delayed(score)(seed=seed) for seed in seeds)
+        tasks = (delayed(score)(seed=seed) for seed in seeds)
+        scores = list(run(tasks, len(seeds), "halvings", self.n_jobs, self._track()))
         return np.transpose(scores)
 
     def _score_splits(self, embedding, class_codes, group_codes, n_classes, *, seeds):
-        splits = check_cv(self.cv, class_codes, classifier=True).split(embedding, class_codes)
+        splits = list(check_cv(self.cv, class_codes, classifier=True).split(embedding, class_codes))
 
         def score(train, test, C):
             coef, intercept = retrain(
@@ -692,9 +736,8 @@ class DFRClassifierCV(_DFR):
             correct = predict_codes(embedding[test] @ coef.T + intercept) == class_codes[test]
             return worst_group_accuracies(correct[:, None], group_codes[test])[0]
 
-        scores = Parallel(n_jobs=self.n_jobs, prefer="threads")(
-            delayed(score)(train, test, C) for train, test in splits for C in self.Cs_
-        )
+        tasks = (delayed(score)(train, test, C) for train, test in splits for C in self.Cs_)
+        scores = list(run(tasks, len(splits) * len(self.Cs_), "candidates", self.n_jobs, self._track()))
         return np.reshape(scores, (-1, len(self.Cs_))).T
 
 
