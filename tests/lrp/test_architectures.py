@@ -1,0 +1,134 @@
+"""The engine on the models that people use, straight from torchvision, unmodified but for their random statistics."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from skexmap._torch import replica_of
+from skexmap.lrp import RelevanceEngine, epsilon_gamma, epsilon_plus_flat
+
+models = pytest.importorskip("torchvision.models")
+pytestmark = pytest.mark.torchvision
+
+SLOW = pytest.mark.slow
+# Name, options, side of the images.
+MODELS = [
+    ("alexnet", {}, 64),
+    ("vgg11", {}, 32),
+    ("vgg11_bn", {}, 32),
+    ("squeezenet1_1", {}, 40),
+    ("resnet18", {}, 40),
+    ("resnet50", {}, 40),
+    ("resnext50_32x4d", {}, 40),
+    pytest.param("wide_resnet50_2", {}, 40, marks=SLOW),
+    ("densenet121", {}, 40),
+    ("googlenet", {"init_weights": False}, 40),
+    ("inception_v3", {"init_weights": False}, 80),
+    ("mobilenet_v2", {}, 40),
+    ("mobilenet_v3_small", {}, 40),
+    ("efficientnet_b0", {}, 40),
+    ("convnext_tiny", {}, 40),
+    ("shufflenet_v2_x1_0", {}, 40),
+    ("regnet_y_400mf", {}, 40),
+    ("mnasnet0_5", {}, 40),
+    ("vit_b_16", {"image_size": 32}, 32),
+    pytest.param("swin_t", {}, 64, marks=SLOW),
+    pytest.param("maxvit_t", {"input_size": (64, 64)}, 64, marks=SLOW),
+]
+
+
+def build(name, options):
+    """Return the model in double precision with non-trivial statistics and a head that is not zero."""
+    torch.manual_seed(0)
+    options = dict(options)
+    if name == "maxvit_t":
+        options["partition_size"] = 2
+        model = models.MaxVit(
+            stem_channels=16,
+            block_channels=[16, 32],
+            block_layers=[1, 1],
+            head_dim=16,
+            stochastic_depth_prob=0.0,
+            num_classes=10,
+            **options,
+        )
+    else:
+        model = getattr(models, name)(num_classes=10, **options)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.running_mean.normal_().mul_(0.1)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_().mul_(0.1)
+        # torchvision starts the head of a Vision Transformer at zero.
+        if isinstance(module, nn.Linear) and not module.weight.any():
+            nn.init.normal_(module.weight, std=0.05)
+    for parameter_name, values in model.named_parameters():
+        # The layer scale of ConvNeXt starts at 1e-6: its blocks would do nothing.
+        if parameter_name.endswith("layer_scale"):
+            values.data.uniform_(0.2, 1)
+    return model.eval()
+
+
+def relevance(model, x, composite, **kwargs):
+    engine = RelevanceEngine(model, composite)
+    engine.check(x)
+    target = torch.arange(len(x)) % 10
+    return engine.attribute(x, lambda logits: target[: len(logits)], **kwargs)
+
+
+def correlation(a, b):
+    return np.corrcoef(a.double().flatten().numpy(), b.double().flatten().numpy())[0, 1]
+
+
+@pytest.mark.parametrize("name, options, side", MODELS)
+def test_relevance_is_the_same_for_every_batch_precision_and_memory_format(name, options, side):
+    single = build(name, options)
+    double = replica_of(single, torch.device("cpu"), torch.float64).module
+    x = torch.randn(3, 3, side, side, dtype=torch.float64)
+    composite = epsilon_gamma()
+    expected = relevance(double, x, composite)
+    found = expected.relevance
+    assert torch.isfinite(found).all()
+    assert (found.abs().flatten(1).amax(1) > 0).all()
+    assert torch.equal(expected.logits, double(x))
+
+    alone = relevance(double, x[:1], composite).relevance
+    # Sums of other batch sizes run in another order.
+    assert correlation(alone, found[:1]) > 1 - 1e-9
+    last = relevance(double, x.contiguous(memory_format=torch.channels_last), composite).relevance
+    assert correlation(last, found) > 1 - 1e-9
+
+    in_single = relevance(single, x.float(), composite).relevance
+    assert correlation(in_single, found) > 0.999
+    for mine, reference in zip(in_single, found, strict=True):
+        assert correlation(mine, reference) > 0.999
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "vit_b_16"])
+def test_the_flat_rule_gives_relevance_to_black_pixels(name):
+    options, side = next(
+        (o, s) for n, o, s in (m for m in MODELS if isinstance(m, tuple) and len(m) == 3) if n == name
+    )
+    model = build(name, options)
+    x = torch.rand(1, 3, side, side)
+    x[:, :, : side // 2] = 0
+    found = relevance(model, x, epsilon_plus_flat()).relevance
+    assert torch.isfinite(found).all()
+    assert found[:, :, : side // 2].abs().sum() > 0.05 * found.abs().sum()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "mobilenet_v2"])
+def test_relevance_is_conserved_without_biases(name):
+    options, side = {}, 40
+    model = build(name, options).double()
+    # Every constant goes: what is left multiplies the image, so that all relevance must arrive there.
+    for module in model.modules():
+        if getattr(module, "bias", None) is not None:
+            module.bias.data.zero_()
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.zero_()
+    x = torch.randn(3, 3, side, side, dtype=torch.float64)
+    total = relevance(model, x, epsilon_gamma(epsilon=1e-12)).relevance.sum((1, 2, 3))
+    np.testing.assert_allclose(total.numpy(), 1, rtol=1e-4)

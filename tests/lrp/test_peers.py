@@ -1,0 +1,161 @@
+"""The composites against zennit, and against captum's LRP where captum is right."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from test_networks import Net
+from torch import nn
+
+from skexmap.lrp import COMPOSITES, RelevanceEngine, epsilon_gamma, resolve_composite
+
+
+def randomize(model, seed=0, eps=1e-12):
+    """Give batch-norms statistics that are not those of a fresh one; random weights, double precision."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(generator=generator).mul_(0.1)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+            module.weight.data.uniform_(0.5, 1.5, generator=generator)
+            module.bias.data.normal_(generator=generator).mul_(0.1)
+            # zennit 0.5.1 adds the eps a second time after it has folded the norm into the convolution; its logits
+            # are then off by 1e-5 themselves. With a tiny eps both compute the same network.
+            module.eps = eps
+    return model.double().eval().requires_grad_(False)
+
+
+@functools.cache
+def torchvision_model(name):
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    model = getattr(models, name)(num_classes=10)
+    if name.startswith("vgg"):
+        # As it comes its dense layers are 1 GB in double precision, and the rules are the same for fewer neurons.
+        model.classifier = nn.Sequential(
+            nn.Linear(512 * 49, 64), nn.ReLU(), nn.Dropout(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)
+        )
+    return randomize(model)
+
+
+def relative_error(found, expected):
+    return float((found - expected).norm() / expected.norm())
+
+
+def by_zennit(model, x, composite, architecture):
+    composites = pytest.importorskip("zennit.composites")
+    from zennit.attribution import Gradient
+    from zennit.canonizers import SequentialMergeBatchNorm
+    from zennit.torchvision import ResNetCanonizer, VGGCanonizer
+
+    canonizer = {"vgg": VGGCanonizer, "resnet": ResNetCanonizer}.get(architecture, SequentialMergeBatchNorm)()
+    options = {"stabilizer": 1e-6, "canonizers": [canonizer]}
+    kinds = {
+        "epsilon_gamma": lambda: published_composite(**options),
+        "epsilon_gamma_box": lambda: composites.EpsilonGammaBox(
+            low=-3.0, high=3.0, gamma=4.0, epsilon=1e-6, **options
+        ),
+        "epsilon_plus": lambda: composites.EpsilonPlus(epsilon=1e-6, **options),
+        "epsilon_plus_flat": lambda: composites.EpsilonPlusFlat(epsilon=1e-6, **options),
+        "epsilon_alpha2_beta1": lambda: composites.EpsilonAlpha2Beta1(epsilon=1e-6, **options),
+        "epsilon_alpha2_beta1_flat": lambda: composites.EpsilonAlpha2Beta1Flat(epsilon=1e-6, **options),
+    }
+    with torch.enable_grad(), Gradient(model=model, composite=kinds[composite]()) as attributor:
+        logits, relevance = attributor(x, lambda z: torch.eye(z.shape[1], dtype=z.dtype)[z.argmax(1)])
+    return logits.detach(), relevance.detach()
+
+
+def published_composite(stabilizer, canonizers):
+    """zennit's Gamma(4) on every convolution and epsilon on dense layers: the composite of the ExMap paper."""
+    from zennit.composites import LayerMapComposite
+    from zennit.layer import Sum
+    from zennit.rules import Epsilon, Gamma, Norm, Pass
+    from zennit.types import Activation, AvgPool, Convolution, Linear
+
+    return LayerMapComposite(
+        layer_map=[
+            (Activation, Pass()),
+            (AvgPool, Norm(stabilizer=1e-14)),
+            (Sum, Norm(stabilizer=1e-14)),
+            (Convolution, Gamma(gamma=4.0, stabilizer=stabilizer)),
+            (Linear, Epsilon(epsilon=1e-6)),
+        ],
+        canonizers=canonizers,
+    )
+
+
+def ours(model, x, composite):
+    if composite == "epsilon_gamma_box":
+        from skexmap.lrp import epsilon_gamma_box
+
+        resolved = epsilon_gamma_box(low=-3.0, high=3.0)
+    else:
+        resolved = resolve_composite(composite)
+    return RelevanceEngine(model, resolved).attribute(x, lambda logits: logits.argmax(1))
+
+
+SMALL = ["vgg11", "vgg11_bn", "resnet18"]
+
+
+@pytest.mark.torchvision
+@pytest.mark.parametrize("composite", COMPOSITES)
+@pytest.mark.parametrize("name", [*SMALL, pytest.param("resnet50", marks=pytest.mark.slow)])
+def test_a_composite_equals_zennit(name, composite):
+    pytest.importorskip("zennit")
+    model = torchvision_model(name)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64, generator=generator).clamp(-3, 3)
+    found = ours(model, x, composite)
+    logits, expected = by_zennit(model, x, composite, name[:3] if name.startswith("vgg") else "resnet")
+    assert relative_error(found.logits, logits) < 1e-8
+    assert relative_error(found.relevance, expected) < 1e-4
+
+
+def test_gamma_equals_zennits_on_values_of_both_signs():
+    pytest.importorskip("zennit")
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2, padding=1),
+        nn.Tanh(),
+        nn.Conv2d(4, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(64, 3),
+    )
+    model = randomize(model)
+    x = torch.randn(3, 3, 12, 12, dtype=torch.float64)
+    _, expected = by_zennit(model, x, "epsilon_gamma", "sequential")
+    assert relative_error(ours(model, x, "epsilon_gamma").relevance, expected) < 1e-8
+
+
+@pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients")
+def test_epsilon_equals_captums_on_a_plain_sequential_net():
+    pytest.importorskip("captum")
+    from captum.attr import LRP
+    from captum.attr._utils.lrp_rules import EpsilonRule
+
+    torch.manual_seed(0)
+    layers = {
+        "first": nn.Conv2d(3, 4, 3, padding=1),
+        "relu": nn.ReLU(),
+        "pool": nn.MaxPool2d(2),
+        "second": nn.Conv2d(4, 6, 3),
+        "last": nn.ReLU(),
+        "head": nn.Linear(24, 3),
+    }
+    # captum has no rule for nn.Flatten.
+    model = Net(
+        lambda net, x: net.head(net.last(net.second(net.pool(net.relu(net.first(x))))).flatten(1)), **layers
+    ).double()
+    x = torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    target = model(x).argmax(1).detach()
+    found = RelevanceEngine(model, epsilon_gamma(gamma=0.0, epsilon=1e-9)).attribute(
+        x, lambda logits: target, start="logit"
+    )
+    for module in layers.values():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.rule = EpsilonRule(epsilon=1e-9)
+    expected = LRP(model).attribute(x, target=target).detach()
+    np.testing.assert_allclose(found.relevance.numpy(), expected.numpy(), rtol=1e-4, atol=1e-7)
