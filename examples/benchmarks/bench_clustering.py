@@ -202,9 +202,8 @@ def table(results):
         before[key] = r["rows"], r["cpu"]
         shares = [f"{r[name]:.3f}" if name in r else "" for name in ("recall", "predict", "predict_moved")]
         lines.append(
-            f"{head} {r['seconds']:.1f} | {r['cpu']:.1f} | {growth} | {r['gigabytes']:.1f} | {r['k']} | {r['ari']:.3f} | "
-            + " | ".join(shares)
-            + " |"
+            f"{head} {r['seconds']:.1f} | {r['cpu']:.1f} | {growth} | {r['gigabytes']:.1f} "
+            f"| {r['k']} | {r['ari']:.3f} | " + " | ".join(shares) + " |"
         )
     return "\n".join(lines)
 
