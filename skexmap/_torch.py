@@ -83,20 +83,40 @@ def replica_of(model, device, dtype=None):
 
 def check_model(model):
     """Raise unless model is an uncompiled torch module."""
+    for name, kind, remedy in compiled_parts(model):
+        which = f"Submodule {name!r}" if name else "The model"
+        raise TypeError(f"{which} is {kind}: what it computes cannot be followed. {remedy}")
+    return model
+
+
+def compiled_parts(model):
+    """Yield name, kind and remedy of every submodule that is scripted, traced or compiled, outermost ones only.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+
+    Raises
+    ------
+    TypeError
+        If it is no torch module.
+    """
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
+    found = []
     for name, module in model.named_modules():
-        kind = None
+        if any(not outer or name.startswith(f"{outer}.") for outer in found):
+            continue
         if isinstance(module, torch.jit.ScriptModule):
             kind, remedy = "scripted or traced", "Pass the original Python module."
         elif hasattr(module, "_orig_mod"):
             kind, remedy = "compiled", "Pass the original: `compiled._orig_mod`."
         elif getattr(module, "_compiled_call_impl", None) is not None:
             kind, remedy = "compiled in place", "Pass a module on which `.compile()` was not called."
-        if kind:
-            which = f"Submodule {name!r}" if name else "The model"
-            raise TypeError(f"{which} is {kind}: what it computes cannot be followed. {remedy}")
-    return model
+        else:
+            continue
+        found.append(name)
+        yield name, kind, remedy
 
 
 def _tensors_of(model):

@@ -1,5 +1,6 @@
 """Layer-wise relevance propagation by intercepting torch functions: rules, composites and the relevance engine."""
 
+from skexmap.lrp._check import LayerReport, MissingRule, ModelReport, check_model
 from skexmap.lrp._composites import (
     COMPOSITES,
     Composite,
@@ -23,6 +24,9 @@ __all__ = [
     "Epsilon",
     "Flat",
     "Gamma",
+    "LayerReport",
+    "MissingRule",
+    "ModelReport",
     "Norm",
     "On",
     "Pass",
@@ -32,6 +36,7 @@ __all__ = [
     "WSquare",
     "ZBox",
     "ZPlus",
+    "check_model",
     "epsilon_alpha2_beta1",
     "epsilon_alpha2_beta1_flat",
     "epsilon_gamma",

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch.overrides import TorchFunctionMode
 
-from skexmap.lrp._operations import HANDLERS, Tag, tag_of, tensors_in
+from skexmap.lrp._operations import DESCRIPTIONS, HANDLERS, Tag, tag_of, tensors_in
 from skexmap.lrp._rules import away_from_zero, stabilize
 
 # Relative difference between the intercepted and the plain logits above which the engine refuses the model.
@@ -140,7 +140,8 @@ class RelevanceEngine:
                     output = self.model(leaf)
                 logits = run.resolve(first_output(output))
                 run.check_seen(logits, "the model's output")
-                _refuse_probabilities(logits)
+                if notes is None:
+                    _refuse_probabilities(logits)
             except BaseException:
                 run.close()
                 raise
@@ -166,15 +167,9 @@ class RelevanceEngine:
         check_logits(plain, len(images))
         run, _, logits = self.forward(images)
         try:
-            difference = (logits.detach() - plain).abs().max()
-            scale = plain.abs().max().clamp(min=torch.finfo(plain.dtype).tiny)
-            if not difference <= LOGIT_TOLERANCE.get(plain.dtype, 1e-3) * scale:
-                raise UnsupportedOperationError(
-                    f"The model's output changes when its operations are intercepted (by {float(difference):.3g}, "
-                    f"logits up to {float(scale):.3g}). It is random (active dropout?), keeps state between calls, or "
-                    "writes in place through a view whose base is used again; write that step without in-place "
-                    "operations."
-                )
+            difference = logits_differ(logits.detach(), plain)
+            if difference:
+                raise UnsupportedOperationError(difference)
             dense = tag_of(logits).dense
         finally:
             run.close()
@@ -256,7 +251,10 @@ class Interception(TorchFunctionMode):
         handler = HANDLERS.get(call.name)
         if handler is None:
             return self._without_handler(call)
+        n_notes = None if self.notes is None else len(self.notes)
         output = handler(self, call)
+        if self.notes is not None and len(self.notes) == n_notes:
+            self.note(call, call.name, DESCRIPTIONS[handler], output)
         if call.writes_to is not None:
             self._replace(call.writes_to, output)
         return output
@@ -371,6 +369,12 @@ class Interception(TorchFunctionMode):
             in_place = tag.version != tensor._version or tensor.grad_fn is None
             made_by = "an in-place operation" if in_place else tensor.grad_fn.name()
         else:
+            return
+        if self.notes is not None:
+            self.notes.append(
+                {"operation": made_by, "rule": None, "where": self.where(), "why": "It can't be intercepted."}
+            )
+            self.tag_all(tensor, Tag())
             return
         raise UnsupportedOperationError(
             f"A tensor was made by {made_by}, which can't be intercepted, before it reached {what}{self.where()}. "
@@ -579,6 +583,19 @@ def check_logits(logits, n_images):
     bad = int((~torch.isfinite(logits)).any(1).sum())
     if bad:
         raise ValueError(f"The model returns NaN or infinite logits for {bad} of {n_images} images.")
+
+
+def logits_differ(logits, plain):
+    """Say how the intercepted logits differ from the plain ones; empty if they do not."""
+    difference = (logits - plain).abs().max()
+    scale = plain.abs().max().clamp(min=torch.finfo(plain.dtype).tiny)
+    if difference <= LOGIT_TOLERANCE.get(plain.dtype, 1e-3) * scale:
+        return ""
+    return (
+        f"The model's output changes when its operations are intercepted (by {float(difference):.3g}, logits up to "
+        f"{float(scale):.3g}). It is random (active dropout?), keeps state between calls, or writes in place through a "
+        "view whose base is used again; write that step without in-place operations."
+    )
 
 
 def _refuse_probabilities(logits):

@@ -262,7 +262,8 @@ def _apply_rule(run, call, x, layer, tag):
     """Make the layer's output a node whose backward is the composite's rule for it."""
     rule = run.rule_for(layer, call)
     output = _ByRule.apply(x, layer, rule)
-    run.note(call, layer.operation, rule, output, layer)
+    if rule is not None:
+        run.note(call, layer.operation, rule, output, layer)
     tag.layer = layer
     tag.source = x
     return run.tag_all(output, tag)
@@ -687,4 +688,20 @@ HANDLERS = {
     "instance_norm": instance_norm,
     "scaled_dot_product_attention": scaled_dot_product_attention,
     "multi_head_attention_forward": multi_head_attention,
+}
+
+# What a report says of the operations that have no rule from the composite.
+DESCRIPTIONS = {
+    **dict.fromkeys(set(HANDLERS.values()), "made of its parts"),
+    hand_on: "pass",
+    drop_out: "pass",
+    relu: "pass",
+    activation: "pass",
+    make_constant: "constant",
+    share_proportionally: "norm",
+    interpolate: "norm",
+    multiply: "norm (by a constant)",
+    divide: "norm (by a constant)",
+    matrix_product: "norm (by a constant)",
+    softmax: "Taylor expansion (AttnLRP)",
 }

@@ -15,7 +15,7 @@ SLOW = pytest.mark.slow
 # Name, options, side of the images.
 MODELS = [
     ("alexnet", {}, 64),
-    ("vgg11", {}, 32),
+    pytest.param("vgg11", {}, 32, marks=SLOW),
     ("vgg11_bn", {}, 32),
     ("squeezenet1_1", {}, 40),
     ("resnet18", {}, 40),
@@ -92,7 +92,7 @@ def test_relevance_is_the_same_for_every_batch_precision_and_memory_format(name,
     found = expected.relevance
     assert torch.isfinite(found).all()
     assert (found.abs().flatten(1).amax(1) > 0).all()
-    assert torch.equal(expected.logits, double(x))
+    np.testing.assert_allclose(expected.logits.numpy(), double(x).numpy(), rtol=1e-9)
 
     alone = relevance(double, x[:1], composite).relevance
     # Sums of other batch sizes run in another order.
@@ -113,13 +113,15 @@ def test_the_flat_rule_gives_relevance_to_black_pixels(name):
     )
     model = build(name, options)
     x = torch.rand(1, 3, side, side)
-    x[:, :, : side // 2] = 0
+    black = torch.rand(x.shape) < 0.5
+    x[black] = 0
     found = relevance(model, x, epsilon_plus_flat()).relevance
     assert torch.isfinite(found).all()
-    assert found[:, :, : side // 2].abs().sum() > 0.05 * found.abs().sum()
+    # Where a pixel is black says nothing to the flat rule.
+    assert 0.4 < found[black].abs().sum() / found.abs().sum() < 0.6
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "shufflenet_v2_x1_0"])
 def test_relevance_is_conserved_without_biases(name):
     options, side = {}, 40
     model = build(name, options).double()

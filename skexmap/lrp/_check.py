@@ -1,0 +1,322 @@
+"""check_model: what the relevance engine makes of a model, operation by operation."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from skexmap._torch import compiled_parts, pick_device, replica_of
+from skexmap.lrp._composites import resolve_composite
+from skexmap.lrp._engine import (
+    RelevanceEngine,
+    _refuse_probabilities,
+    _seed,
+    check_logits,
+    first_output,
+    logits_differ,
+)
+from skexmap.lrp._rules import Rule
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """How much relevance one layer was given and how much of it the layer handed on.
+
+    Attributes
+    ----------
+    name : str
+        Name of the module that owns the weights; ``"?"`` if none does.
+    operation : str
+        ``"convolution"``, ``"dense"``, ``"batch_norm"`` or ``"normalization"``.
+    rule : Rule or str
+    given : float
+        Relevance that arrived at its output, mean over the images (each started with 1). Layers on parallel branches
+        share it.
+    kept : float
+        Share of it that the layer handed on to its input; biases and stabilisers absorb the rest. It is the slope of
+        handed on against given over the images, so that signs do not cancel.
+    """
+
+    name: str
+    operation: str
+    rule: object
+    given: float
+    kept: float
+
+
+@dataclass(frozen=True)
+class MissingRule:
+    """Something that a model does and that has no relevance rule.
+
+    Attributes
+    ----------
+    operation : str
+        Name of the torch function, or of what made the tensor.
+    where : str
+        Module and line of code.
+    why : str
+        Reason and remedy; may be empty.
+    """
+
+    operation: str
+    where: str
+    why: str
+
+
+@dataclass
+class ModelReport:
+    """What `check_model` found; prints as a table.
+
+    Attributes
+    ----------
+    operations : list of tuple (str, str, int)
+        Torch function, rule and number of calls, in the order of their first call.
+    layers : list of LayerReport
+        Every call of a layer with weights or a normalisation, from the image to the logits; empty if a rule is missing.
+    missing : list of MissingRule
+        All that has no rule.
+    n_images : int
+        Number of images in the example.
+    n_negative_targets : int
+        Images whose explained logit is negative: started with relevance 1, the signs of their map are flipped.
+    pixel_relevance : ndarray of shape (n_images,) or None
+        Sum of each map; 1 if the layers lose nothing. None if a rule is missing.
+    complete : bool
+        Whether the forward pass could be followed to its end.
+    """
+
+    operations: list = field(default_factory=list)
+    layers: list = field(default_factory=list)
+    missing: list = field(default_factory=list)
+    n_images: int = 0
+    n_negative_targets: int = 0
+    pixel_relevance: object = None
+    complete: bool = True
+
+    @property
+    def ok(self):
+        """Whether everything the model does has a rule."""
+        return not self.missing
+
+    def __str__(self):
+        parts = []
+        if self.missing:
+            rows = [(m.operation, m.where, m.why) for m in self.missing]
+            parts.append(_table(("without a rule", "where", "why"), rows))
+            if not self.complete:
+                parts.append("The forward pass could not be followed beyond the last of these.")
+        parts.append(_table(("operation", "rule", "calls"), self.operations))
+        if self.layers:
+            rows = [(r.name, r.operation, r.rule, f"{r.given:.3f}", f"{r.kept:.1%}") for r in self.layers]
+            parts.append(_table(("layer", "operation", "rule", "given", "kept"), rows))
+            mean, spread = np.mean(self.pixel_relevance), np.std(self.pixel_relevance)
+            parts.append(f"Relevance that reaches the pixels, of 1: {mean:.3f} (spread {spread:.3f}).")
+        if self.complete:
+            parts.append(
+                f"The explained logit is negative on {self.n_negative_targets} of {self.n_images} images."
+            )
+        return "\n\n".join(parts)
+
+
+def check_model(
+    model, example, *, composite="epsilon_gamma", gamma=4.0, epsilon=1e-6, target="predicted", device="cpu"
+):
+    """Report what relevance propagation makes of a model, before any heatmap is made.
+
+    The model runs as a copy and is left as it is. Nothing is raised for what has no rule: the report lists all of it.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Classifier that returns logits of shape (n, n_logits), or a tuple with them first.
+    example : array-like or tensor of shape (n, ...)
+        A few images, as the model takes them.
+    composite : str or Composite, default="epsilon_gamma"
+        Which rule each layer gets.
+    gamma, epsilon : float, default=4.0 and 1e-6
+        Settings of the named composites that have them.
+    target : "predicted" or int, default="predicted"
+        The class whose logit is explained.
+    device : str, default="cpu"
+        Where to compute.
+
+    Returns
+    -------
+    report : ModelReport
+        ``report.ok`` says whether everything has a rule; ``print(report)`` shows a table.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `model` is no torch module, or does not return finite logits of shape (n, n_logits).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skexmap.lrp import check_model
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(
+    ...     torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten(),
+    ...     torch.nn.Linear(4 * 36, 2),
+    ... )
+    >>> report = check_model(net, torch.rand(8, 3, 8, 8))
+    >>> report.ok
+    True
+    >>> for operation, rule, n_calls in report.operations:
+    ...     print(operation, "|", rule, "|", n_calls)
+    conv2d | Gamma(gamma=4.0, epsilon=1e-06) | 1
+    batch_norm | folded into the layer before it | 1
+    relu | pass | 1
+    flatten | pass | 1
+    linear | Epsilon(epsilon=1e-06) | 1
+    >>> [layer.name for layer in report.layers]
+    ['0', '4']
+    """
+    report = ModelReport()
+    for name, kind, remedy in compiled_parts(model):
+        report.missing.append(MissingRule(kind, f"in '{name}'" if name else "the model", remedy))
+    if report.missing:
+        report.complete = False
+        return report
+    replica = replica_of(model, pick_device(device))
+    images = torch.as_tensor(example)
+    images = images.to(
+        replica.device, replica.dtype or (None if images.is_floating_point() else torch.float32)
+    )
+    engine = RelevanceEngine(replica.module, resolve_composite(composite, gamma=gamma, epsilon=epsilon))
+    with torch.no_grad():
+        plain = first_output(replica.module(images))
+    check_logits(plain, len(images))
+    report.n_images = len(images)
+    chosen = _choose(plain, target)
+    report.n_negative_targets = int((_target_logit(plain, chosen) < 0).sum())
+    _follow(engine, images, plain, chosen, report)
+    return report
+
+
+def _follow(engine, images, plain, chosen, report):
+    """Run the intercepted forward and the backward pass, and write down what they meet."""
+    notes = []
+    try:
+        run, leaf, logits = engine.forward(images, notes)
+    except Exception as error:
+        _describe(notes, report)
+        # What has no rule is computed as it is, which may end the pass: a NumPy function on a tensor with a graph.
+        if not report.missing:
+            raise
+        report.complete = False
+        report.missing[-1] = _with_reason(report.missing[-1], error)
+        return
+    try:
+        _describe(notes, report)
+        try:
+            _refuse_probabilities(logits)
+        except ValueError as error:
+            report.missing.append(MissingRule("output", "at the model's end", str(error)))
+        difference = logits_differ(logits.detach(), plain)
+        if difference and not report.missing:
+            report.missing.append(MissingRule("output", "at the model's end", difference))
+        if report.missing:
+            return
+        watched = [
+            _Watched(run, note)
+            for note in notes
+            if note["rule"] is not None and note["operation"] in _WATCHED
+        ]
+        with torch.no_grad():
+            seed = _seed(logits.detach(), chosen, "one")
+        (coefficient,) = torch.autograd.grad(logits, leaf, seed)
+        sums = (coefficient * run.image_values).flatten(1).sum(1)
+        report.pixel_relevance = sums.double().cpu().numpy()
+        # A layer that a norm or a ReLU was folded into has no part in the backward pass under its first note.
+        report.layers = [w.report() for w in watched if w.given is not None]
+    finally:
+        run.close()
+
+
+_WATCHED = {"convolution", "dense", "batch_norm", "normalization"}
+
+
+class _Watched:
+    """The relevance that arrives at a node of the graph and leaves it."""
+
+    def __init__(self, run, note):
+        self.note = note
+        layer, call = note["layer"], note["call"]
+        if layer is not None:
+            self.name = layer.name
+        else:
+            owned = [
+                value for value in (*call.args, *call.kwargs.values()) if isinstance(value, torch.Tensor)
+            ]
+            self.name = next((name for value in owned if (name := run.name_of(value)) != "?"), "?")
+        self.output = note["output"].detach()
+        self.input = layer.input if layer is not None else call.args[0].detach()
+        self.given = self.handed_on = None
+        note["output"].grad_fn.register_hook(self.measure)
+
+    def measure(self, to_inputs, to_outputs):
+        self.given = _per_image(to_outputs[0] * self.output)
+        self.handed_on = _per_image(to_inputs[0] * self.input)
+
+    def report(self):
+        slope = float(self.handed_on @ self.given / (self.given @ self.given).clip(min=1e-300))
+        return LayerReport(
+            self.name, self.note["operation"], self.note["rule"], float(self.given.mean()), slope
+        )
+
+
+def _per_image(values):
+    return values.flatten(1).sum(1).double().cpu().numpy()
+
+
+def _describe(notes, report):
+    """Count the operations by rule, and collect those without one."""
+    counts = Counter()
+    for note in notes:
+        if note["rule"] is None:
+            report.missing.append(MissingRule(note["operation"], note["where"].strip(), note["why"]))
+            continue
+        counts[note["call"].name, _rule_of(note)] += 1
+    report.operations = [(operation, rule, n) for (operation, rule), n in counts.items()]
+
+
+def _rule_of(note):
+    name, layer = note["call"].name, note["layer"]
+    if layer is not None and name == "relu":
+        return "pass"
+    if layer is not None and name in ("batch_norm", "instance_norm") and layer.operation != "batch_norm":
+        return "folded into the layer before it"
+    return repr(note["rule"]) if isinstance(note["rule"], Rule) else note["rule"]
+
+
+def _with_reason(missing, error):
+    reason = f"{missing.why} {type(error).__name__}: {error}".strip()
+    return MissingRule(missing.operation, missing.where, reason)
+
+
+def _choose(logits, target):
+    if target == "predicted":
+        return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
+    n_classes = max(2, logits.shape[1])
+    if not 0 <= target < n_classes:
+        raise ValueError(f"target={target} is out of range: the model tells {n_classes} classes apart.")
+    return torch.full_like(logits[:, 0], target, dtype=torch.long)
+
+
+def _target_logit(logits, chosen):
+    if logits.shape[1] == 1:
+        return torch.where(chosen == 1, logits[:, 0], -logits[:, 0])
+    return logits.gather(1, chosen[:, None])[:, 0]
+
+
+def _table(head, rows):
+    """Align rows in columns, the head underlined."""
+    cells = [tuple(map(str, head)), *(tuple(map(str, row)) for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])

@@ -1,0 +1,206 @@
+"""What check_model reports."""
+
+import lrp_by_hand as by_hand
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from test_networks import Net
+from test_rules import norm
+from torch import nn
+
+from skexmap.lrp import Composite, Epsilon, Gamma, On, check_model
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def convolutional_net():
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3),
+        norm(3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(),
+        nn.Linear(12, 4),
+        nn.SiLU(),
+        nn.Linear(4, 2),
+    )
+
+
+def test_every_operation_is_listed_with_its_rule_and_number_of_calls():
+    report = check_model(convolutional_net(), torch.randn(5, 2, 6, 6))
+    assert report.ok
+    assert report.complete
+    assert report.operations == [
+        ("conv2d", "Gamma(gamma=4.0, epsilon=1e-06)", 1),
+        ("batch_norm", "folded into the layer before it", 1),
+        ("relu", "pass", 1),
+        ("max_pool2d", "pass", 1),
+        ("flatten", "pass", 1),
+        ("dropout", "pass", 1),
+        ("linear", "Epsilon(epsilon=1e-06)", 2),
+        ("silu", "pass", 1),
+    ]
+    assert [(layer.name, layer.operation) for layer in report.layers] == [
+        ("0", "convolution"),
+        ("6", "dense"),
+        ("8", "dense"),
+    ]
+
+
+def test_the_kept_share_is_what_the_rule_hands_on():
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).double().requires_grad_(False)
+    x = torch.randn(6, 4, dtype=torch.float64)
+    report = check_model(net, x, target=1)
+    given, handed_on = [], []
+    for sample in x.numpy():
+        z, back = by_hand.through(net[0], sample, by_hand.epsilon_rule)
+        _, back_head = by_hand.through(net[2], by_hand.relu(z), by_hand.epsilon_rule)
+        R = back_head(np.array([0.0, 1.0]))
+        given.append([R.sum(), 1.0])
+        handed_on.append([back(R).sum(), R.sum()])
+    given, handed_on = np.array(given).T, np.array(handed_on).T
+    for layer, g, h in zip(report.layers, given, handed_on, strict=True):
+        assert layer.given == pytest.approx(g.mean())
+        assert layer.kept == pytest.approx((g * h).sum() / (g**2).sum())
+    np.testing.assert_allclose(report.pixel_relevance, handed_on[0])
+
+
+def test_a_layer_without_bias_keeps_everything():
+    net = nn.Sequential(nn.Conv2d(2, 3, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2, bias=False))
+    report = check_model(net.double(), torch.randn(4, 2, 6, 6), epsilon=1e-12)
+    assert [layer.kept for layer in report.layers] == pytest.approx([1, 1], abs=1e-6)
+    np.testing.assert_allclose(report.pixel_relevance, 1, rtol=1e-6)
+
+
+def test_images_whose_explained_logit_is_negative_are_counted():
+    net = nn.Sequential(nn.Linear(4, 2)).requires_grad_(False)
+    x = torch.randn(20, 4)
+    logits = net(x)
+    assert check_model(net, x).n_negative_targets == int((logits.amax(1) < 0).sum()) > 0
+    assert check_model(net, x, target=1).n_negative_targets == int((logits[:, 1] < 0).sum())
+
+
+def test_a_one_logit_model_predicts_its_positive_side():
+    net = nn.Sequential(nn.Linear(4, 1)).requires_grad_(False)
+    x = torch.randn(20, 4)
+    positive = int((net(x) > 0).sum())
+    assert check_model(net, x).n_negative_targets == 0
+    assert check_model(net, x, target=0).n_negative_targets == positive
+    assert check_model(net, x, target=1).n_negative_targets == 20 - positive
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, g):
+        return 2 * g
+
+
+def test_all_that_has_no_rule_is_listed_and_not_the_first_only():
+    net = Net(
+        lambda net, x: net.head(torch.exp(Doubled.apply(F.relu(net.body(x).sort(-1)[0]))) / (1 + x[:, :1])),
+        body=nn.Linear(4, 3),
+        head=nn.Linear(3, 2),
+    )
+    report = check_model(net, torch.rand(4, 4))
+    assert not report.ok
+    assert report.complete
+    assert [missing.operation for missing in report.missing] == ["sort", "DoubledBackward", "exp", "div"]
+    assert all("test_check_model.py, line" in missing.where for missing in report.missing)
+    assert report.missing[-1].why == "It divides by a value that depends on the image."
+    assert report.layers == []
+    assert report.pixel_relevance is None
+
+
+def test_a_layer_that_the_composite_forgets_is_listed():
+    report = check_model(
+        convolutional_net(), torch.randn(2, 2, 6, 6), composite=Composite([(On("dense"), Epsilon())])
+    )
+    assert report.missing[0].operation == "conv2d"
+    assert "has no entry for it (convolution)" in report.missing[0].why
+
+
+def test_leaving_torch_ends_the_report_early():
+    net = Net(
+        lambda net, x: net.head(torch.from_numpy(torch.exp(net.body(x)).numpy())),
+        body=nn.Linear(4, 3),
+        head=nn.Linear(3, 2),
+    )
+    report = check_model(net, torch.rand(4, 4))
+    assert [missing.operation for missing in report.missing] == ["exp", "numpy"]
+    assert not report.complete
+
+
+def test_a_probability_at_the_end_is_listed():
+    report = check_model(nn.Sequential(nn.Linear(3, 2), nn.Softmax(1)), torch.rand(4, 3))
+    assert "ends in a softmax" in report.missing[0].why
+
+
+def test_an_output_that_changes_under_interception_is_listed():
+    net = Net(lambda net, x: net.head(x + torch.rand_like(x)), head=nn.Linear(3, 2))
+    report = check_model(net, torch.rand(4, 3))
+    assert "It is random" in report.missing[0].why
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
+def test_every_scripted_or_compiled_part_is_listed():
+    scripted = torch.jit.script(nn.Sequential(nn.Linear(3, 3), nn.ReLU()))
+    net = nn.Sequential(scripted, nn.ReLU(), torch.compile(nn.Linear(3, 2), backend="eager"))
+    report = check_model(net, torch.rand(4, 3))
+    assert [(missing.operation, missing.where) for missing in report.missing] == [
+        ("scripted or traced", "in '0'"),
+        ("compiled", "in '2'"),
+    ]
+
+
+def test_a_wrong_model_or_target_is_refused():
+    with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module, got function"):
+        check_model(lambda x: x, torch.rand(4, 3))
+    with pytest.raises(ValueError, match="target=2 is out of range: the model tells 2 classes apart"):
+        check_model(nn.Linear(3, 2), torch.rand(4, 3), target=2)
+    with pytest.raises(ValueError, match="must return logits"):
+        check_model(nn.Flatten(0), torch.rand(4, 3))
+
+
+def test_normalisations_are_reported_under_their_name():
+    net = Net(
+        lambda net, x: net.head(net.norm(net.body(x))),
+        body=nn.Linear(4, 6, bias=False),
+        norm=nn.LayerNorm(6, bias=False),
+        head=nn.Linear(6, 2, bias=False),
+    )
+    report = check_model(net, torch.randn(4, 4), composite=Composite([(On(), Gamma(1.0, 1e-12))]))
+    names = [(layer.name, layer.operation) for layer in report.layers]
+    assert names == [("body", "dense"), ("norm", "normalization"), ("head", "dense")]
+    assert report.layers[1].kept == pytest.approx(1, abs=1e-5)
+
+
+def test_the_report_prints_as_aligned_tables():
+    text = str(check_model(convolutional_net(), torch.randn(5, 2, 6, 6)))
+    lines = text.splitlines()
+    table = lines[: lines.index("")]
+    starts = {line.index("  ") for line in table[1:2]}
+    assert table[0].split() == ["operation", "rule", "calls"]
+    assert set(table[1]) == {"-", " "}
+    column = table[0].index("rule")
+    assert all(line[column - 2 : column] == "  " for line in table)
+    assert starts == {max(len(line.split("  ")[0]) for line in table)}
+    assert "The explained logit is negative on" in text
+    text = str(check_model(nn.Sequential(nn.Linear(3, 2), nn.Softmax(1)), torch.rand(4, 3)))
+    assert text.startswith("without a rule")
+
+
+def test_the_model_stays_in_training_mode():
+    net = convolutional_net().train()
+    before = {name: values.clone() for name, values in net.state_dict().items()}
+    check_model(net, torch.randn(5, 2, 6, 6))
+    assert all(module.training for module in net.modules())
+    assert all(torch.equal(values, before[name]) for name, values in net.state_dict().items())
