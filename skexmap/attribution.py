@@ -10,9 +10,9 @@ from skexmap.lrp._engine import check_logits, first_output
 _CAPTUM_LOCK = threading.Lock()
 
 
-def lrp(replica, images, choose_target, *, composite, start):
+def lrp(replica, images, choose_target, *, composite, start, layer):
     """Layer-wise relevance propagation by `skexmap.lrp.RelevanceEngine`."""
-    return lrp_engine(replica, composite).attribute(images, choose_target, start)
+    return lrp_engine(replica, composite).attribute(images, choose_target, start, layer)
 
 
 def lrp_engine(replica, composite):
@@ -148,15 +148,17 @@ METHODS = {
 }
 
 
-def resolve_attribution(attribution, *, composite="epsilon_gamma", gamma=4.0, epsilon=1e-6, start="one"):
+def resolve_attribution(
+    attribution, *, composite="epsilon_gamma", gamma=4.0, epsilon=1e-6, start="one", layer=None
+):
     """Return the function that attributes a batch.
 
     Parameters
     ----------
     attribution : str or callable
         A key of `METHODS`, or ``(model, images, targets) -> relevance``.
-    composite, gamma, epsilon, start
-        Settings of ``"lrp"``.
+    composite, gamma, epsilon, start, layer
+        Settings of ``"lrp"``; a `layer` is refused with any other method.
 
     Returns
     -------
@@ -166,8 +168,12 @@ def resolve_attribution(attribution, *, composite="epsilon_gamma", gamma=4.0, ep
     Raises
     ------
     ValueError
-        If the name is unknown; the message lists the known ones.
+        If the name is unknown (the message lists the known ones), or `layer` is given with another method than LRP.
     """
+    if layer is not None and attribution != "lrp":
+        raise ValueError(
+            f"layer={layer!r} is where LRP stops; it needs attribution='lrp', got {attribution!r}."
+        )
     composite = resolve_composite(composite, gamma=gamma, epsilon=epsilon)
     if callable(attribution):
         return lambda replica, images, choose: explain_targets(replica, images, choose, attribution)
@@ -177,4 +183,5 @@ def resolve_attribution(attribution, *, composite="epsilon_gamma", gamma=4.0, ep
             "`(model, images, targets) -> relevance`."
         )
     method = METHODS[attribution]
-    return lambda replica, images, choose: method(replica, images, choose, composite=composite, start=start)
+    settings = {"composite": composite, "start": start, "layer": layer}
+    return lambda replica, images, choose: method(replica, images, choose, **settings)

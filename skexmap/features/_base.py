@@ -8,7 +8,8 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, validate_data
 
 from skexmap._blocks import block_columns, blocks_to_columns
-from skexmap._progress import CallbackSupportMixin, progress, reports_fit
+from skexmap._estimator import EstimatorMixin
+from skexmap._progress import progress, reports_fit
 from skexmap._torch import FrozenModelMixin, check_model, pick_device, replica_of
 from skexmap._validation import _check_feature_names_in, _fit_context, output_container
 from skexmap.features._loading import are_paths, check_finite, image_batches
@@ -17,7 +18,7 @@ from skexmap.features._loading import are_paths, check_finite, image_batches
 N_TRIAL_IMAGES = 8
 
 
-class ImageTransformer(FrozenModelMixin, CallbackSupportMixin, TransformerMixin, BaseEstimator):
+class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseEstimator):
     """Base of transformers that show images to a frozen model.
 
     A subclass implements ``_trial(images, replica) -> dict of blocks`` for the first few images, ``_learn(X, y)`` and
@@ -92,6 +93,9 @@ class ImageTransformer(FrozenModelMixin, CallbackSupportMixin, TransformerMixin,
                 f"Image {first} has shape {tuple(images.shape[1:])}, but {type(self).__name__} was fitted on images of "
                 f"shape {tuple(self.image_shape_)} (channels, height, width)."
             )
+        if replica.device.type == "cuda" and images.device.type == "cpu":
+            # From pinned memory the copy runs beside the computation.
+            images = images.pin_memory()
         images = images.to(replica.device, dtype, non_blocking=True)
         return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
 
@@ -104,7 +108,7 @@ class ImageTransformer(FrozenModelMixin, CallbackSupportMixin, TransformerMixin,
         self.image_shape_ = tuple(images.shape[1:])
         images = self._prepare(images, 0, replica)[:N_TRIAL_IMAGES]
         blocks = self._trial(images, replica)
-        blocks = {name: values.cpu().numpy() for name, values in blocks.items()}
+        blocks = {name: as_numpy(values) for name, values in blocks.items()}
         self._block_dtype = np.dtype(
             [(name, values.dtype, values.shape[1:]) for name, values in blocks.items()]
         )
@@ -120,7 +124,7 @@ class ImageTransformer(FrozenModelMixin, CallbackSupportMixin, TransformerMixin,
         for first, images in progress(batches, n_batches, type(self).__name__, self.verbose, estimator=self):
             rows = slice(first, first + len(images))
             for name, values in process(self._prepare(images, first, replica), replica).items():
-                result[name][rows] = values.cpu().numpy()
+                result[name][rows] = as_numpy(values)
         return result
 
     def _output(self, blocks, *, named):
@@ -159,6 +163,12 @@ def explained_failure(image_shape):
             f"The model cannot process images of shape {tuple(image_shape)}: {error}. Check their shape and number of "
             "channels; images are (channels, height, width)."
         ) from error
+
+
+def as_numpy(values):
+    """Return a tensor as an array; half precision, which NumPy lacks or is slow in, as float32."""
+    values = values.cpu()
+    return (values.float() if values.dtype in (torch.bfloat16, torch.float16) else values).numpy()
 
 
 def classes_of_logits(y, n_logits):

@@ -4,6 +4,8 @@ import joblib
 import numpy as np
 import torch
 
+from skexmap.features._base import as_numpy
+
 
 def _keep(key, entry):
     """Return the entry; joblib.Memory stores it under the key."""
@@ -39,10 +41,10 @@ class ImageCache:
         -------
         blocks : dict of str to tensor
         """
-        keys = [self._settings + joblib.hash(image) for image in images.cpu().contiguous().numpy()]
+        keys = [self._settings + joblib.hash(image) for image in as_numpy(images.contiguous())]
         missing = [i for i, key in enumerate(keys) if not self._keep.check_call_in_cache(key, None)]
         if missing:
-            new = {name: values.cpu().numpy() for name, values in compute(images[missing]).items()}
+            new = {name: as_numpy(values) for name, values in compute(images[missing]).items()}
             for row, i in enumerate(missing):
                 self._keep(keys[i], {name: values[row] for name, values in new.items()})
         entries = [self._keep(key, None) for key in keys]

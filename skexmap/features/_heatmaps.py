@@ -8,6 +8,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skexmap._blocks import EMBEDDING, HEATMAP
 from skexmap._progress import reports_fit
+from skexmap._torch import pick_device, replica_of
 from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context
 from skexmap.attribution import lrp_engine, resolve_attribution
 from skexmap.features._base import ImageTransformer, explained_failure
@@ -41,8 +42,8 @@ class HeatmapTransformer(ImageTransformer):
         The class whose logit is explained: the predicted one, one index for all images, or a function from the logits
         (tensor of shape (n, n_logits)) to n indices.
     size : int or None, default=28
-        Side of the square maps, in pixels; None keeps the images' resolution. Ignored where X is no set of
-        pictures (inputs that are not of shape (channels, height, width)).
+        Side of the square maps, in pixels; None keeps the resolution. Maps that are smaller stay so. Ignored where X
+        is no set of pictures (inputs that are not of shape (channels, height, width)).
     channels : {"keep", "sum", "mean"}, default="keep"
         Whether maps keep the image's channels or add or average them.
     normalize : {"max_abs"} or None, default="max_abs"
@@ -53,6 +54,12 @@ class HeatmapTransformer(ImageTransformer):
     return_embedding : bool, default=False
         Whether `transform` returns a structured array with the blocks ``embedding`` and ``heatmap``, from the same
         forward pass, instead of a plain 2-D array of maps.
+    layer : str or None, default=None
+        Name of a module at whose output LRP stops: a coarser and cheaper map of that layer's channels (for example
+        ``"layer3"`` of a ResNet, with ``channels="sum"``). None goes down to the pixels.
+    dtype : {"float64", "float32", "bfloat16", "float16"} or None, default=None
+        Floating type to compute in; None keeps the model's. Half precision is faster where the hardware has it; the
+        embedding then has that precision, and both come out as float32.
     start : {"one", "logit"}, default="one"
         Relevance at the target: 1 (published; a target whose logit is negative gets a map of flipped sign) or its
         logit. A one-logit model starts with 1 at the predicted side.
@@ -128,6 +135,8 @@ class HeatmapTransformer(ImageTransformer):
         "normalize": [StrOptions({"max_abs"}), None],
         "resample": [StrOptions({"bilinear", "area"})],
         "return_embedding": ["boolean"],
+        "layer": [str, None],
+        "dtype": [StrOptions({"float64", "float32", "bfloat16", "float16"}), None],
         "start": [StrOptions({"one", "logit"})],
         "load": [callable, None],
         "memory": [str, HasMethods("cache"), None],
@@ -151,6 +160,8 @@ class HeatmapTransformer(ImageTransformer):
         normalize="max_abs",
         resample="bilinear",
         return_embedding=False,
+        layer=None,
+        dtype=None,
         start="one",
         load=None,
         memory=None,
@@ -170,6 +181,8 @@ class HeatmapTransformer(ImageTransformer):
         self.normalize = normalize
         self.resample = resample
         self.return_embedding = return_embedding
+        self.layer = layer
+        self.dtype = dtype
         self.start = start
         self.load = load
         self.memory = memory
@@ -229,9 +242,13 @@ class HeatmapTransformer(ImageTransformer):
 
         return self._output(self._collect(X, compute), named=self.return_embedding)
 
+    def _replica(self):
+        dtype = None if self.dtype is None else getattr(torch, self.dtype)
+        return replica_of(self.model, pick_device(self.device), dtype)
+
     def _dtypes_kept(self):
         # A structured array is of no floating type.
-        return [] if self.return_embedding else super()._dtypes_kept()
+        return [] if self.return_embedding or self.dtype is not None else super()._dtypes_kept()
 
     def _trial(self, images, replica):
         """Refuse a model that cannot be attributed right; return the blocks of a few images."""
@@ -282,6 +299,7 @@ class HeatmapTransformer(ImageTransformer):
             gamma=self.gamma,
             epsilon=self.epsilon,
             start=self.start,
+            layer=self.layer,
         )
         return attribute(replica, images, self._choose_target)
 
@@ -313,8 +331,8 @@ def reduce_channels(maps, how):
 
 
 def resize(maps, size, how):
-    """Bring maps of shape (n, channels, height, width) to (n, channels, size, size)."""
-    if tuple(maps.shape[-2:]) == (size, size):
+    """Shrink maps of shape (n, channels, height, width) to (n, channels, size, size); smaller ones stay."""
+    if max(maps.shape[-2:]) <= size:
         return maps
     if how == "area":
         return F.interpolate(maps, (size, size), mode="area")

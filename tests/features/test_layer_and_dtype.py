@@ -1,0 +1,88 @@
+"""Stopping at a layer and computing in another floating type."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from skexmap.features import HeatmapTransformer
+
+
+class Blocks(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(4, 6, 3, stride=2), nn.ReLU())
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.head(self.body(self.stem(x)).mean((2, 3)))
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return Blocks().eval()
+
+
+@pytest.fixture
+def images():
+    return torch.rand(12, 3, 9, 9, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_map_of_a_layer_is_the_map_of_the_net_above_it_on_the_layers_output(net, images):
+    at_stem = HeatmapTransformer(net, layer="stem", size=None, normalize=None).fit_transform(images)
+    above = nn.Sequential(net.body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), net.head)
+    with torch.no_grad():
+        features = net.stem(images)
+    expected = HeatmapTransformer(above, size=None, normalize=None).fit_transform(features)
+    np.testing.assert_allclose(at_stem, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_small_maps_of_a_layer_are_not_enlarged(net, images):
+    transformer = HeatmapTransformer(net, layer="body", channels="sum", size=28).fit(images)
+    assert transformer.heatmap_shape_ == (1, 4, 4)
+
+
+def test_an_unknown_layer_is_refused_with_the_names_there_are(net, images):
+    with pytest.raises(ValueError, match=r"no module named 'tail'.*\['stem', 'body', 'head'\]"):
+        HeatmapTransformer(net, layer="tail").fit(images)
+
+
+def test_a_layer_whose_output_is_folded_into_the_next_is_refused(net, images):
+    with pytest.raises(ValueError, match=r"output of 'stem\.0' is folded"):
+        HeatmapTransformer(net, layer="stem.0").fit(images)
+
+
+def test_a_layer_needs_lrp(net, images):
+    with pytest.raises(ValueError, match="needs attribution='lrp'"):
+        HeatmapTransformer(net, layer="stem", attribution="saliency").fit(images)
+
+
+def test_bfloat16_maps_come_out_as_float32_and_point_the_same_way(net, images):
+    exact = HeatmapTransformer(net, return_embedding=True).fit_transform(images)
+    half = HeatmapTransformer(net, return_embedding=True, dtype="bfloat16").fit_transform(images)
+    assert half["heatmap"].dtype == half["embedding"].dtype == np.float32
+    correlation = np.corrcoef(exact["heatmap"].ravel(), half["heatmap"].ravel())[0, 1]
+    assert 0.98 < correlation < 1
+
+
+def test_float64_sharpens_a_float32_model(net, images):
+    single = HeatmapTransformer(net).fit_transform(images)
+    double = HeatmapTransformer(net, dtype="float64").fit_transform(images)
+    assert double.dtype == np.float64
+    np.testing.assert_allclose(single, double, atol=1e-4)
+
+
+def test_another_floating_type_leaves_the_model_in_its_own(net, images):
+    HeatmapTransformer(net, dtype="bfloat16").fit_transform(images)
+    assert {p.dtype for p in net.parameters()} == {torch.float32}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_maps_of_the_gpu_equal_those_of_the_cpu(net, images):
+    on_cpu = HeatmapTransformer(net, device="cpu", return_embedding=True).fit_transform(images)
+    on_gpu = HeatmapTransformer(net, device="cuda", return_embedding=True).fit_transform(images)
+    np.testing.assert_allclose(on_gpu["heatmap"], on_cpu["heatmap"], atol=1e-3)
+    np.testing.assert_allclose(on_gpu["embedding"], on_cpu["embedding"], rtol=1e-3, atol=1e-5)
