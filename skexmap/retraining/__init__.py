@@ -1,20 +1,22 @@
 """Retraining strategies: linear heads on embeddings that do not lean on the shortcut."""
 
+from skexmap.retraining._afr import AFRClassifier
 from skexmap.retraining._dfr import DFRClassifier, DFRClassifierCV
 from skexmap.retraining._dro import CVaRDROClassifier, GroupDROClassifier
+from skexmap.retraining._eiil import EIILLabeler
 from skexmap.retraining._erm import ERMClassifier
 from skexmap.retraining._jtt import JTTReweighter
-from skexmap.retraining._lff import LfFClassifier
 from skexmap.retraining.losses import CVaRDROLoss, GroupDROLoss
 
 __all__ = [
+    "AFRClassifier",
     "CVaRDROClassifier",
     "CVaRDROLoss",
     "DFRClassifier",
     "DFRClassifierCV",
+    "EIILLabeler",
     "ERMClassifier",
     "GroupDROClassifier",
     "GroupDROLoss",
     "JTTReweighter",
-    "LfFClassifier",
 ]

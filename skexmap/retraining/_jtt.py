@@ -9,7 +9,8 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
 from skexmap._blocks import has_blocks
-from skexmap._progress import CallbackSupportMixin, reports_fit
+from skexmap._estimator import EstimatorMixin
+from skexmap._progress import reports_fit
 from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context
 from skexmap.exceptions import EmptyErrorSetWarning, FullErrorSetWarning
 from skexmap.retraining._erm import ERMClassifier
@@ -55,7 +56,7 @@ def _estimator_has(method):
     return check
 
 
-class JTTReweighter(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
+class JTTReweighter(EstimatorMixin, MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     r"""Just train twice (JTT): upweight the samples that a first model gets wrong, and train again.
 
     Stage one fits an identification model and collects its errors on the training samples themselves,

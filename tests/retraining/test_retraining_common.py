@@ -1,17 +1,112 @@
 import inspect
 
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+from sklearn.base import clone, is_classifier
+from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skexmap import retraining
+from skexmap._blocks import block_columns, blocks_to_columns, make_blocks
 
 ESTIMATORS = [
     cls()
     for name in retraining.__all__
     if inspect.isclass(cls := getattr(retraining, name)) and hasattr(cls, "get_params")
 ]
-NAMES = [type(estimator).__name__ for estimator in ESTIMATORS]
+CLASSIFIERS = [estimator for estimator in ESTIMATORS if is_classifier(estimator)]
+each_classifier = pytest.mark.parametrize("classifier", CLASSIFIERS, ids=lambda c: type(c).__name__)
 
 
+@pytest.mark.filterwarnings("ignore::skexmap.exceptions.EmptyErrorSetWarning")
 @parametrize_with_checks(ESTIMATORS)
 def test_estimator_honours_the_contract_of_scikit_learn(estimator, check):
     check(estimator)
+
+
+@pytest.fixture(scope="module")
+def training_set():
+    rng = np.random.RandomState(0)
+    y = rng.randint(2, size=300)
+    shortcut = np.where(rng.uniform(size=300) < 0.8, y, 1 - y)
+    X = np.column_stack([2 * y - 1, 4 * shortcut - 2, np.zeros((300, 3))]) + rng.normal(size=(300, 5))
+    return X.astype(np.float32), y, shortcut
+
+
+def seeded(classifier):
+    classifier = clone(classifier)
+    return classifier.set_params(random_state=0) if "random_state" in classifier.get_params() else classifier
+
+
+@each_classifier
+def test_it_is_the_last_step_of_a_pipeline_that_hands_on_blocks(classifier, training_set):
+    X, y, shortcut = training_set
+    blocks = make_blocks(embedding=X, cluster=shortcut)
+    from_blocks = make_pipeline("passthrough", seeded(classifier)).fit(blocks, y)
+    by_hand = seeded(classifier).fit(X, y, group_labels=2 * y + shortcut)
+    np.testing.assert_allclose(from_blocks[-1].coef_, by_hand.coef_, atol=1e-6)
+    np.testing.assert_array_equal(from_blocks.predict(blocks), by_hand.predict(X))
+
+
+@each_classifier
+def test_it_reads_block_columns_of_a_data_frame(classifier, training_set):
+    X, y, shortcut = training_set
+    blocks = make_blocks(embedding=X, cluster=shortcut)
+    frame = pd.DataFrame(blocks_to_columns(blocks), columns=block_columns(blocks))
+    by_frame, by_array = seeded(classifier).fit(frame, y), seeded(classifier).fit(blocks, y)
+    np.testing.assert_array_equal(by_frame.predict(frame), by_array.predict(blocks))
+
+
+@each_classifier
+def test_a_missing_embedding_names_the_argument_that_makes_it(classifier, training_set):
+    _, y, shortcut = training_set
+    with pytest.raises(ValueError, match="return_embedding=True"):
+        clone(classifier).fit(make_blocks(cluster=shortcut), y)
+
+
+@each_classifier
+def test_the_coefficients_apply_to_raw_embeddings(classifier, training_set):
+    X, y, shortcut = training_set
+    fitted = seeded(classifier).fit(X, y, group_labels=2 * y + shortcut)
+    scores = X.astype(np.float64) @ fitted.coef_[0] + fitted.intercept_[0]
+    np.testing.assert_allclose(fitted.decision_function(X), scores, atol=1e-5)
+    assert (fitted.predict(X) == (scores > 0)).mean() > 0.99
+
+
+@each_classifier
+def test_three_classes_have_a_row_each_and_probabilities_that_sum_to_one(classifier, training_set):
+    rng = np.random.RandomState(1)
+    y = np.array(["cat", "cow", "dog"])[np.arange(240) % 3]
+    X = 3 * np.eye(3)[np.arange(240) % 3] + rng.normal(size=(240, 3))
+    fitted = seeded(classifier).fit(X, y)
+    assert fitted.coef_.shape == (3, 3)
+    assert fitted.score(X, y) > 0.8
+    np.testing.assert_allclose(fitted.predict_proba(X).sum(axis=1), 1)
+
+
+@each_classifier
+def test_joblib_brings_it_back_unchanged(classifier, training_set, tmp_path):
+    X, y, shortcut = training_set
+    fitted = seeded(classifier).fit(X, y, group_labels=2 * y + shortcut)
+    joblib.dump(fitted, tmp_path / "head.joblib")
+    np.testing.assert_array_equal(
+        joblib.load(tmp_path / "head.joblib").decision_function(X), fitted.decision_function(X)
+    )
+
+
+@each_classifier
+def test_equal_seeds_give_equal_weights(classifier, training_set):
+    X, y, shortcut = training_set
+    one, two = (seeded(classifier).fit(X, y, group_labels=2 * y + shortcut) for _ in range(2))
+    np.testing.assert_array_equal(one.coef_, two.coef_)
+
+
+@each_classifier
+def test_fit_does_not_ask_for_group_labels_under_metadata_routing(classifier):
+    with sklearn.config_context(enable_metadata_routing=True):
+        request = clone(classifier).get_metadata_routing()
+        own = getattr(request, "_self_request", request)
+        assert own.fit.requests["group_labels"] is False

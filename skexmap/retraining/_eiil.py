@@ -1,0 +1,226 @@
+"""Environment inference: split each class where a reference model is most unfair."""
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.utils.validation import check_is_fitted
+
+from skexmap._group_labels import cluster_of_class, encode_groups
+from skexmap._validation import HasMethods, _check_feature_names_in, _fit_context
+from skexmap.cluster._output import columns_handed_on, hand_on
+from skexmap.retraining._erm import ERMClassifier
+from skexmap.retraining._inputs import read_classes, read_embedding
+
+__all__ = ["EIILLabeler"]
+
+
+def scale_slopes(log_p):
+    r"""Return how the loss of each sample, for each class it might have, changes with the scale of the logits.
+
+    :math:`\frac{d}{ds} \text{CE}(s f, y) |_{s=1} = \sum_k p_k f_k - f_y = \sum_k p_k \log p_k - \log p_y`.
+
+    Parameters
+    ----------
+    log_p : ndarray of shape (n_samples, n_classes)
+        Log-probabilities of the reference model (the logits up to a constant per sample, which cancels).
+
+    Returns
+    -------
+    slopes : ndarray of shape (n_samples, n_classes)
+        Column c is for y = c.
+    """
+    return (np.exp(log_p) * log_p).sum(axis=1, keepdims=True) - log_p
+
+
+class EIILLabeler(TransformerMixin, BaseEstimator):
+    r"""Pseudo-groups by environment inference for invariant learning (EIIL).
+
+    Splits the samples into two environments so that a reference model violates invariance as much as it can
+    [1]_:
+
+    .. math:: \max_{q \in [0, 1]^n} \Big(\frac{1}{n} \sum_i q_i g_i\Big)^2
+       + \Big(\frac{1}{n} \sum_i (1 - q_i) g_i\Big)^2,
+       \qquad g_i = \frac{d}{ds} \ell(s f(x_i), y_i) \Big|_{s=1}.
+
+    The objective depends on q through :math:`\sum_i q_i g_i` alone and is convex in it, so that its maximum
+    is at an end of the range of that sum: one environment holds the samples with :math:`g_i > 0`, the other
+    those with :math:`g_i \le 0`. That is computed here; the paper climbs towards it by Adam from a random
+    start. For two classes :math:`g_i > 0` says that the reference model errs on the sample.
+
+    Parameters
+    ----------
+    reference_estimator : classifier, default=None
+        The model whose unfairness is measured, with ``predict_proba`` and all classes of y; cloned. None is a
+        logistic regression with a strong penalty, ``ERMClassifier(C=1e-4)``: a model that gets everything
+        right shows nothing. One fitted before is given in `sklearn.frozen.FrozenEstimator`.
+
+    Attributes
+    ----------
+    environment_labels_ : ndarray of shape (n_samples,), int64
+        1 where :math:`g_i > 0`, else 0.
+    group_labels_ : ndarray of shape (n_samples,), int64
+        ``2 * class + environment``.
+    reference_estimator_ : classifier
+        The fitted reference model.
+    classes_ : ndarray of shape (n_classes,)
+        The classes.
+    n_features_in_ : int
+        Number of features of the embedding.
+
+    Raises
+    ------
+    ValueError
+        From `fit`: one class only; a missing ``embedding`` block; a reference model of other classes.
+
+    See Also
+    --------
+    skexmap.PseudoGroupLabeler : Pseudo-groups by clustering.
+
+    Notes
+    -----
+    As a pipeline step it replaces the block ``heatmap``, where there is one, by ``cluster`` with the
+    environment for each class the sample might have; whoever knows y picks its entry. The paper hands the
+    environments to invariant risk minimisation; here any strategy can follow.
+
+    References
+    ----------
+    .. [1] Creager, Jacobsen, Zemel. "Environment inference for invariant learning". ICML 2021. arXiv:2010.07249.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skexmap.retraining import EIILLabeler, ERMClassifier
+    >>> rng = np.random.RandomState(0)
+    >>> y = rng.randint(2, size=1000)
+    >>> shortcut = np.where(rng.uniform(size=1000) < 0.95, y, 1 - y)
+    >>> X = np.column_stack([2 * y - 1, 4 * shortcut - 2]) + 0.3 * rng.normal(size=(1000, 2))
+    >>> eiil = EIILLabeler(ERMClassifier(C=1e-4)).fit(X, y)
+    >>> round(float(np.mean((shortcut != y) == eiil.environment_labels_)), 2)
+    1.0
+    """
+
+    _parameter_constraints: dict = {"reference_estimator": [HasMethods(["fit", "predict_proba"]), None]}
+
+    def __init__(self, reference_estimator=None):
+        self.reference_estimator = reference_estimator
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y):
+        """Fit the reference model and split every class by it.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or blocks with ``embedding``
+            Embeddings.
+        y : array-like of shape (n_samples,)
+            Their classes.
+
+        Returns
+        -------
+        self : object
+        """
+        embedding = read_embedding(self, X, reset=True)
+        self.classes_, class_codes = read_classes(self, y, len(embedding))
+        reference = (
+            ERMClassifier(C=1e-4) if self.reference_estimator is None else clone(self.reference_estimator)
+        )
+        self.reference_estimator_ = reference.fit(embedding, self.classes_[class_codes])
+        if not np.array_equal(reference.classes_, self.classes_):
+            raise ValueError(
+                f"The reference model knows the classes {list(reference.classes_)}, but y holds "
+                f"{self.classes_.tolist()}. Give it labels of the same classes."
+            )
+        environments = self._environments(embedding)
+        self.environment_labels_ = cluster_of_class(environments, class_codes)
+        self.group_labels_ = encode_groups(class_codes, self.environment_labels_, 2)
+        self._columns_out = columns_handed_on(X, environments)
+        return self
+
+    def fit_predict(self, X, y):
+        """Fit, and return the pseudo-groups.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or blocks with ``embedding``
+            Embeddings.
+        y : array-like of shape (n_samples,)
+            Their classes.
+
+        Returns
+        -------
+        group_labels : ndarray of shape (n_samples,), int64
+            ``2 * class + environment``.
+        """
+        return self.fit(X, y).group_labels_
+
+    def predict_groups(self, X, y):
+        """Return the pseudo-groups of new samples of known class.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or blocks with ``embedding``
+            Embeddings.
+        y : array-like of shape (n_samples,)
+            Their classes.
+
+        Returns
+        -------
+        group_labels : ndarray of shape (n_samples,), int64
+        """
+        check_is_fitted(self)
+        environments = self._environments(read_embedding(self, X, reset=False))
+        unknown = np.setdiff1d(y, self.classes_)
+        if unknown.size:
+            raise ValueError(
+                f"y holds {unknown.size} class(es) that `fit` did not see: {unknown[:5].tolist()}. "
+                f"Known are {self.classes_.tolist()}."
+            )
+        class_codes = np.searchsorted(self.classes_, y)
+        return encode_groups(class_codes, cluster_of_class(environments, class_codes), 2)
+
+    def transform(self, X):
+        """Add the environments, for each class that a sample might have.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or blocks with ``embedding``
+            Embeddings.
+
+        Returns
+        -------
+        X_out : structured ndarray of shape (n_samples,), or ndarray of shape (n_samples, n_classes)
+            The blocks of X with ``heatmap`` replaced by ``cluster``; for an X without blocks the environments
+            as columns. A data frame where `set_output` asked for one.
+        """
+        check_is_fitted(self)
+        environments = self._environments(read_embedding(self, X, reset=False))
+        return hand_on(self, X, environments)
+
+    def get_feature_names_out(self, input_features=None):
+        """Return the names of the columns of `transform`.
+
+        Parameters
+        ----------
+        input_features : array-like of str, default=None
+            Only checked against the features seen in `fit`.
+
+        Returns
+        -------
+        names : ndarray of str objects
+            ``cluster_0`` to ``cluster_{n_classes - 1}``; after a fit on blocks, preceded by the columns of
+            the blocks passed through.
+        """
+        check_is_fitted(self)
+        _check_feature_names_in(self, input_features)
+        return self._columns_out
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+    def _environments(self, embedding):
+        """Return the environment of each sample for each class: shape (n_samples, n_classes)."""
+        probabilities = self.reference_estimator_.predict_proba(embedding)
+        log_p = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
+        return (scale_slopes(log_p) > 0).astype(np.int64)

@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skexmap.exceptions import EmptyErrorSetWarning, FullErrorSetWarning
+from skexmap.retraining import ERMClassifier, JTTReweighter
+
+
+def shortcut_data(n=1000, agreement=0.95, noise=1.0, seed=0):
+    rng = np.random.RandomState(seed)
+    y = rng.randint(2, size=n)
+    shortcut = np.where(rng.uniform(size=n) < agreement, y, 1 - y)
+    return np.column_stack([2 * y - 1, 4 * shortcut - 2]) + noise * rng.normal(size=(n, 2)), y, shortcut
+
+
+class Answers(LogisticRegression):
+    """Predicts what it is told to, whatever X is."""
+
+    def __init__(self, answers=None):
+        super().__init__()
+        self.answers = answers
+
+    def predict(self, X):
+        return self.answers
+
+
+def test_the_errors_of_the_first_model_are_the_ones_upweighted():
+    X, y, _ = shortcut_data(200)
+    answers = y.copy()
+    errors = [3, 50, 117]
+    answers[errors] = 1 - answers[errors]
+    jtt = JTTReweighter(identification_estimator=Answers(answers), upweight=7).fit(X, y)
+    assert jtt.error_set_.tolist() == errors
+    assert np.flatnonzero(jtt.sample_weight_ == 7).tolist() == errors
+    assert (np.delete(jtt.sample_weight_, errors) == 1).all()
+
+
+def test_stage_two_is_a_fit_with_the_errors_weighing_more():
+    X, y, _ = shortcut_data()
+    jtt = JTTReweighter(identification_estimator=ERMClassifier(C=1e-3), upweight=10).fit(X, y)
+    first = ERMClassifier(C=1e-3).fit(X, y)
+    weight = np.where(first.predict(X) == y, 1, 10)
+    np.testing.assert_array_equal(jtt.coef_, ERMClassifier().fit(X, y, sample_weight=weight).coef_)
+
+
+def test_repeating_the_errors_is_the_same_as_weighing_them():
+    X, y, _ = shortcut_data()
+    first = ERMClassifier(C=1e-3)
+    by_weight = JTTReweighter(LogisticRegression(tol=1e-8), identification_estimator=first, method="weight")
+    by_repeat = JTTReweighter(LogisticRegression(tol=1e-8), identification_estimator=first, method="repeat")
+    np.testing.assert_allclose(by_weight.fit(X, y).coef_, by_repeat.fit(X, y).coef_, atol=1e-4)
+
+
+def test_an_estimator_without_sample_weight_gets_the_errors_repeatedly():
+    X, y, _ = shortcut_data(200)
+    pipe = make_pipeline(StandardScaler(), KNeighborsClassifier(3))
+    jtt = JTTReweighter(pipe, identification_estimator=ERMClassifier(C=1e-3), upweight=5).fit(X, y)
+    n_errors = len(jtt.error_set_)
+    assert n_errors > 0
+    assert jtt.estimator_[-1].n_samples_fit_ == 200 + 4 * n_errors
+    with pytest.raises(ValueError, match="takes no sample_weight"):
+        JTTReweighter(pipe, method="weight").fit(X, y)
+    with pytest.raises(ValueError, match=r"repeated upweight=2\.5 times"):
+        JTTReweighter(pipe, upweight=2.5).fit(X, y)
+
+
+def test_jtt_raises_the_accuracy_of_the_samples_against_the_shortcut():
+    X, y, shortcut = shortcut_data(2000)
+    X_new, y_new, shortcut_new = shortcut_data(2000, agreement=0.5, seed=1)
+    against = shortcut_new != y_new
+    erm = ERMClassifier().fit(X, y)
+    jtt = JTTReweighter(identification_estimator=ERMClassifier(C=1e-3)).fit(X, y)
+    assert erm.score(X_new[against], y_new[against]) < 0.6
+    assert jtt.score(X_new[against], y_new[against]) > 0.75
+
+
+def test_a_frozen_model_identifies_without_being_fitted_again():
+    X, y, shortcut = shortcut_data()
+    leans = ERMClassifier().fit(X[:, 1:] * [[1.0]], shortcut)
+    leans.coef_, leans.n_features_in_ = np.array([[0.0, leans.coef_[0, 0]]]), 2
+    jtt = JTTReweighter(identification_estimator=FrozenEstimator(leans)).fit(X, y)
+    assert (jtt.error_set_ == np.flatnonzero(leans.predict(X) != y)).all()
+    assert leans.coef_[0, 0] == 0
+
+
+def test_an_empty_and_a_full_error_set_are_named_in_warnings():
+    X, y, _ = shortcut_data(100)
+    with pytest.warns(EmptyErrorSetWarning, match="gets all 100 training samples right"):
+        jtt = JTTReweighter(identification_estimator=Answers(y)).fit(X, y)
+    np.testing.assert_array_equal(jtt.coef_, ERMClassifier().fit(X, y).coef_)
+    with pytest.warns(FullErrorSetWarning, match="gets all 100 training samples wrong"):
+        JTTReweighter(identification_estimator=Answers(1 - y)).fit(X, y)
+
+
+def test_images_reach_the_estimators_in_their_own_shape():
+    rng = np.random.RandomState(0)
+    images, y = rng.normal(size=(40, 3, 4, 4)).astype(np.float32), np.arange(40) % 2
+
+    class Network(Answers):
+        def fit(self, X, y, sample_weight=None):
+            self.shape_, self.classes_ = X.shape, np.unique(y)
+            return self
+
+    answers = np.where(np.arange(40) < 10, 1 - y, y)
+    jtt = JTTReweighter(Network(answers), identification_estimator=Network(answers)).fit(images, y)
+    assert jtt.estimator_.shape_ == (40, 3, 4, 4)
+    assert jtt.error_set_.tolist() == list(range(10))
