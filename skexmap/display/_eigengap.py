@@ -58,9 +58,9 @@ class EigengapDisplay:
 
         Parameters
         ----------
-        estimator : EigengapSpectralClustering, PseudoGroupLabeler or Pipeline
-            Fitted. In a labeler or a pipeline, the clusterer with `eigenvalues_` is looked up; a labeler that
-            clusters inside each class has one per class, in its `clusterers_`: pass one of those.
+        estimator : EigengapSpectralClustering, PseudoGroupLabeler, ExMapClassifier, Pipeline or search
+            Fitted. The clusterer with `eigenvalues_` in it is looked up; a labeler that clusters inside each class
+            has one per class, in its `clusterers_`: pass one of those.
         ax : matplotlib.axes.Axes, default=None
             Where to draw; None makes a new figure.
 
@@ -137,8 +137,9 @@ class EigengapDisplay:
 
 def _with_eigenvalues(estimator):
     """Return the clusterer with eigenvalues: the estimator itself, or the one inside."""
-    steps = [step for _, step in getattr(estimator, "steps", ())]
-    for candidate in (estimator, *steps):
+    found = getattr(estimator, "best_estimator_", estimator)
+    steps = [step for _, step in getattr(found, "steps", ())]
+    for candidate in (found, getattr(found, "labeler_", None), *steps):
         inner = getattr(candidate, "clusterers_", ())
         if len(inner) > 1:
             raise ValueError(

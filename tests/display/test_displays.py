@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,6 +11,7 @@ from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from skexmap.cluster import EigengapSpectralClustering
@@ -65,14 +67,18 @@ class TestEigengapDisplay:
         assert display.axes_.get_legend() is None
 
     def test_the_clusterer_is_found_inside_a_labeler_and_a_pipeline(self, clusterer):
-        X, y = make_blobs([60, 50, 40], n_features=10, random_state=0)
+        X, _ = make_blobs([60, 50, 40], n_features=10, random_state=0)
+        y = np.arange(150) % 2
         labeler = PseudoGroupLabeler(clusterer).fit(X, y)
         pipeline = make_pipeline(PCA(5), PseudoGroupLabeler(clusterer)).fit(X, y)
-        for estimator in (labeler, pipeline):
+        search = GridSearchCV(pipeline, {"pca__n_components": [5]}, scoring=lambda *_: 0.0, cv=2).fit(X, y)
+        exmap = SimpleNamespace(labeler_=labeler)
+        for estimator in (labeler, pipeline, search, exmap):
             assert EigengapDisplay.from_estimator(estimator).n_clusters == labeler.n_clusters_
 
     def test_clusterers_inside_each_class_are_shown_one_at_a_time(self):
-        X, y = make_blobs([60, 60], n_features=4, random_state=0)
+        X, _ = make_blobs([60, 60], n_features=4, random_state=0)
+        y = np.arange(120) % 2
         labeler = PseudoGroupLabeler(EigengapSpectralClustering(n_clusters=2), scope="local").fit(X, y)
         with pytest.raises(ValueError, match="PseudoGroupLabeler holds 2 clusterers, one per class"):
             EigengapDisplay.from_estimator(labeler)

@@ -48,6 +48,10 @@ from skexmap.retraining import DFRClassifier, DFRClassifierCV
 CS = [1.0, 0.1, 0.01, 0.003]
 
 
+# The clusters of a fit may be blind on purpose, or because the net was never trained.
+blind_on_purpose = pytest.mark.filterwarnings("ignore:.* in one cluster:skexmap.exceptions.SkexmapWarning")
+
+
 @pytest.fixture
 def routing():
     with sklearn.config_context(enable_metadata_routing=True):
@@ -496,6 +500,15 @@ class TestWithoutGroupLabels:
         assert (table["mean_test_macro_pseudo_group"] >= table["mean_test_worst_pseudo_group"]).all()
         assert "mean_test_accuracy" in table
 
+    def test_it_needs_no_labels_and_takes_none_where_routing_is_on(self, routing, data):
+        X, y, g = data
+        search = GridSearchCV(
+            clustered_pipeline(), {"dfr__C": [1.0]}, scoring=worst_pseudo_group_accuracy_scorer, cv=2
+        )
+        assert 0 < search.fit(X, y).best_score_ <= 1
+        with pytest.raises(TypeError, match="group_labels"):
+            search.fit(X, y, group_labels=g)
+
     def test_without_clusters_the_error_names_the_step_that_makes_them(self, data):
         X, y, _ = data
         model = LogisticRegression().fit(X["embedding"], y)
@@ -513,6 +526,7 @@ def digits_and_net():
     return digits.images[:300], digits.target[:300], net
 
 
+@blind_on_purpose
 class TestOnImages:
     def exmap(self, net):
         return ExMapClassifier(
@@ -619,6 +633,7 @@ class TestPartition:
         with pytest.warns(PartitionSearchWarning):
             GridSearchCV(model, grid, scoring=worst_pseudo_group_accuracy_scorer, cv=2).fit(X, y)
 
+    @blind_on_purpose
     def test_a_search_inside_cross_validation_is_judged_by_its_own_candidates(self, data):
         X, y, _ = data
         scorer = make_worst_pseudo_group_scorer(PseudoGroupLabeler(KMeans(2, random_state=0)).fit(X, y))
@@ -628,6 +643,7 @@ class TestPartition:
         scores = cross_validate(inner, X, y, scoring=worst_pseudo_group_accuracy_scorer, cv=2)["test_score"]
         assert np.isfinite(scores).all()
 
+    @blind_on_purpose
     def test_a_fitted_labeler_keeps_the_partition_while_clusters_are_searched(self, data):
         X, y, _ = data
         labeler = PseudoGroupLabeler(KMeans(2, n_init=3, random_state=0)).fit(X, y)
