@@ -232,8 +232,8 @@ class CVaRDROClassifier(LinearHead):
         Share of the samples that the worst subpopulation has at least. There is no published default for this
         use: the share of the smallest group is the natural choice; the smaller, the more wrongly labelled and
         plainly hard samples rule the fit.
-    l2 : float, default=1e-4
-        Lambda, the penalty.
+    l2 : float, default=0.01
+        Lambda, the penalty; there is no published default for a last layer.
     learning_rate : float, default=0.01
         First step size of Adam; it falls linearly to zero.
     batch_size : int, default=1024
@@ -266,7 +266,9 @@ class CVaRDROClassifier(LinearHead):
     Notes
     -----
     As a last layer it keeps the objective and loses the training of the features. On separable embeddings
-    with a weak penalty every loss goes to zero and there is no worst share to speak of: raise `l2`.
+    with a weak penalty every loss goes to zero and there is no worst share to speak of: raise `l2`. Where
+    more than a share alpha of the samples cannot be told apart, the least worst loss is that of predicting
+    nothing, and the weights go to zero: raise `alpha`.
 
     References
     ----------
@@ -275,16 +277,18 @@ class CVaRDROClassifier(LinearHead):
 
     Examples
     --------
+    With one feature for the class and four for the shortcut, a penalised model would rather use the four.
+
     >>> import numpy as np
     >>> from skexmap.retraining import CVaRDROClassifier
     >>> rng = np.random.RandomState(0)
     >>> y = rng.randint(2, size=1000)
     >>> shortcut = np.where(rng.uniform(size=1000) < 0.95, y, 1 - y)
-    >>> X = np.column_stack([2 * y - 1, 4 * shortcut - 2]) + 0.3 * rng.normal(size=(1000, 2))
-    >>> cvar = CVaRDROClassifier(alpha=0.05, learning_rate=0.05, random_state=0).fit(X, y)
+    >>> X = np.column_stack([2 * y - 1, *4 * [2 * shortcut - 1]]) + 0.3 * rng.normal(size=(1000, 5))
     >>> against = shortcut != y
-    >>> round(cvar.score(X[against], y[against]), 1)
-    1.0
+    >>> models = [CVaRDROClassifier(alpha, l2=0.1, random_state=0).fit(X, y) for alpha in (1.0, 0.05)]
+    >>> [round(model.score(X[against], y[against]), 1) for model in models]
+    [0.2, 1.0]
     """
 
     _parameter_constraints: dict = {
@@ -296,7 +300,7 @@ class CVaRDROClassifier(LinearHead):
         self,
         alpha=0.2,
         *,
-        l2=1e-4,
+        l2=0.01,
         learning_rate=0.01,
         batch_size=1024,
         n_steps=1000,

@@ -185,16 +185,28 @@ def test_the_adjustment_makes_small_groups_count_for_more():
     assert adjusted.group_weights_[small].sum() > plain.group_weights_[small].sum() + 0.05
 
 
+def penalised_shortcut_data(seed, agreement):
+    """Return one feature of the class and four of the shortcut: a penalised model would rather use the four."""
+    rng = np.random.RandomState(seed)
+    y = rng.randint(2, size=2000)
+    shortcut = np.where(rng.uniform(size=2000) < agreement, y, 1 - y)
+    X = np.column_stack([2 * y - 1, *4 * [2 * shortcut - 1]]) + 0.3 * rng.normal(size=(2000, 5))
+    return X, y, shortcut
+
+
 def test_cvar_lowers_the_loss_of_the_worst_share_and_helps_the_samples_against_the_shortcut():
-    X, y, _ = shortcut_data(noise=0.5)
-    cvar, erm = CVaRDROClassifier(alpha=0.05, random_state=0).fit(X, y), ERMClassifier().fit(X, y)
+    X, y, _ = penalised_shortcut_data(0, 0.95)
+    mean, cvar = (CVaRDROClassifier(alpha, l2=0.1, random_state=0).fit(X, y) for alpha in (1.0, 0.05))
 
     def worst_mean(model):
         losses = -np.log(model.predict_proba(X)[np.arange(len(y)), y])
         return np.sort(losses)[-len(y) // 20 :].mean()
 
-    assert worst_mean(cvar) < worst_mean(erm)
-    assert accuracy_against_the_shortcut(cvar) > accuracy_against_the_shortcut(erm) + 0.03
+    assert worst_mean(cvar) < 0.6 * worst_mean(mean)
+    X, y, shortcut = penalised_shortcut_data(1, 0.5)
+    against = shortcut != y
+    assert mean.score(X[against], y[against]) < 0.3
+    assert cvar.score(X[against], y[against]) > 0.95
 
 
 def test_the_logistic_fit_minimises_its_objective_around_the_center():
@@ -275,13 +287,15 @@ def test_no_soft_assignment_violates_invariance_more_than_the_environments():
             optimizer.zero_grad()
             (-value).backward()
             optimizer.step()
-        assert float(value) <= best + 1e-12
+        assert value.item() <= best + 1e-12
 
 
 def test_environments_of_a_model_that_leans_on_the_shortcut_find_the_samples_against_it():
-    X, y, shortcut = shortcut_data(noise=0.3)
+    X, y, shortcut = shortcut_data(noise=0.5)
+    # Most of what the net sees is the shortcut.
+    X = np.hstack([X, np.repeat(X[:, 1:], 3, axis=1)])
     eiil = EIILLabeler().fit(X, y)
-    assert np.mean(eiil.environment_labels_ == (shortcut != y)) > 0.98
+    assert np.mean(eiil.environment_labels_ == (shortcut != y)) > 0.99
     np.testing.assert_array_equal(eiil.group_labels_, 2 * y + eiil.environment_labels_)
     np.testing.assert_array_equal(eiil.predict_groups(X, y), eiil.group_labels_)
 

@@ -69,7 +69,7 @@ def test_an_estimator_without_sample_weight_gets_the_errors_repeatedly():
 
 
 def test_jtt_raises_the_accuracy_of_the_samples_against_the_shortcut():
-    X, y, shortcut = shortcut_data(2000)
+    X, y, _ = shortcut_data(2000)
     X_new, y_new, shortcut_new = shortcut_data(2000, agreement=0.5, seed=1)
     against = shortcut_new != y_new
     erm = ERMClassifier().fit(X, y)
