@@ -127,6 +127,56 @@ class ERMClassifier(LinearHead):
         self.class_weight = class_weight
         self.standardize = standardize
 
+    @classmethod
+    def from_layer(cls, layer, classes):
+        """Return a fitted classifier with the weights of a net's last dense layer.
+
+        It tells what the net predicts from its embeddings. In `sklearn.frozen.FrozenEstimator` it makes the
+        deployed net the identification or reference model of `JTTReweighter`, `AFRClassifier` and
+        `EIILLabeler`.
+
+        Parameters
+        ----------
+        layer : torch.nn.Linear
+            The dense layer whose input is the embedding and whose output are the logits. Its weights are
+            copied.
+        classes : array-like of shape (n_classes,)
+            The class of each logit, sorted; two classes for a single logit.
+
+        Returns
+        -------
+        classifier : ERMClassifier
+
+        Raises
+        ------
+        ValueError
+            If the number of logits and of classes do not agree, or the classes are not sorted.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from skexmap.retraining import ERMClassifier
+        >>> _ = torch.manual_seed(0)
+        >>> head = torch.nn.Linear(5, 2)
+        >>> embedding = torch.rand(4, 5)
+        >>> classifier = ERMClassifier.from_layer(head, classes=[0, 1])
+        >>> bool((classifier.predict(embedding.numpy()) == head(embedding).argmax(1).numpy()).all())
+        True
+        """
+        classes = np.asarray(classes)
+        weight = layer.weight.detach().cpu().double().numpy()
+        bias = np.zeros(len(weight)) if layer.bias is None else layer.bias.detach().cpu().double().numpy()
+        if len(weight) != len(classes) and not (len(weight) == 1 and len(classes) == 2):
+            raise ValueError(f"The layer has {len(weight)} logits, but {len(classes)} classes are given.")
+        if not np.array_equal(classes, np.unique(classes)):
+            raise ValueError(f"`classes` must be sorted and differ, got {classes.tolist()}.")
+        if len(weight) == 2:
+            weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
+        head = cls()
+        head.classes_, head.coef_, head.intercept_ = classes, weight.copy(), bias.copy()
+        head.n_features_in_ = weight.shape[1]
+        return head
+
     @_fit_context(prefer_skip_nested_validation=True)
     @reports_fit()
     def fit(self, X, y, group_labels=None, sample_weight=None):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
@@ -109,3 +110,25 @@ def test_images_reach_the_estimators_in_their_own_shape():
     jtt = JTTReweighter(Network(answers), identification_estimator=Network(answers)).fit(images, y)
     assert jtt.estimator_.shape_ == (40, 3, 4, 4)
     assert jtt.error_set_.tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("n_logits, n_classes", [(1, 2), (2, 2), (3, 3)])
+def test_the_last_layer_of_a_net_becomes_the_classifier_that_the_net_is(n_logits, n_classes):
+    torch.manual_seed(0)
+    layer, embedding = torch.nn.Linear(4, n_logits), torch.randn(50, 4)
+    head = ERMClassifier.from_layer(layer, classes=np.arange(n_classes) + 5)
+    logits = layer(embedding).detach().numpy()
+    expected = (logits[:, 0] > 0) if n_logits == 1 else logits.argmax(axis=1)
+    assert (head.predict(embedding.numpy()) == expected + 5).all()
+    if n_logits > 1:
+        proba = torch.softmax(layer(embedding), 1).detach().numpy()
+        np.testing.assert_allclose(head.predict_proba(embedding.numpy()), proba, atol=1e-6)
+
+
+def test_a_layer_must_fit_its_classes():
+    layer = torch.nn.Linear(4, 3, bias=False)
+    with pytest.raises(ValueError, match="3 logits, but 2 classes"):
+        ERMClassifier.from_layer(layer, classes=[0, 1])
+    with pytest.raises(ValueError, match="sorted"):
+        ERMClassifier.from_layer(layer, classes=[2, 1, 0])
+    assert ERMClassifier.from_layer(layer, classes=[0, 1, 2]).intercept_.tolist() == [0, 0, 0]
