@@ -3,6 +3,7 @@
 import copy
 import threading
 import weakref
+import zlib
 
 import numpy as np
 import torch
@@ -141,20 +142,47 @@ def _copy_tensor(values, device, dtype):
 
 
 def _quick_fingerprint(model):
-    """Return what changes when a weight does: identity, version, and sum of the bits (where `.data` edits show)."""
-    return tuple(
-        (id(values), values._version, tuple(values.shape), _bit_sum(values)) for values in _tensors_of(model)
+    """Return what changes when the model does: its structure, and each tensor's identity, version and checksum."""
+    return _structure_of(model), tuple(
+        (id(values), values._version, tuple(values.shape), _checksum(values)) for values in _tensors_of(model)
     )
 
 
-def _bit_sum(values):
+def _structure_of(model):
+    """Return name, type and plain settings (stride, eps, p, ...) of every module; evaluation mode does not count."""
+    return tuple(
+        (
+            name,
+            type(module),
+            tuple(
+                (key, value) for key, value in vars(module).items() if key != "training" and _is_plain(value)
+            ),
+        )
+        for name, module in model.named_modules()
+    )
+
+
+def _is_plain(value):
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _checksum(values):
+    """Return a number that changes with the values: edits through `.data` or NumPy leave the version as it is."""
     values = values.detach()
     if values.layout != torch.strided or values.is_meta or values.is_quantized:
         return None
     if values.is_complex():
         values = torch.view_as_real(values)
-    bits = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()]
-    return int(values.view(bits).sum(dtype=torch.int64))
+    bits = values.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()])
+    if bits.device.type != "cpu":
+        # Multiplying by the position tells values that were exchanged; integers overflow alike every time.
+        bits = bits.flatten().long()
+        return int((bits * torch.arange(1, 2 * len(bits), 2, device=bits.device)).sum())
+    # Channels-last is contiguous in another order of its axes.
+    bits = bits.permute(sorted(range(bits.ndim), key=bits.stride, reverse=True))
+    return zlib.crc32(bits.contiguous().numpy())
 
 
 class TensorState:

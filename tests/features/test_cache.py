@@ -1,0 +1,196 @@
+"""Clones, pickles and hashes of the transformers, and what caches make of them."""
+
+import copy
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
+from small_nets import SHOWN, CountingNet, SmallNet
+
+from skexmap.features import EmbeddingTransformer, HeatmapTransformer
+
+TRANSFORMERS = [HeatmapTransformer, EmbeddingTransformer]
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).normal(size=(10, 3, 8, 8)).astype(np.float32)
+
+
+@pytest.mark.parametrize("Transformer", TRANSFORMERS)
+def test_a_clone_shares_the_model_and_copies_the_rest(Transformer):
+    original = Transformer(SmallNet(), batch_size=3).set_output(transform="pandas")
+    cloned = clone(original)
+    assert cloned is not original
+    assert cloned.model is original.model
+    assert cloned.batch_size == 3
+    assert cloned._sklearn_output_config == {"transform": "pandas"}
+    assert clone(Pipeline([("maps", original)])).named_steps["maps"].model is original.model
+
+
+@pytest.mark.parametrize("Transformer", TRANSFORMERS)
+@pytest.mark.parametrize("copy_it", [copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))])
+def test_a_copied_transformer_gives_the_same_results(Transformer, copy_it, images):
+    net = SmallNet()
+    net.hidden.weight.requires_grad_(False)
+    net.conv.to(memory_format=torch.channels_last)
+    fitted = Transformer(net).fit(images)
+    copied = copy_it(fitted)
+    assert copied.model is not fitted.model
+    assert_array_equal(copied.transform(images), fitted.transform(images))
+    assert list(copied.model.state_dict()) == list(net.state_dict())
+    for (name, mine), theirs in zip(net.named_parameters(), copied.model.parameters(), strict=True):
+        assert isinstance(theirs, torch.nn.Parameter), name
+        assert torch.equal(mine, theirs)
+        assert mine.requires_grad == theirs.requires_grad
+        assert mine.stride() == theirs.stride()
+
+
+def test_tied_weights_stay_tied_in_a_pickle():
+    net = SmallNet()
+    net.again.weight = torch.nn.Parameter(net.again.weight.detach().clone())
+    net.spare = torch.nn.Conv2d(4, 4, 3)
+    net.spare.weight = net.again.weight
+    copied = pickle.loads(pickle.dumps(HeatmapTransformer(net))).model
+    assert copied.spare.weight is copied.again.weight
+
+
+def test_a_half_precision_model_can_be_pickled():
+    net = SmallNet().to(torch.bfloat16)
+    copied = pickle.loads(pickle.dumps(EmbeddingTransformer(net))).model
+    assert copied.conv.weight.dtype == torch.bfloat16
+    assert torch.equal(copied.conv.weight, net.conv.weight)
+
+
+@pytest.mark.parametrize("Transformer", TRANSFORMERS)
+def test_equal_weights_have_equal_hashes(Transformer):
+    first, second = Transformer(SmallNet()), Transformer(SmallNet())
+    assert joblib.hash(first) == joblib.hash(second) == joblib.hash(clone(first))
+    assert (
+        joblib.hash(first)
+        == joblib.hash(pickle.loads(pickle.dumps(first)))
+        == joblib.hash(copy.deepcopy(first))
+    )
+    assert joblib.hash(first) != joblib.hash(Transformer(SmallNet(seed=1)))
+    assert joblib.hash(first) != joblib.hash(Transformer(SmallNet(), batch_size=5))
+
+
+def test_hashes_are_equal_across_processes():
+    script = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import joblib\n"
+        "from small_nets import SmallNet\n"
+        "from skexmap.features import HeatmapTransformer\n"
+        "print(joblib.hash(HeatmapTransformer(SmallNet(), size=4)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == joblib.hash(HeatmapTransformer(SmallNet(), size=4))
+
+
+CHANGES = {
+    "in place": lambda net: net.head.weight.data.mul_(2),
+    "by an optimiser's step": lambda net: torch.no_grad()(net.conv.weight.add_)(0.1),
+    "through .data": lambda net: setattr(net.hidden.bias, "data", net.hidden.bias.data + 1),
+    "through NumPy": lambda net: net.head.bias.detach().numpy().__setitem__(0, 5.0),
+    "by exchanging two rows": lambda net: (
+        net.head.weight.detach()
+        .numpy()
+        .__setitem__(slice(None), net.head.weight.detach().numpy()[::-1].copy())
+    ),
+    "by a new parameter": lambda net: setattr(net.head, "weight", torch.nn.Parameter(net.head.weight * 3)),
+    "by load_state_dict": lambda net: net.load_state_dict(SmallNet(seed=3).state_dict()),
+    "in a buffer": lambda net: net.norm.running_var.mul_(3),
+    "by another layer": lambda net: setattr(net, "head", torch.nn.Linear(5, 2)),
+    "by another activation": lambda net: setattr(net, "relu", torch.nn.SiLU()),
+    "by a setting of a layer": lambda net: setattr(net.norm, "eps", 0.5),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_of_the_model_changes_the_hash_and_the_next_results(change, images):
+    net = SmallNet()
+    transformer = HeatmapTransformer(net, normalize=None, start="logit", return_embedding=True).fit(images)
+    before, hashed = transformer.transform(images), joblib.hash(HeatmapTransformer(net))
+    CHANGES[change](net)
+    after = transformer.transform(images)
+    expected = HeatmapTransformer(copy.deepcopy(net), normalize=None, start="logit", return_embedding=True)
+    expected = expected.fit_transform(images)
+    assert joblib.hash(HeatmapTransformer(net)) != hashed
+    for block in ("embedding", "heatmap"):
+        assert_allclose(after[block], expected[block], rtol=1e-5, atol=1e-7)
+    assert not np.array_equal(after["heatmap"], before["heatmap"])
+
+
+def test_weights_that_stay_are_copied_once(images):
+    from skexmap._torch import replica_of
+
+    net = SmallNet()
+    transformer = HeatmapTransformer(net).fit(images)
+    first = replica_of(net, torch.device("cpu"))
+    transformer.transform(images)
+    net.train()
+    EmbeddingTransformer(net).fit_transform(images)
+    assert replica_of(net, torch.device("cpu")) is first
+
+
+def test_a_pipeline_with_memory_shows_the_images_once(images, tmp_path):
+    y = np.arange(10) % 2
+    steps = [("maps", HeatmapTransformer(CountingNet(), size=4)), ("model", LogisticRegression())]
+    pipe = Pipeline(steps, memory=str(tmp_path))
+    pipe.fit(images, y)
+    SHOWN.clear()
+    clone(pipe).set_params(model__C=0.1).fit(images, y)
+    assert SHOWN == []
+    clone(pipe).set_params(maps__size=2).fit(images, y)
+    assert sum(SHOWN) > 0
+
+
+def test_the_cache_computes_each_image_once(images, tmp_path):
+    expected = HeatmapTransformer(SmallNet(), size=4, return_embedding=True).fit_transform(images)
+    cached = HeatmapTransformer(
+        CountingNet(), size=4, return_embedding=True, memory=str(tmp_path), batch_size=4
+    ).fit(images[:2])
+    SHOWN.clear()
+    assert_blocks_close(cached.transform(images[:7]), expected[:7])
+    assert sum(SHOWN) == 7
+    SHOWN.clear()
+    assert_blocks_close(cached.transform(images[::-1]), expected[::-1])
+    assert sum(SHOWN) == 3
+    SHOWN.clear()
+    # Neither the batch size nor another transformer of the same weights and settings matters.
+    again = HeatmapTransformer(
+        CountingNet(), size=4, return_embedding=True, memory=joblib.Memory(str(tmp_path), verbose=0)
+    ).fit(images[:2])
+    SHOWN.clear()
+    assert_blocks_close(again.transform(images), expected)
+    assert SHOWN == []
+
+
+def test_the_cache_forgets_when_weights_or_settings_change(images, tmp_path):
+    net = CountingNet()
+    cached = HeatmapTransformer(net, size=4, memory=str(tmp_path)).fit(images)
+    cached.transform(images)
+    SHOWN.clear()
+    with torch.no_grad():
+        net.head.weight.mul_(-1)
+    changed = cached.transform(images)
+    assert sum(SHOWN) == 10
+    assert_allclose(changed, HeatmapTransformer(net, size=4).fit_transform(images), rtol=1e-5, atol=1e-6)
+    SHOWN.clear()
+    cached.set_params(gamma=1.0).transform(images)
+    assert sum(SHOWN) == 10
+
+
+def assert_blocks_close(found, expected):
+    for block in ("embedding", "heatmap"):
+        assert_allclose(found[block], expected[block], rtol=1e-4, atol=1e-5)

@@ -1,0 +1,418 @@
+"""HeatmapTransformer: every parameter, and every kind of bad input."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from small_nets import AuxiliaryNet, FlatNet, SmallNet, TupleNet
+from torch import nn
+
+from skexmap.features import EmbeddingTransformer, HeatmapTransformer
+from skexmap.lrp import Composite, Epsilon, On, RelevanceEngine, UnsupportedOperationError, epsilon_gamma
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).normal(size=(11, 3, 8, 8)).astype(np.float32)
+
+
+def raw_maps(net, images, target=None, composite=None, start="one"):
+    """Full-size relevance from the engine alone, predicted classes by default."""
+    net = net.eval()
+    with torch.no_grad():
+        chosen = net(torch.from_numpy(images)).argmax(1) if target is None else target
+    engine = RelevanceEngine(net, composite or epsilon_gamma())
+    return engine.attribute(torch.from_numpy(images), lambda _: chosen, start).relevance.detach().numpy()
+
+
+def maps_of(net, images, **parameters):
+    return HeatmapTransformer(net, **parameters).fit_transform(images)
+
+
+def test_maps_are_rows_divided_by_their_largest_value(images):
+    expected = raw_maps(SmallNet(), images).reshape(11, -1)
+    expected /= np.abs(expected).max(1, keepdims=True)
+    found = maps_of(SmallNet(), images, size=None)
+    assert found.shape == (11, 192)
+    assert found.dtype == np.float32
+    assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    assert_allclose(np.abs(found).max(1), 1)
+
+
+def test_maps_are_not_scaled_when_told_so(images):
+    assert_allclose(
+        maps_of(SmallNet(), images, size=None, normalize=None).reshape(images.shape),
+        raw_maps(SmallNet(), images),
+        rtol=1e-4,
+        atol=1e-7,
+    )
+
+
+def test_maps_are_shrunk_bilinearly_or_by_area(images):
+    raw = raw_maps(SmallNet(), images)
+    by_area = maps_of(SmallNet(), images, size=4, normalize=None, resample="area").reshape(11, 3, 4, 4)
+    assert_allclose(by_area, raw.reshape(11, 3, 4, 2, 4, 2).mean((3, 5)), rtol=1e-4, atol=1e-7)
+    # A bilinear reading from 8 to 2 looks at the four pixels around the middle of each 4 x 4 patch.
+    bilinear = maps_of(SmallNet(), images, size=2, normalize=None).reshape(11, 3, 2, 2)
+    patches = raw.reshape(11, 3, 2, 4, 2, 4)[:, :, :, 1:3, :, 1:3]
+    assert_allclose(bilinear, patches.mean((3, 5)), rtol=1e-4, atol=1e-7)
+
+
+def test_channels_are_kept_added_or_averaged(images):
+    raw = raw_maps(SmallNet(), images)
+    parameters = {"size": None, "normalize": None}
+    total = maps_of(SmallNet(), images, channels="sum", **parameters).reshape(11, 1, 8, 8)
+    assert_allclose(total[:, 0], raw.sum(1), rtol=1e-4, atol=1e-6)
+    assert_allclose(
+        maps_of(SmallNet(), images, channels="mean", **parameters) * 3, total.reshape(11, -1), rtol=1e-4
+    )
+
+
+def test_the_target_can_be_the_prediction_one_class_or_a_function(images):
+    net = SmallNet(3).eval()
+    parameters = {"size": None, "normalize": None}
+    for target in range(3):
+        expected = raw_maps(net, images, torch.full((11,), target))
+        found = maps_of(net, images, target=target, **parameters).reshape(images.shape)
+        assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    second = net(torch.from_numpy(images)).argsort(1)[:, -2]
+    found = maps_of(net, images, target=lambda logits: logits.argsort(1)[:, -2], **parameters)
+    assert_allclose(found.reshape(images.shape), raw_maps(net, images, second), rtol=1e-4, atol=1e-6)
+
+
+def test_starting_at_the_logit_multiplies_the_map_by_it(images):
+    net = SmallNet()
+    ones, logits = (maps_of(net, images, target=1, normalize=None, start=start) for start in ("one", "logit"))
+    z = net.eval()(torch.from_numpy(images)).detach().numpy()[:, 1:]
+    assert (z < 0).any()
+    assert_allclose(logits, ones * z, rtol=1e-3, atol=1e-6)
+
+
+def test_gamma_epsilon_and_composite_reach_the_rules(images):
+    parameters = {"size": None, "normalize": None}
+    found = maps_of(SmallNet(), images, gamma=0.5, epsilon=0.1, **parameters).reshape(images.shape)
+    expected = raw_maps(SmallNet(), images, composite=epsilon_gamma(gamma=0.5, epsilon=0.1))
+    assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    own = Composite([(On(), Epsilon(0.01))])
+    found = maps_of(SmallNet(), images, composite=own, **parameters).reshape(images.shape)
+    assert_allclose(found, raw_maps(SmallNet(), images, composite=own), rtol=1e-4, atol=1e-6)
+
+
+def test_embedding_and_map_come_from_one_forward_pass(images):
+    net = SmallNet().eval()
+    blocks = maps_of(net, images, size=4, return_embedding=True)
+    assert blocks.dtype.names == ("embedding", "heatmap")
+    assert blocks["heatmap"].shape == (11, 3, 4, 4)
+    assert_allclose(
+        blocks["embedding"], net.features(torch.from_numpy(images)).detach().numpy(), rtol=1e-5, atol=1e-6
+    )
+    assert_array_equal(blocks["heatmap"].reshape(11, -1), maps_of(net, images, size=4))
+
+
+@pytest.mark.parametrize("container", ["pandas", "polars"])
+def test_blocks_become_columns_of_a_data_frame(images, container):
+    library = pytest.importorskip(container)
+    transformer = HeatmapTransformer(SmallNet(), size=2, return_embedding=True)
+    blocks = transformer.fit_transform(images)
+    frame = transformer.set_output(transform=container).transform(images)
+    assert isinstance(frame, library.DataFrame)
+    names = [f"embedding_{i}" for i in range(5)] + [f"heatmap_{i}" for i in range(12)]
+    assert list(frame.columns) == names == list(transformer.get_feature_names_out())
+    assert_array_equal(frame.to_numpy()[:, :5], blocks["embedding"])
+    assert_array_equal(frame.to_numpy()[:, 5:], blocks["heatmap"].reshape(11, -1))
+
+
+def test_a_double_precision_model_gives_double_precision_maps(images):
+    blocks = maps_of(SmallNet().double(), images, return_embedding=True)
+    assert blocks["heatmap"].dtype == blocks["embedding"].dtype == np.float64
+
+
+def test_a_map_of_zeros_stays_zero(images):
+    net = SmallNet()
+    images[3] = 0
+    # Without biases a black image gives logits of zero and no relevance at all.
+    for module in net.modules():
+        if getattr(module, "bias", None) is not None:
+            module.bias.data.zero_()
+    net.norm.running_mean.zero_()
+    found = maps_of(net, images)
+    assert not found[3].any()
+    assert np.isfinite(found).all()
+    assert_allclose(np.abs(np.delete(found, 3, 0)).max(1), 1)
+
+
+def test_one_logit_models_tell_two_classes_apart(images):
+    net = SmallNet(1).eval()
+    transformer = HeatmapTransformer(net, size=None, normalize=None).fit(images, ["yes", "no"] * 5 + ["no"])
+    assert transformer.n_logits_ == 1
+    assert list(transformer.classes_) == ["no", "yes"]
+    found = transformer.transform(images)
+    predicted = (net(torch.from_numpy(images))[:, 0] > 0).long()
+    assert_allclose(found.reshape(images.shape), raw_maps(net, images, predicted), rtol=1e-4, atol=1e-6)
+
+
+def test_models_may_return_tuples(images):
+    assert_array_equal(maps_of(TupleNet(), images), maps_of(SmallNet(), images))
+    assert_array_equal(
+        EmbeddingTransformer(TupleNet()).fit_transform(images),
+        EmbeddingTransformer(SmallNet()).fit_transform(images),
+    )
+
+
+@pytest.mark.parametrize("attribution", ["lrp", "saliency"])
+def test_an_auxiliary_head_that_runs_last_is_not_taken_for_the_head(images, attribution):
+    if attribution != "lrp":
+        pytest.importorskip("captum")
+    net = AuxiliaryNet().eval()
+    transformer = HeatmapTransformer(net, attribution=attribution, return_embedding=True).fit(images)
+    assert transformer.head_ == "head"
+    expected = net.features(torch.from_numpy(images)).detach().numpy()
+    assert_allclose(transformer.transform(images)["embedding"], expected, rtol=1e-5, atol=1e-6)
+    embedding = EmbeddingTransformer(net).fit(images)
+    assert embedding.head_ == "head"
+    assert_allclose(embedding.transform(images), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "labels, classes",
+    [
+        (["ship", "cat", "dog"], ["cat", "dog", "ship"]),
+        ([7, 3, 5], [3, 5, 7]),
+        # y lacks a class that the net knows: the logits keep their numbers.
+        ([0, 2, 2], [0, 1, 2]),
+        (None, [0, 1, 2]),
+    ],
+)
+def test_classes_say_which_logit_is_which_class(images, labels, classes):
+    y = None if labels is None else np.array(labels)[np.arange(11) % 3]
+    transformer = HeatmapTransformer(SmallNet(3)).fit(images, y)
+    assert list(transformer.classes_) == classes
+
+
+def test_learned_shapes_are_attributes(images):
+    transformer = HeatmapTransformer(SmallNet(), size=4, channels="sum").fit(images)
+    assert transformer.image_shape_ == (3, 8, 8)
+    assert transformer.heatmap_shape_ == (1, 4, 4)
+    assert transformer.n_features_in_ == 192
+    assert transformer.n_logits_ == 2
+    assert transformer.head_ == "head"
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 11, 64])
+def test_the_batch_size_changes_nothing(images, batch_size):
+    expected = maps_of(SmallNet(), images)
+    assert_allclose(maps_of(SmallNet(), images, batch_size=batch_size), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_tensors_and_other_types_of_images_are_taken(images):
+    expected = maps_of(SmallNet(), images)
+    assert_array_equal(maps_of(SmallNet(), torch.from_numpy(images)), expected)
+    assert_array_equal(maps_of(SmallNet(), images.astype(np.float64)), expected)
+    assert_array_equal(maps_of(SmallNet(), np.asfortranarray(images)), expected)
+    pixels = np.random.default_rng(0).integers(0, 255, (5, 3, 8, 8), dtype=np.uint8)
+    assert_array_equal(maps_of(SmallNet(), pixels), maps_of(SmallNet(), pixels.astype(np.float32)))
+
+
+def test_a_memory_map_is_read_batch_by_batch(images, tmp_path):
+    np.save(tmp_path / "images.npy", images)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    assert_array_equal(maps_of(SmallNet(), mapped, batch_size=3), maps_of(SmallNet(), images, batch_size=3))
+
+
+def test_vectors_are_images_too():
+    X = np.random.default_rng(0).normal(size=(9, 6)).astype(np.float32)
+    transformer = HeatmapTransformer(FlatNet(6, 2), normalize=None).fit(X)
+    found = transformer.transform(X)
+    assert found.shape == (9, 6)
+    assert transformer.heatmap_shape_ == (6,)
+
+
+def test_progress_is_shown_when_asked_for(images, capsys):
+    HeatmapTransformer(SmallNet(), verbose=True, batch_size=2).fit_transform(images)
+    assert "HeatmapTransformer" in capsys.readouterr().err
+    HeatmapTransformer(SmallNet(), batch_size=2).fit_transform(images)
+    assert capsys.readouterr().err == ""
+
+
+# --- Bad input -----------------------------------------------------------------------------------------------------
+
+
+def refused(error, match, net, images, y=None, **parameters):
+    with pytest.raises(error, match=match):
+        HeatmapTransformer(net, **parameters).fit(images, y)
+
+
+def test_no_model_is_refused(images):
+    refused(TypeError, r"`model` must be a torch\.nn\.Module, got NoneType", None, images)
+    refused(TypeError, r"`model` must be a torch\.nn\.Module, got function", lambda x: x, images)
+
+
+def test_a_wrong_number_of_channels_is_refused(images):
+    refused(
+        ValueError,
+        r"cannot process images of shape \(1, 8, 8\).*number of channels",
+        SmallNet(),
+        images[:, :1],
+    )
+
+
+def test_a_wrong_size_is_refused(images):
+    refused(ValueError, r"cannot process images of shape \(3, 12, 12\)", SmallNet(), np.zeros((2, 3, 12, 12)))
+
+
+def test_images_of_another_shape_than_in_fit_are_refused(images):
+    transformer = HeatmapTransformer(SmallNet()).fit(images)
+    with pytest.raises(ValueError, match=r"Image 0 has shape \(3, 10, 10\), but .* fitted on .*\(3, 8, 8\)"):
+        transformer.transform(np.zeros((2, 3, 10, 10), np.float32))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_pixels_that_are_not_finite_are_refused_with_their_images(images, value, as_tensor):
+    for i in (2, 5, 9):
+        images[i, 1, 4, 4] = value
+    X = torch.from_numpy(images) if as_tensor else images
+    refused(ValueError, r"3 image\(s\) contain NaN or infinity \(first: index 2, 5, 9\)", SmallNet(), X)
+    X = X[[*range(2), *range(6, 9), 0, 1, 0, 9]]
+    with pytest.raises(ValueError, match=r"1 image\(s\) contain NaN or infinity \(first: index 8\)"):
+        HeatmapTransformer(SmallNet(), batch_size=7).fit(X[:4]).transform(X)
+
+
+def test_labels_of_another_length_are_refused(images):
+    refused(ValueError, r"inconsistent numbers of samples: \[11, 10\]", SmallNet(), images, np.zeros(10))
+
+
+def test_no_images_are_refused():
+    refused(ValueError, "0 sample", SmallNet(), np.zeros((0, 3, 8, 8)))
+    refused(ValueError, "must have shape", SmallNet(), torch.zeros(0, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "output, match",
+    [
+        (lambda z: z[:, 0], r"it returned \(8,\) for 8 images\. Return `logits\.unsqueeze\(1\)`"),
+        (lambda z: z.unsqueeze(2), r"it returned \(8, 2, 1\)"),
+    ],
+)
+def test_outputs_of_the_wrong_rank_are_refused(images, output, match):
+    class Wrong(SmallNet):
+        def forward(self, x):
+            return output(super().forward(x))
+
+    refused(ValueError, match, Wrong(), images)
+    with pytest.raises(ValueError, match=match):
+        EmbeddingTransformer(Wrong()).fit(images)
+
+
+@pytest.mark.parametrize(
+    "end, name", [(nn.Softmax(1), "softmax"), (nn.LogSoftmax(1), "log-softmax"), (nn.Sigmoid(), "sigmoid")]
+)
+def test_models_that_end_in_probabilities_are_explained(images, end, name):
+    refused(ValueError, rf"ends in a {name}.*`model\[:-1\]`", nn.Sequential(SmallNet(), end), images)
+
+
+def test_unknown_names_are_refused_with_the_known_ones(images):
+    refused(
+        ValueError,
+        r"Unknown attribution 'gradcam'.*'grad_cam'.*'lrp'",
+        SmallNet(),
+        images,
+        attribution="gradcam",
+    )
+    refused(ValueError, r"Unknown composite 'gamma'.*'epsilon_gamma'", SmallNet(), images, composite="gamma")
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"size": 0},
+        {"channels": "max"},
+        {"normalize": "l2"},
+        {"resample": "nearest"},
+        {"start": "zero"},
+        {"target": -1},
+        {"target": "first"},
+        {"gamma": -1.0},
+        {"epsilon": -1.0},
+        {"batch_size": 0},
+        {"num_workers": -1},
+        {"return_embedding": "yes"},
+        {"load": "path"},
+    ],
+    ids=str,
+)
+def test_parameters_out_of_range_are_refused(images, parameters):
+    (name,) = parameters
+    refused(
+        ValueError, f"The '{name}' parameter of HeatmapTransformer must be", SmallNet(), images, **parameters
+    )
+
+
+def test_a_target_out_of_range_is_refused(images):
+    refused(
+        ValueError, "target=2 is out of range: the model tells 2 classes apart", SmallNet(), images, target=2
+    )
+    refused(
+        ValueError,
+        "`target` must return one class index from 0 to 1 for each of 8 images",
+        SmallNet(),
+        images,
+        target=lambda logits: logits.argmax(1) + 2,
+    )
+    refused(
+        ValueError,
+        "must return one class index",
+        SmallNet(),
+        images,
+        target=lambda logits: torch.zeros(3).long(),
+    )
+
+
+def test_a_model_without_a_dense_head_has_no_embedding(images):
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 2, 1)
+
+        def forward(self, x):
+            return self.conv(x).mean((2, 3))
+
+    assert maps_of(Pooled(), images).shape == (11, 192)
+    refused(ValueError, "not the output of a dense layer.*layer=", Pooled(), images, return_embedding=True)
+    with pytest.raises(ValueError, match=r"not the output of a dense layer.*layer="):
+        EmbeddingTransformer(Pooled()).fit(images)
+    found = EmbeddingTransformer(Pooled(), layer="conv").fit_transform(images)
+    assert found.shape == (11, 128)
+
+
+def test_what_cannot_be_attributed_is_refused_in_fit(images):
+    class Odd(SmallNet):
+        def forward(self, x):
+            return super().forward(torch.exp(x))
+
+    refused(
+        UnsupportedOperationError, r"'exp' has no relevance rule in 'Odd' \(test_heatmaps\.py", Odd(), images
+    )
+
+
+def test_a_model_that_cannot_be_copied_is_refused(images):
+    class Handle:
+        def __deepcopy__(self, memo):
+            raise RuntimeError("open file")
+
+    net = SmallNet()
+    net.handle = Handle()
+    refused(TypeError, r"\(SmallNet\) cannot be copied \(open file\).*`__deepcopy__`", net, images)
+
+
+def test_heatmaps_that_overflow_are_refused(images):
+    net = SmallNet()
+    net.head.weight.data.fill_(3e38)
+    refused(ValueError, "NaN or infinite logits for 8 of 8 images", net, images)
+
+
+def test_transform_before_fit_is_refused(images):
+    from sklearn.exceptions import NotFittedError
+
+    with pytest.raises(NotFittedError):
+        HeatmapTransformer(SmallNet()).transform(images)
