@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.model_selection import GridSearchCV
+
+from skexmap.retraining import GroupDROLoss, JTTReweighter
+
+skorch = pytest.importorskip("skorch")
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 8), torch.nn.ReLU())
+        self.head = torch.nn.Linear(8, 2)
+
+    def forward(self, X):
+        return self.head(self.layers(X))
+
+
+def shortcut_images(n=600, agreement=0.95, seed=0):
+    """Images (3, 2, 2) whose first channel shows the class and whose others show the shortcut."""
+    rng = np.random.RandomState(seed)
+    y = rng.randint(2, size=n)
+    shortcut = np.where(rng.uniform(size=n) < agreement, y, 1 - y)
+    images = rng.normal(scale=0.5, size=(n, 3, 2, 2))
+    images[:, 0] += (2 * y - 1)[:, None, None] * 0.5
+    images[:, 1:] += (2 * shortcut - 1)[:, None, None, None]
+    return images.astype(np.float32), y, shortcut
+
+
+def classifier(**options):
+    torch.manual_seed(0)
+    options = {"max_epochs": 30, "lr": 0.1, "train_split": None, "verbose": 0, **options}
+    return skorch.NeuralNetClassifier(Net, criterion=torch.nn.CrossEntropyLoss, **options)
+
+
+def accuracy_against(model):
+    images, y, shortcut = shortcut_images(1000, agreement=0.5, seed=1)
+    against = shortcut != y
+    return np.mean(np.asarray(model.predict(images))[against] == y[against])
+
+
+def test_a_whole_network_is_trained_twice():
+    images, y, _ = shortcut_images()
+    erm = classifier().fit(images, y)
+    jtt = JTTReweighter(classifier(), identification_estimator=classifier(max_epochs=2, lr=0.02)).fit(
+        images, y
+    )
+    assert len(jtt.error_set_) > 0
+    assert accuracy_against(jtt) > accuracy_against(erm) + 0.05
+
+
+def test_the_upweighting_and_the_epochs_of_the_first_net_can_be_searched_over():
+    images, y, shortcut = shortcut_images(300)
+    jtt = JTTReweighter(classifier(), identification_estimator=classifier(lr=0.02))
+
+    def worst_group(estimator, X, y):
+        # The second channel shows the shortcut: it stands for pseudo-groups of the maps.
+        groups = 2 * y + (X[:, 1].mean(axis=(1, 2)) > 0)
+        right = estimator.predict(X) == y
+        return min(right[groups == g].mean() for g in np.unique(groups))
+
+    grid = {"upweight": [1, 20], "identification_estimator__max_epochs": [1, 3]}
+    search = GridSearchCV(jtt, grid, scoring=worst_group, cv=2).fit(images, y)
+    assert len(search.cv_results_["params"]) == 4
+    assert search.best_score_ == max(search.cv_results_["mean_test_score"])
+
+
+def test_group_dro_loss_is_a_criterion_where_the_targets_carry_the_groups():
+    images, y, shortcut = shortcut_images()
+
+    class Criterion(GroupDROLoss):
+        def forward(self, logits, targets):
+            return super().forward(logits, targets[:, 0], targets[:, 1])
+
+    torch.manual_seed(0)
+    net = skorch.NeuralNet(
+        Net,
+        criterion=Criterion,
+        criterion__n_groups=4,
+        criterion__eta=0.1,
+        max_epochs=30,
+        lr=0.1,
+        train_split=None,
+        verbose=0,
+    )
+    net.fit(images, np.column_stack([y, 2 * y + shortcut]))
+    weights = net.criterion_.group_weights
+    assert float(weights.sum()) == pytest.approx(1)
+    new, y_new, shortcut_new = shortcut_images(1000, agreement=0.5, seed=1)
+    against = shortcut_new != y_new
+    robust = np.mean(net.predict(new).argmax(axis=1)[against] == y_new[against])
+    assert robust > accuracy_against(classifier().fit(images, y))
