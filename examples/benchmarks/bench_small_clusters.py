@@ -5,10 +5,10 @@ convolutional net is trained on 50,000 images; the other 10,000 training images 
 are clustered by k-means with 8 clusters (the true groups are 4) and whose pseudo-groups retrain the last layer (DFR).
 Every test image is tested in both inks, so that each true group has about 5,000 images.
 
-The size below which a cluster is merged is chosen on validation pseudo-groups: the labeler and DFR are fitted on one
-half of the validation set and scored on the other by the accuracy of its worst pseudo-group, the pseudo-groups of
-k-means as they come and of at least 20 images being the yardstick for every candidate. True groups appear only in the
-columns of the report.
+The policy and the size below which it applies are chosen on validation pseudo-groups: the labeler and DFR are fitted
+on one half of the validation set and scored on the other by the accuracy of its worst pseudo-group, the pseudo-groups
+of k-means as they come and of at least 20 images being the yardstick for every candidate. True groups appear only in
+the columns of the report.
 
     python examples/benchmarks/bench_small_clusters.py --seeds 0 1 2
 
@@ -30,7 +30,7 @@ from skexmap.features import EmbeddingTransformer, HeatmapTransformer
 from skexmap.groups import PseudoGroupLabeler
 from skexmap.retraining import DFRClassifierCV
 
-CANDIDATES = (None, 0.005, 0.01, 0.02, 0.05)
+CANDIDATES = (None, *[(policy, size) for policy in ("merge", "mark") for size in (3, 6, 10, 20, 40)])
 YARDSTICK_ROWS = 20
 
 
@@ -91,8 +91,9 @@ def worst(y, predicted, groups, at_least=1):
 
 
 def purity(groups, true):
-    """Return the share of rows whose true group is the most frequent one of their pseudo-group."""
-    return sum(np.bincount(true[groups == g]).max() for g in np.unique(groups)) / len(true)
+    """Return the share of grouped rows whose true group is the most frequent one of their pseudo-group."""
+    names = np.unique(groups[groups >= 0])
+    return sum(np.bincount(true[groups == g]).max() for g in names) / (groups >= 0).sum()
 
 
 def choose(labelers, maps, embedding, y, seed):
@@ -156,9 +157,12 @@ def report(d, seed):
         PseudoGroupLabeler(EigengapSpectralClustering(random_state=seed)).fit_predict(maps, y),
     )
     kmeans = KMeans(8, n_init=10, random_state=seed)
-    labelers = {size: PseudoGroupLabeler(kmeans, min_cluster_size=size) for size in CANDIDATES}
-    for size, labeler in labelers.items():
-        row(f"ExMap, k-means 8, merge below {size}", labeler.fit_predict(maps, y))
+    labelers = {None: PseudoGroupLabeler(kmeans)}
+    for policy, size in CANDIDATES[1:]:
+        labelers[policy, size] = PseudoGroupLabeler(kmeans, min_cluster_size=size, small_clusters=policy)
+    for candidate, labeler in labelers.items():
+        name = "as they come" if candidate is None else "{} below {}".format(*candidate)
+        row(f"ExMap, k-means 8, {name}", labeler.fit_predict(maps, y))
     chosen, scores = choose(labelers, maps, d["embedding"], y, seed)
     print(
         f"seed {seed}  chosen on validation pseudo-groups: {chosen}",
