@@ -7,7 +7,8 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from skexmap._blocks import CLUSTER, EMBEDDING, HEATMAP, make_blocks
-from skexmap._progress import CallbackSupportMixin, reports_fit, step
+from skexmap._estimator import EstimatorMixin
+from skexmap._progress import reports_fit, step
 from skexmap._torch import FrozenModelMixin
 from skexmap._validation import HasMethods, StrOptions, _fit_context, check_group_labels, seed_parts
 from skexmap.cluster import EigengapSpectralClustering
@@ -86,7 +87,7 @@ def _strategy_has(method):
     return check
 
 
-class ExMapClassifier(FrozenModelMixin, CallbackSupportMixin, ClassifierMixin, BaseEstimator):
+class ExMapClassifier(FrozenModelMixin, EstimatorMixin, ClassifierMixin, BaseEstimator):
     """Retrain the last layer of a frozen classifier so that no pseudo-group is left behind (ExMap [1]_).
 
     `fit` explains the model's prediction for every image by a relevance heatmap, clusters the heatmaps, crosses the

@@ -5,15 +5,7 @@ import time
 from contextlib import contextmanager
 from functools import wraps
 
-try:
-    from sklearn.callback import CallbackSupportMixin
-except ImportError:
-
-    class CallbackSupportMixin:
-        """Stands in for scikit-learn's mixin before 1.9, which had no callbacks."""
-
-
-__all__ = ["CallbackSupportMixin", "progress", "reports_fit", "step"]
+__all__ = ["progress", "reports_fit", "step"]
 
 
 def progress(items, total, description, verbose=False, *, estimator=None):
@@ -49,11 +41,11 @@ def reports_fit(max_subtasks=0):
     """
 
     def decorate(fit):
-        if not hasattr(CallbackSupportMixin, "_init_callback_context"):
-            return fit
-
         @wraps(fit)
         def reported(self, X, y=None, *args, **kwargs):
+            if not hasattr(self, "_init_callback_context"):
+                # scikit-learn before 1.9 has no callbacks.
+                return fit(self, X, y, *args, **kwargs)
             context = self._init_callback_context(max_subtasks=max_subtasks)
             context.call_on_fit_task_begin(estimator=self, X=X, y=y)
             result = fit(self, X, y, *args, **kwargs)

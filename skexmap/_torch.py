@@ -7,8 +7,12 @@ import zlib
 
 import numpy as np
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 
 _REPLICAS = weakref.WeakKeyDictionary()
+# Tensor -> (fingerprint, its pickled form), and frozen copy of a model -> weak reference to the model.
+_STATES = WeakTensorKeyDictionary()
+_ORIGINS = weakref.WeakKeyDictionary()
 _LOCK = threading.RLock()
 
 
@@ -52,6 +56,10 @@ class Replica:
                 "yours stays as it is: remove what cannot be copied from its attributes, or give it a `__deepcopy__`."
             ) from error
         self.module.eval().requires_grad_(False)
+        for part in self.module.modules():
+            # Hooks on the backward pass are for the user's gradients: relevance is none of their business.
+            part._backward_hooks.clear()
+            part._backward_pre_hooks.clear()
         self.dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), None)
         self.extras = {}
 
@@ -143,9 +151,17 @@ def _copy_tensor(values, device, dtype):
 
 def _quick_fingerprint(model):
     """Return what changes when the model does: its structure, and each tensor's identity, version and checksum."""
-    return _structure_of(model), tuple(
-        (id(values), values._version, tuple(values.shape), _checksum(values)) for values in _tensors_of(model)
-    )
+    tensors = tuple((id(values), *_fingerprint_of_tensor(values)) for values in _tensors_of(model))
+    return _structure_of(model), tensors
+
+
+def _fingerprint_of_tensor(values):
+    return _version_of(values), tuple(values.shape), _checksum(values)
+
+
+def _version_of(values):
+    # Tensors made in inference mode have no version; their checksum must do.
+    return None if values.is_inference() else values._version
 
 
 def _structure_of(model):
@@ -194,45 +210,98 @@ class TensorState:
         self.requires_grad = values.requires_grad
         self.dtype = str(detached.dtype).removeprefix("torch.")
         self.channels_last = detached.ndim == 4 and not detached.is_contiguous()
+        detached = detached.contiguous()
         # NumPy has no bfloat16: its bits travel as integers.
-        self.array = (
-            detached.contiguous().view(torch.int16) if detached.dtype == torch.bfloat16 else detached
-        ).numpy()
-        self.array = np.ascontiguousarray(self.array)
+        self.array = (detached.view(torch.int16) if detached.dtype == torch.bfloat16 else detached).numpy()
 
     def restore(self):
-        """Return the tensor; it shares the array's memory where that is writable or mapped."""
-        array = self.array if self.array.flags.writeable else np.array(self.array)
+        """Return the tensor; it shares the array's memory where that is writable or mapped from a file."""
+        if "_restored" in vars(self):
+            # Tied weights, and a model that was pickled twice, share their tensors.
+            return self._restored
+        array = writable(self.array)
         values = torch.from_numpy(array)
         if self.dtype == "bfloat16":
             values = values.view(torch.bfloat16)
         if self.channels_last:
             values = values.contiguous(memory_format=torch.channels_last)
-        return torch.nn.Parameter(values, self.requires_grad) if self.is_parameter else values
+        self._restored = torch.nn.Parameter(values, self.requires_grad) if self.is_parameter else values
+        return self._restored
+
+
+def writable(array):
+    """Return an array that may be written to: itself, a private mapping of its file, or a copy.
+
+    joblib hands large arrays to worker processes as read-only maps of one file. Mapped once more, copy on write, the
+    weights of a model are in memory once for all workers, and yet nothing that is written to them reaches the file.
+    """
+    if array.flags.writeable:
+        return array
+    if isinstance(array, np.memmap) and array.filename is not None and array.mode == "r":
+        order = "F" if array.flags.fnc else "C"
+        try:
+            return np.memmap(array.filename, array.dtype, "c", array.offset, array.shape, order)
+        except OSError:
+            # The file was removed: what is mapped stays readable.
+            return np.array(array)
+    return np.array(array)
 
 
 def freeze_for_pickle(model):
     """Return a copy of a module whose tensors are `TensorState` objects: what pickles and hashes the same everywhere.
 
     A plain module pickles differently after every copy (storages are numbered as they come), so that caches keyed by
-    ``joblib.hash`` would never hit.
+    ``joblib.hash`` would never hit. The arrays share the model's memory where it is on the CPU.
     """
-    memo = {id(values): TensorState(values) for values in _tensors_of(model)}
-    return copy.deepcopy(model, memo)
+    frozen = copy.deepcopy(model, {id(values): _state_of(values) for values in _tensors_of(model)})
+    _ORIGINS[frozen] = weakref.ref(model)
+    return frozen
+
+
+def _state_of(values):
+    """Return the pickled form of a tensor; the same object as long as the values stay.
+
+    joblib, which tells arrays by identity, then writes the weights to disk once for all its tasks, and estimators that
+    are pickled together share them.
+    """
+    if values.device.type != "cpu" or not values.is_contiguous():
+        return TensorState(values)
+    with _LOCK:
+        fingerprint = (*_fingerprint_of_tensor(values), values.requires_grad)
+        kept = _STATES.get(values)
+        if kept is None or kept[0] != fingerprint:
+            kept = _STATES[values] = fingerprint, TensorState(values)
+        return kept[1]
 
 
 def thaw(model):
-    """Undo `freeze_for_pickle`, in place, and return the module."""
-    restored = {}
+    """Undo `freeze_for_pickle`, and return the module.
+
+    A copy that was frozen in this process and never left it (as in ``copy.copy``) stands for the model it was made of;
+    any other is restored in place.
+    """
+    origin = _ORIGINS.get(model, lambda: None)()
+    if origin is not None:
+        return origin
     for module in model.modules():
         for home in (module._parameters, module._buffers, vars(module)):
             for name, values in home.items():
                 if isinstance(values, TensorState):
-                    # A tensor that hangs in two places (tied weights) stays one tensor.
-                    if id(values) not in restored:
-                        restored[id(values)] = values, values.restore()
-                    home[name] = restored[id(values)][1]
+                    home[name] = values.restore()
     return model
+
+
+class _ShortRepr:
+    """Shows a model by its class and its number of parameters."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __repr__(self):
+        if not isinstance(self.model, torch.nn.Module):
+            return repr(self.model)
+        n_parameters = sum(values.numel() for values in self.model.parameters())
+        return f"<{type(self.model).__name__}, {n_parameters:,} parameters>"
 
 
 class FrozenModelMixin:
@@ -249,6 +318,12 @@ class FrozenModelMixin:
         new = super(FrozenModelMixin, stand_in).__sklearn_clone__()
         new.model = self.model
         return new
+
+    def __repr__(self, N_CHAR_MAX=700):
+        # Pages of layers would bury the other parameters.
+        stand_in = object.__new__(type(self))
+        vars(stand_in).update(vars(self), model=_ShortRepr(self.model))
+        return super(FrozenModelMixin, stand_in).__repr__(N_CHAR_MAX)
 
     def __getstate__(self):
         state = super().__getstate__()

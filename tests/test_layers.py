@@ -18,6 +18,7 @@ LEVELS = {
     "_torch": 1,
     "_group_labels": 1,
     "_progress": 1,
+    "_estimator": 1,
     "_blocks": 1,
     "exceptions": 1,
     "lrp": 2,

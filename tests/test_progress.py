@@ -21,10 +21,11 @@ from skexmap import (
     HeatmapTransformer,
     PseudoGroupLabeler,
 )
-from skexmap._progress import CallbackSupportMixin, progress
+from skexmap._estimator import EstimatorMixin
+from skexmap._progress import progress
 
 needs_callbacks = pytest.mark.skipif(
-    not hasattr(CallbackSupportMixin, "set_callbacks"), reason="scikit-learn has callbacks from 1.9 on"
+    not hasattr(EstimatorMixin, "set_callbacks"), reason="scikit-learn has callbacks from 1.9 on"
 )
 pytestmark = pytest.mark.filterwarnings("ignore::skexmap.exceptions.SkexmapWarning")
 

@@ -5,14 +5,13 @@ from sklearn.base import BaseEstimator, ClusterMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skexmap._blocks import HEATMAP
-from skexmap._progress import CallbackSupportMixin
-from skexmap._validation import _check_feature_names_in
-from skexmap.cluster._output import columns_handed_on, flat_block, hand_on
+from skexmap._estimator import EstimatorMixin
+from skexmap.cluster._output import check_columns_in, columns_handed_on, flat_block, hand_on
 
 FLOATS = (np.float64, np.float32)
 
 
-class ClustererStep(CallbackSupportMixin, ClusterMixin, TransformerMixin, BaseEstimator):
+class ClustererStep(EstimatorMixin, ClusterMixin, TransformerMixin, BaseEstimator):
     """A clusterer of plain rows, or of the block ``heatmap``, that hands on clusters.
 
     A subclass has `fit`, which sets ``labels_`` and calls `_learn_output`, and `predict`.
@@ -68,7 +67,7 @@ class ClustererStep(CallbackSupportMixin, ClusterMixin, TransformerMixin, BaseEs
             ``cluster_0``; after a fit on blocks, preceded by the columns of the blocks passed through.
         """
         check_is_fitted(self)
-        _check_feature_names_in(self, input_features)
+        check_columns_in(self, input_features, self._columns_out)
         return self._columns_out
 
     def __sklearn_tags__(self):

@@ -11,7 +11,7 @@ from skexmap._blocks import (
     has_blocks,
     replace_block,
 )
-from skexmap._validation import output_container
+from skexmap._validation import _check_feature_names_in, output_container
 
 
 def flat_block(X, name, *, required_by):
@@ -44,6 +44,23 @@ def hand_on(estimator, X, clusters):
         return clusters.reshape(len(clusters), -1)
     blocks = replace_block(X, HEATMAP, **{CLUSTER: clusters})
     return blocks if output_container(estimator) == "default" else blocks_to_columns(blocks)
+
+
+def check_columns_in(estimator, input_features, columns_out):
+    """Check the names that `get_feature_names_out` was given against those seen in `fit`.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The step.
+    input_features : array-like of str or None
+        As passed. After a fit on blocks they name the columns of all blocks, of which the step learned but one.
+    columns_out : ndarray of str objects
+        What `columns_handed_on` returned.
+    """
+    passed_through = any(not column.startswith(f"{CLUSTER}_") for column in columns_out)
+    if not passed_through:
+        _check_feature_names_in(estimator, input_features, generate_names=False)
 
 
 def columns_handed_on(X, clusters):

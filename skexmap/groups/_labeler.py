@@ -9,26 +9,26 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _num_samples, check_is_fitted, column_or_1d, validate_data
 
 from skexmap._blocks import EMBEDDING, HEATMAP
+from skexmap._estimator import EstimatorMixin
 from skexmap._group_labels import cluster_of_class, encode_groups
-from skexmap._progress import CallbackSupportMixin, reports_fit
+from skexmap._progress import reports_fit
 from skexmap._validation import (
     HasMethods,
     Interval,
     RealNotInt,
     StrOptions,
-    _check_feature_names_in,
     _fit_context,
 )
 from skexmap.cluster import EigengapSpectralClustering
 from skexmap.cluster._neighbors import nearest_rows
-from skexmap.cluster._output import columns_handed_on, flat_block, hand_on
+from skexmap.cluster._output import check_columns_in, columns_handed_on, flat_block, hand_on
 from skexmap.cluster._sizes import smallest_size, without_small_clusters
 from skexmap.cluster._spectrum import renumber_by_size
 
 FLOATS = (np.float64, np.float32)
 
 
-class PseudoGroupLabeler(CallbackSupportMixin, TransformerMixin, BaseEstimator):
+class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
     """Pseudo-groups from any clusterer: group = class x cluster.
 
     ExMap [1]_ clusters the heatmaps of all images at once (G-ExMap, ``scope="global"``) or inside each
@@ -327,7 +327,7 @@ class PseudoGroupLabeler(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             blocks, preceded by the columns of the blocks passed through.
         """
         check_is_fitted(self)
-        _check_feature_names_in(self, input_features)
+        check_columns_in(self, input_features, self._columns_out)
         return self._columns_out
 
     def __sklearn_tags__(self):
