@@ -19,7 +19,7 @@ from skexmap.cluster._affinity import (
     symmetric_graph,
 )
 from skexmap.cluster._base import ClustererStep
-from skexmap.cluster._neighbors import rows_are_identical, vote
+from skexmap.cluster._neighbors import BLOCK, rows_are_identical, slices, vote
 from skexmap.cluster._search import fit_search
 from skexmap.cluster._sizes import merge_into_nearest, smallest_size, without_small_clusters
 from skexmap.cluster._spectrum import (
@@ -382,7 +382,10 @@ class EigengapSpectralClustering(ClustererStep):
         if n_components > limit and not given:
             self.eigengap_margin_ = 0.0
             return n_components
-        chosen = self.n_clusters if given else clusters_at_widest_gap(self.eigenvalues_, self.min_clusters)
+        chosen = self.n_clusters
+        if not given:
+            # No cluster spans two components, even where every eigenvalue computed is 0.
+            chosen = max(clusters_at_widest_gap(self.eigenvalues_, self.min_clusters), n_components)
         self.runner_up_n_clusters_, self.eigengap_margin_ = runner_up(
             self.eigengaps_, chosen, self.min_clusters
         )
@@ -394,7 +397,13 @@ class EigengapSpectralClustering(ClustererStep):
         if self.affinity == "nearest_neighbors":
             neighbors = self._search.of(rows, k)
         elif self.affinity == "rbf":
-            neighbors = strongest_in_affinity(rbf_affinity(self._rows, self._gamma, rows), k)
+            parts = slices(len(rows), BLOCK)
+            neighbors = np.concatenate(
+                [
+                    strongest_in_affinity(rbf_affinity(self._rows, self._gamma, rows[part]), k)
+                    for part in parts
+                ]
+            )
         elif self.affinity == "precomputed":
             return strongest_in_affinity(rows, k), np.zeros(rows.shape[0], dtype=bool)
         else:

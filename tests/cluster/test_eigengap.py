@@ -149,6 +149,11 @@ def test_a_precomputed_affinity_gives_the_same_clusters(make):
     assert (clusterer.predict(given) == clusterer.labels_).mean() > 0.97
 
 
+def test_rows_without_any_affinity_are_a_cluster_each():
+    clusterer = EigengapSpectralClustering(affinity="precomputed").fit(np.zeros((4, 4)))
+    assert clusterer.labels_.tolist() == [0, 1, 2, 3]
+
+
 def test_rbf_affinity_separates_blobs_and_predicts_its_training_rows():
     X, y = blobs(centers=3, center_box=(-20, 20))
     clusterer = EigengapSpectralClustering(affinity="rbf").fit(X)
