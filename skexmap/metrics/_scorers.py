@@ -350,7 +350,8 @@ def _warn_of_what_the_score_cannot_see(groups, y, trained):
     inside = groups >= 0
     pairs = set(zip(y[inside].tolist(), groups[inside].tolist(), strict=True))
     n_classes = len(np.unique(y[inside]))
-    if len(y) > n_classes == len(pairs):
+    # With one class there is nothing to cross the clusters with.
+    if len(y) > n_classes == len(pairs) > 1:
         warn(
             f"Each of the {n_classes} classes lies in one cluster on these {len(y)} samples: the "
             "pseudo-groups are the classes, and a shortcut cannot show. Look at the heatmaps, or use more "

@@ -712,6 +712,17 @@ class TestWarnings:
         with pytest.warns(AbsentGroupWarning, match=r"\[1\]"):
             scorer(model, X[groups != 1], y[groups != 1])
 
+    def test_a_fold_of_one_class_in_one_cluster_is_not_called_blind(self, data):
+        X, y, g = data
+        model = clustered_pipeline().fit(X, y)
+        scorer = make_worst_pseudo_group_scorer(min_group_size=400)
+        own = g == 3
+        with pytest.warns(AbsentGroupWarning):
+            score = worst_pseudo_group_accuracy_scorer(model, X[own], y[own])
+        assert score == np.mean(model.predict(X[own]) == 1)
+        with pytest.raises(ValueError, match="All 1 groups have at most min_group_size=400"):
+            scorer(model, X[own], y[own])
+
     @pytest.mark.parametrize(
         "category",
         [AbsentGroupWarning, OneClusterWarning, PartitionSearchWarning],
