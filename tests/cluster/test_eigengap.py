@@ -235,6 +235,13 @@ def test_a_memory_map_is_clustered_like_the_array(tmp_path):
     )
 
 
+def test_blocks_in_a_memory_map_are_clustered_like_those_in_memory(blocks, tmp_path):
+    np.save(tmp_path / "blocks.npy", blocks)
+    mapped = np.load(tmp_path / "blocks.npy", mmap_mode="r")
+    out = EigengapSpectralClustering(n_neighbors=8).fit_transform(mapped)
+    np.testing.assert_array_equal(out, EigengapSpectralClustering(n_neighbors=8).fit_transform(blocks))
+
+
 def test_a_fitted_clusterer_pickles():
     X, _ = blobs()
     clusterer = EigengapSpectralClustering(n_neighbors=8).fit(X)
