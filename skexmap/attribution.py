@@ -1,7 +1,9 @@
 """Attribution methods: one table from name to function; captum stands behind all but LRP and is imported late."""
 
 import threading
+import warnings
 
+import numpy as np
 import torch
 
 from skexmap.lrp import Attribution, RelevanceEngine, resolve_composite
@@ -65,10 +67,14 @@ def explain_targets(replica, images, choose_target, method):
         target = torch.as_tensor(choose_target(logits), device=logits.device)
     index = torch.zeros_like(target) if logits.shape[1] == 1 else target
     # Some of captum's methods hang hooks on the replica while they run, which several threads may share.
-    with _CAPTUM_LOCK, torch.enable_grad():
-        relevance = method(_FirstOutput(module), images.detach().clone(), index)
+    with _CAPTUM_LOCK, torch.enable_grad(), warnings.catch_warnings():
+        # It announces these hooks, and that it asks for gradients: of a copy, that is nobody's concern.
+        warnings.filterwarnings(
+            "ignore", "Setting (forward, )?backward hooks|Input Tensor .* did not already require"
+        )
+        relevance = method(_FirstOutput(module).eval(), images.detach().clone(), index)
     relevance = torch.as_tensor(relevance).detach()
-    if len(relevance) != len(images) or relevance.ndim != images.ndim:
+    if relevance.ndim != images.ndim or len(relevance) != len(images):
         raise ValueError(
             f"The attribution method returned shape {tuple(relevance.shape)} for images of shape "
             f"{tuple(images.shape)}; it must return one map per image, with a channel axis."
@@ -111,11 +117,19 @@ def _guided_backprop(attr, model, images, target):
 
 
 def _gradient_shap(attr, model, images, target):
-    # Its noise is drawn from torch's global generator: the same draw every time, and the user's state left alone.
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        baselines = torch.zeros_like(images[:1])
-        return attr.GradientShap(model).attribute(images, baselines=baselines, target=target, n_samples=20)
+    # Its noise comes from the global generators of torch and NumPy: the same draw every time, and the user's states
+    # left alone.
+    state = np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            np.random.seed(0)  # noqa: NPY002
+            baselines = torch.zeros_like(images[:1])
+            return attr.GradientShap(model).attribute(
+                images, baselines=baselines, target=target, n_samples=20
+            )
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
 
 
 def _occlusion(attr, model, images, target):

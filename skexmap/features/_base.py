@@ -96,9 +96,13 @@ class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseE
         if replica.device.type == "cuda" and images.device.type == "cpu":
             # From pinned memory the copy runs beside the computation.
             images = images.pin_memory()
+        if images.is_inference():
+            images = images.clone()
         images = images.to(replica.device, dtype, non_blocking=True)
         return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
 
+    # Relevance is a backward pass, which a caller's inference mode would forbid.
+    @torch.inference_mode(False)
     def _fit_shapes(self, X, y):
         """Show the model a few images; learn the classes, and the blocks' names, shapes and types."""
         if y is not None:
@@ -115,6 +119,7 @@ class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseE
         self.n_features_in_ = int(np.prod(self.image_shape_))
         self.classes_ = classes_of_logits(y, self.n_logits_)
 
+    @torch.inference_mode(False)
     def _collect(self, X, process):
         """Run all batches through `process` and return the blocks as one structured array."""
         replica = self._replica()

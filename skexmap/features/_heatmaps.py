@@ -15,6 +15,7 @@ from skexmap.features._base import ImageTransformer, explained_failure
 from skexmap.features._cache import ImageCache
 from skexmap.features._capture import NO_HEAD, capture_embedding
 from skexmap.lrp import Composite, resolve_composite
+from skexmap.lrp._engine import check_logits, first_output
 
 
 class HeatmapTransformer(ImageTransformer):
@@ -252,18 +253,18 @@ class HeatmapTransformer(ImageTransformer):
 
     def _trial(self, images, replica):
         """Refuse a model that cannot be attributed right; return the blocks of a few images."""
-        with explained_failure(self.image_shape_):
-            if self.attribution == "lrp":
-                engine = lrp_engine(
-                    replica, resolve_composite(self.composite, gamma=self.gamma, epsilon=self.epsilon)
-                )
-                self.head_ = engine.check(images)
-            else:
-                self.head_ = capture_embedding(replica.module, images)[2] if self.return_embedding else None
-            if self.return_embedding and self.head_ is None:
-                raise ValueError(NO_HEAD)
-            self.n_logits_ = self._attribute(images, replica).logits.shape[1]
-            return self._compute(images, replica)
+        with explained_failure(self.image_shape_), torch.no_grad():
+            logits = first_output(replica.module(images))
+        check_logits(logits, len(images))
+        self.n_logits_ = logits.shape[1]
+        if self.attribution == "lrp":
+            composite = resolve_composite(self.composite, gamma=self.gamma, epsilon=self.epsilon)
+            self.head_ = lrp_engine(replica, composite).check(images)
+        else:
+            self.head_ = capture_embedding(replica.module, images)[2] if self.return_embedding else None
+        if self.return_embedding and self.head_ is None:
+            raise ValueError(NO_HEAD)
+        return self._compute(images, replica)
 
     def _settings(self):
         """Return all that a map depends on besides the image."""

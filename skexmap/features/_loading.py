@@ -130,6 +130,8 @@ def image_batches(X, load, batch_size, num_workers, start=0, stop=None):
         num_workers=num_workers,
         collate_fn=_identity,
         pin_memory=False,
+        # Without one of its own, the loader draws a number from the user's global generator.
+        generator=torch.Generator(),
     )
     for rows, images in zip(batches, loader, strict=True):
         yield rows[0], images

@@ -119,6 +119,7 @@ class ModelReport:
         return "\n\n".join(parts)
 
 
+@torch.inference_mode(False)
 def check_model(
     model, example, *, composite="epsilon_gamma", gamma=4.0, epsilon=1e-6, target="predicted", device="cpu"
 ):
@@ -181,6 +182,7 @@ def check_model(
         return report
     replica = replica_of(model, pick_device(device))
     images = torch.as_tensor(example)
+    images = images.clone() if images.is_inference() else images
     images = images.to(
         replica.device, replica.dtype or (None if images.is_floating_point() else torch.float32)
     )
