@@ -12,6 +12,7 @@ from skexmap._progress import reports_fit, step
 from skexmap._torch import FrozenModelMixin
 from skexmap._validation import HasMethods, StrOptions, _fit_context, check_group_labels, seed_parts
 from skexmap.cluster import EigengapSpectralClustering
+from skexmap.cluster._base import ClustererStep
 from skexmap.features import EmbeddingTransformer, HeatmapTransformer
 from skexmap.groups import PseudoGroupLabeler
 from skexmap.groups._diagnosis import warn_of_constant_predictions
@@ -37,8 +38,8 @@ def make_exmap_pipeline(
     model : torch.nn.Module
         Trained classifier; never changed.
     clusterer : estimator or None, default=None
-        Step that replaces the heatmaps by clusters: `EigengapSpectralClustering` (None), or `PseudoGroupLabeler` around
-        any clusterer.
+        Step that replaces the heatmaps by clusters; `EigengapSpectralClustering` for None. A clusterer that does not
+        know the named blocks, such as `sklearn.cluster.KMeans`, is wrapped in a `PseudoGroupLabeler`.
     strategy : estimator or None, default=None
         Last step, which reads the embedding and the clusters; `DFRClassifier` for None.
     memory : str, joblib.Memory or None, default=None
@@ -72,6 +73,8 @@ def make_exmap_pipeline(
     """
     heatmaps = HeatmapTransformer(model, return_embedding=True, verbose=verbose, **heatmap_parameters)
     clusterer = EigengapSpectralClustering() if clusterer is None else clone(clusterer)
+    if not isinstance(clusterer, ClustererStep | PseudoGroupLabeler):
+        clusterer = PseudoGroupLabeler(clusterer)
     name, strategy = ("dfr", DFRClassifier()) if strategy is None else ("strategy", clone(strategy))
     seed_parts(random_state, clusterer, strategy)
     return Pipeline([("heatmaps", heatmaps), ("clusterer", clusterer), (name, strategy)], memory=memory)
@@ -222,6 +225,9 @@ class ExMapClassifier(FrozenModelMixin, EstimatorMixin, ClassifierMixin, BaseEst
         self.classes_, class_codes = read_classes(self, y, _num_samples(X))
         y = self.classes_[class_codes]
         heatmaps, labeler, strategy = self._parts()
+        # What only one of the two ways below learns must not outlive a refit that went the other way.
+        for name in ("labeler_", "cluster_labels_", "heatmaps_"):
+            vars(self).pop(name, None)
 
         if group_labels is None:
             with step(self, heatmaps, "heatmaps", X, y):

@@ -7,6 +7,9 @@ import torch
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from skexmap.cluster._base import ClustererStep
+from skexmap.groups import PseudoGroupLabeler
+
 # Logit of a class that the retraining data lacked: far below any other, and finite, so that softmax and ONNX take it.
 ABSENT_CLASS_LOGIT = -1e4
 
@@ -30,7 +33,8 @@ def export_model(classifier, *, classes=None):
     Raises
     ------
     ValueError
-        If the strategy is not linear, or its classes cannot be matched to the logits.
+        If the strategy is not linear, its classes cannot be matched to the logits, or a step of the pipeline stands
+        between the embedding and the strategy.
 
     Notes
     -----
@@ -56,24 +60,41 @@ def export_model(classifier, *, classes=None):
     transformer, strategy = _parts(classifier)
     if transformer.head_ is None:
         raise ValueError(
-            "The embedding is not the input of the dense layer that makes the logits (`layer=` names another module), "
-            "so that there is no layer to put the retrained weights into."
+            "There is no layer to put the retrained weights into: the embedding is not the input of a dense layer that "
+            "makes the logits (`layer=` names another module, or the layer's weight is computed from others)."
         )
     if not hasattr(strategy, "coef_"):
         raise ValueError(
             f"{type(strategy).__name__} has no `coef_`: only linear strategies can be exported as a last layer."
         )
     classes = transformer.classes_ if classes is None else np.asarray(classes)
+    weight, bias = head_weights(strategy, classes, transformer.n_logits_)
     model = copy.deepcopy(transformer.model).eval()
     head = model.get_submodule(transformer.head_)
-    weight, bias = head_weights(strategy, classes, transformer.n_logits_)
-    with torch.no_grad():
-        if head.bias is None and np.any(bias):
-            head.bias = torch.nn.Parameter(head.weight.new_zeros(len(bias)))
-        head.weight.copy_(torch.as_tensor(weight))
-        if head.bias is not None:
-            head.bias.copy_(torch.as_tensor(bias))
+    if weight.shape != head.weight.shape:
+        raise ValueError(
+            f"The last step was fitted on {weight.shape[1]} features, but the model's last layer takes "
+            f"{head.weight.shape[1]}. It must be fitted on the embeddings themselves (HeatmapTransformer with "
+            "`return_embedding=True`, or EmbeddingTransformer)."
+        )
+    if "weight" not in head._parameters:
+        raise ValueError(
+            f"The weight of the last layer, {transformer.head_!r}, is computed from others (weight normalisation, or "
+            "another parametrisation). Remove that first, for example with torch.nn.utils.remove_weight_norm."
+        )
+    # New parameters, not new values: a weight that is tied to another layer's must not change that one.
+    old_bias = head.weight if head.bias is None else head.bias
+    head.weight = _parameter_like(head.weight, weight)
+    if head.bias is not None or np.any(bias):
+        head.bias = _parameter_like(old_bias, bias)
     return model
+
+
+def _parameter_like(old, values):
+    """Return values as a parameter of the type, device and `requires_grad` of another."""
+    return torch.nn.Parameter(
+        torch.as_tensor(values).to(device=old.device, dtype=old.dtype), requires_grad=old.requires_grad
+    )
 
 
 def head_weights(strategy, classes, n_logits):
@@ -91,6 +112,11 @@ def head_weights(strategy, classes, n_logits):
     weight : ndarray of shape (n_logits, n_features)
     bias : ndarray of shape (n_logits,)
     """
+    if len(classes) != max(2, n_logits) or len(set(classes.tolist())) != len(classes):
+        raise ValueError(
+            f"`classes` must name each of {n_logits} logits once (two classes for one logit), got "
+            f"{classes.tolist()[:10]}."
+        )
     position = {label: i for i, label in enumerate(classes.tolist())}
     unknown = [label for label in strategy.classes_.tolist() if label not in position]
     if unknown:
@@ -119,8 +145,16 @@ def _parts(classifier):
     if hasattr(classifier, "strategy_"):
         transformer, strategy = classifier.transformer_, classifier.strategy_
     elif isinstance(classifier, Pipeline):
-        transformer = next((step for _, step in classifier.steps if hasattr(step, "head_")), None)
-        strategy = classifier.steps[-1][1]
+        steps = classifier.steps
+        first = next((i for i, (_, step) in enumerate(steps) if hasattr(step, "head_")), None)
+        transformer = None if first is None else steps[first][1]
+        strategy = steps[-1][1]
+        for name, step in steps[len(steps) if first is None else first + 1 : -1]:
+            if step not in (None, "passthrough") and not isinstance(step, ClustererStep | PseudoGroupLabeler):
+                raise ValueError(
+                    f"The step {name!r} ({type(step).__name__}) between the embedding and the last layer has no place "
+                    "in the exported model. Leave it out (DFRClassifier standardises by itself)."
+                )
     else:
         transformer = strategy = None
     if transformer is None:

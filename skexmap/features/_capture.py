@@ -55,10 +55,11 @@ def capture_embedding(module, images, layer=None):
     for entered, weight, left in seen.calls:
         # The same memory and size: the logits themselves or a reshaped view of them.
         if left.data_ptr() == logits.data_ptr() and left.numel() == logits.numel():
-            owners = (
+            owners = [
                 name for name, owner in module.named_modules() if getattr(owner, "weight", None) is weight
-            )
-            return logits, entered.flatten(1), next(owners, None)
+            ]
+            # Of layers with tied weights the head is the last.
+            return logits, entered.flatten(1), owners[-1] if owners else None
     raise ValueError(NO_HEAD)
 
 
