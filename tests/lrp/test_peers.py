@@ -109,7 +109,9 @@ def test_a_composite_equals_zennit(name, composite):
     found = ours(model, x, composite)
     logits, expected = by_zennit(model, x, composite, name[:3] if name.startswith("vgg") else "resnet")
     assert relative_error(found.logits, logits) < 1e-8
-    assert relative_error(found.relevance, expected) < 1e-4
+    # zennit's named composites add 1e-6 to the denominators of sums and pools too, which ours do not; with that taken
+    # out, as in `published_composite`, nothing is left between the two.
+    assert relative_error(found.relevance, expected) < (1e-8 if composite == "epsilon_gamma" else 1e-4)
 
 
 def test_gamma_equals_zennits_on_values_of_both_signs():
