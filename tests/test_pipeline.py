@@ -246,7 +246,7 @@ class TestMemory:
     def test_a_second_identical_fit_computes_no_heatmap(self, pipe, images, passes, tmp_path):
         X, y = images
         pipe.set_params(memory=str(tmp_path)).fit(X, y)
-        assert sum(passes) == N_TRIAL * 2 + 60
+        assert sum(passes) == N_TRIAL + 60
         passes.clear()
         again = clone(pipe).fit(X, y)
         assert passes == []
@@ -284,9 +284,9 @@ class TestMemory:
         X, y = images
         pipe.set_params(heatmaps__memory=str(tmp_path))
         search = GridSearchCV(pipe, {"dfr__C": [1.0, 0.1, 0.01]}, cv=3).fit(X, y)
-        # Every fit tries the model on a few images of its own: 3 x 3 candidates and the refit, two trial passes each.
+        # Every fit tries the model on a few images of its own: 3 x 3 candidates and the refit.
         n_fits = 3 * 3 + 1
-        assert sum(passes) == 60 + n_fits * 2 * N_TRIAL
+        assert sum(passes) == 60 + n_fits * N_TRIAL
         passes.clear()
         search.predict(X)
         assert passes == []
@@ -294,7 +294,7 @@ class TestMemory:
             clone(pipe).set_params(heatmaps__memory=None), {"dfr__C": [1.0, 0.1, 0.01]}, cv=3
         ).fit(X, y)
         # Without it: all images for each fit and each score, and the refit.
-        assert sum(passes) == 60 * 3 * 3 + 60 + n_fits * 2 * N_TRIAL
+        assert sum(passes) == 60 * 3 * 3 + 60 + n_fits * N_TRIAL
         assert_array_equal(search.cv_results_["mean_test_score"], uncached.cv_results_["mean_test_score"])
 
     def test_with_both_caches_a_search_fits_the_heatmap_step_once_per_fold(
@@ -303,12 +303,12 @@ class TestMemory:
         X, y = images
         pipe.set_params(heatmaps__memory=str(tmp_path / "images"), memory=str(tmp_path / "steps"))
         GridSearchCV(pipe, {"dfr__C": [1.0, 0.1, 0.01]}, cv=3).fit(X, y)
-        assert sum(passes) == 60 + 4 * 2 * N_TRIAL
+        assert sum(passes) == 60 + 4 * N_TRIAL
 
     def test_transforming_once_and_searching_on_the_blocks_needs_no_cache(self, pipe, images, passes):
         X, y = images
         blocks = pipe[:-1].fit_transform(X, y)
-        assert sum(passes) == 60 + 2 * N_TRIAL
+        assert sum(passes) == 60 + N_TRIAL
         passes.clear()
         GridSearchCV(pipe["dfr"], {"C": [1.0, 0.1]}, cv=3).fit(blocks, y)
         assert passes == []
@@ -322,7 +322,7 @@ class TestMemory:
         assert sum(passes) == 5
         passes.clear()
         clone(heatmaps).set_params(size=5).fit(X).transform(X[:10])
-        assert sum(passes) == 10 + 2 * N_TRIAL
+        assert sum(passes) == 10 + N_TRIAL
         passes.clear()
         with torch.no_grad():
             net[0].bias.add_(0.1)
