@@ -16,11 +16,11 @@ SLOW = pytest.mark.slow
 MODELS = [
     ("alexnet", {}, 64),
     pytest.param("vgg11", {}, 32, marks=SLOW),
-    ("vgg11_bn", {}, 32),
+    pytest.param("vgg11_bn", {}, 32, marks=SLOW),
     ("squeezenet1_1", {}, 40),
     ("resnet18", {}, 40),
     ("resnet50", {}, 40),
-    ("resnext50_32x4d", {}, 40),
+    pytest.param("resnext50_32x4d", {}, 40, marks=SLOW),
     pytest.param("wide_resnet50_2", {}, 40, marks=SLOW),
     ("densenet121", {}, 40),
     ("googlenet", {"init_weights": False}, 40),

@@ -20,6 +20,7 @@ from skexmap.lrp import (
     ZPlus,
     epsilon_gamma,
 )
+from skexmap.lrp._engine import Interception
 
 GAMMA_EVERYWHERE = Composite([(On(), Gamma(4.0))])
 EPSILON_EVERYWHERE = Composite([(On(), Epsilon())])
@@ -445,6 +446,30 @@ def test_flat_inside_the_network_reaches_zeros_behind_a_relu():
     close(explain(net, x[None], composite=composite)[0], back_first(back_second(R)))
 
 
+@pytest.mark.parametrize("behind", ["a layer", "a sum"])
+def test_a_relu_hands_on_what_flat_gives_to_its_zeros(behind):
+    net = Net(
+        lambda net, x: net.head(net.second(F.relu(net.first(x) + net.skip(x))).flatten(1)),
+        first=nn.Conv2d(2, 3, 2),
+        skip=nn.Conv2d(2, 3, 2),
+        second=nn.Conv2d(3, 2, 2),
+        head=nn.Linear(8, 2),
+    )
+    if behind == "a layer":
+        net.run = lambda net, x: net.head(net.second(F.relu(net.first(x))).flatten(1))
+    x = torch.randn(2, 4, 4)
+    first, back_first = by_hand.through(net.first, x.numpy(), by_hand.gamma_rule)
+    skip, back_skip = by_hand.through(net.skip, x.numpy(), by_hand.gamma_rule)
+    z = first if behind == "a layer" else first + skip
+    assert (z < 0).any()
+    second, back_second = by_hand.through(net.second, by_hand.relu(z), by_hand.flat_rule)
+    logits, back_head = by_hand.through(net.head, second.flatten(), by_hand.epsilon_rule)
+    R = back_second(back_head(by_hand.seed(logits, 0)).reshape(second.shape))
+    expected = back_first(R) if behind == "a layer" else back_first(R * first / z) + back_skip(R * skip / z)
+    composite = Composite([(On(layer="second"), Flat()), ("convolution", Gamma(4.0)), ("dense", Epsilon())])
+    close(explain(net, x[None], composite=composite)[0], expected)
+
+
 # --- Ways to write the same network --------------------------------------------------------------------------------
 
 
@@ -563,13 +588,22 @@ def test_weights_made_on_the_fly_are_not_mistaken_for_others():
     )
     engine = RelevanceEngine(net, GAMMA_EVERYWHERE)
     x = torch.randn(3)
-    for net.factor in (1.0, -5.0, 3.0):
+    for net.factor in range(1, 30):
         scale = (net.variance.numpy() + 1e-5) ** -0.5
         W = net.body.weight.numpy() * scale[:, None]
         b = (net.body.bias - net.mean).numpy() * net.factor * scale
         logits, back_head = by_hand.through(net.head, W @ x.numpy() + b, by_hand.gamma_rule)
         expected = by_hand.gamma_rule(x.numpy(), W, b, back_head(by_hand.seed(logits, 0)))
         close(engine.attribute(x[None], lambda logits: logits.argmax(1) * 0).relevance.numpy()[0], expected)
+
+
+def test_only_weights_that_the_model_owns_are_known_by_their_identity():
+    layer = nn.Linear(3, 2)
+    run = Interception(RelevanceEngine(layer, GAMMA_EVERYWHERE))
+    on_the_fly = layer.bias * 2
+    for weight, bias, kept in ((layer.weight, layer.bias, True), (layer.weight, on_the_fly, False)):
+        run.cache_for(weight, bias)["variant"] = 1
+        assert ("variant" in run.cache_for(weight, bias)) == kept
 
 
 # --- Heads and batches ---------------------------------------------------------------------------------------------
