@@ -2,10 +2,8 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgba
 from numpy.testing import assert_array_equal
 from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
@@ -17,6 +15,9 @@ from sklearn.pipeline import make_pipeline
 from skexmap.cluster import EigengapSpectralClustering
 from skexmap.display import EigengapDisplay, GroupHeatmapDisplay
 from skexmap.groups import PseudoGroupLabeler
+
+plt = pytest.importorskip("matplotlib.pyplot")
+to_rgba = pytest.importorskip("matplotlib.colors").to_rgba
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@ import pickle
 
 import joblib
 import numpy as np
-import pandas as pd
 import pytest
 import sklearn
 import torch
@@ -240,6 +239,7 @@ class TestWithGroupLabels:
         assert len(search.best_estimator_.groups_) == 4
 
     def test_routing_off_the_scorer_is_called_by_hand_or_looks_labels_up_by_index(self, data):
+        pd = pytest.importorskip("pandas")
         X, y, g = data
         embedding = X["embedding"]
         labels = pd.Series(g, index=np.arange(1000, 1400))
@@ -392,6 +392,7 @@ class TestWithoutGroupLabels:
         np.testing.assert_allclose(scores_of(search, 4), expected)
 
     def test_a_data_frame_of_blocks_scores_the_same(self, data):
+        pd = pytest.importorskip("pandas")
         X, y, _ = data
         model = clustered_pipeline().fit(X, y)
         labeler = clone(model[0]).set_output(transform="pandas").fit(X, y)

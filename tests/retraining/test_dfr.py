@@ -1,7 +1,6 @@
 import warnings
 
 import numpy as np
-import pandas as pd
 import pytest
 import sklearn
 from sklearn.base import clone
@@ -209,6 +208,7 @@ def test_group_labels_go_before_clusters():
 
 
 def test_block_columns_of_a_data_frame_are_read_like_the_structured_array():
+    pd = pytest.importorskip("pandas")
     X, y, shortcut = shortcut_data(300)
     blocks = make_blocks(embedding=X, cluster=shortcut)
     frame = pd.DataFrame(blocks_to_columns(blocks), columns=block_columns(blocks))

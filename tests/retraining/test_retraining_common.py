@@ -2,29 +2,23 @@ import inspect
 
 import joblib
 import numpy as np
-import pandas as pd
 import pytest
 import sklearn
 from sklearn.base import clone, is_classifier
 from sklearn.pipeline import make_pipeline
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skexmap import retraining
 from skexmap._blocks import block_columns, blocks_to_columns, make_blocks
 
-ESTIMATORS = [
+# scikit-learn's own checks are in tests/test_common.py.
+CLASSIFIERS = [
     cls()
     for name in retraining.__all__
-    if inspect.isclass(cls := getattr(retraining, name)) and hasattr(cls, "get_params")
+    if inspect.isclass(cls := getattr(retraining, name))
+    and hasattr(cls, "get_params")
+    and is_classifier(cls())
 ]
-CLASSIFIERS = [estimator for estimator in ESTIMATORS if is_classifier(estimator)]
 each_classifier = pytest.mark.parametrize("classifier", CLASSIFIERS, ids=lambda c: type(c).__name__)
-
-
-@pytest.mark.filterwarnings("ignore::skexmap.exceptions.EmptyErrorSetWarning")
-@parametrize_with_checks(ESTIMATORS)
-def test_estimator_honours_the_contract_of_scikit_learn(estimator, check):
-    check(estimator)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +47,7 @@ def test_it_is_the_last_step_of_a_pipeline_that_hands_on_blocks(classifier, trai
 
 @each_classifier
 def test_it_reads_block_columns_of_a_data_frame(classifier, training_set):
+    pd = pytest.importorskip("pandas")
     X, y, shortcut = training_set
     blocks = make_blocks(embedding=X, cluster=shortcut)
     frame = pd.DataFrame(blocks_to_columns(blocks), columns=block_columns(blocks))
