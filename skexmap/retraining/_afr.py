@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
+from skexmap._progress import reports_fit
 from skexmap._validation import HasMethods, Interval, _fit_context
 from skexmap.retraining._erm import ERMClassifier, fit_logistic
 from skexmap.retraining._inputs import read_classes, read_embedding
@@ -123,6 +124,7 @@ class AFRClassifier(LinearHead):
         self.reference_estimator = reference_estimator
 
     @_fit_context(prefer_skip_nested_validation=False)
+    @reports_fit()
     def fit(self, X, y, group_labels=None):
         """Weigh the samples by the reference model's doubt, and refit the last layer.
 

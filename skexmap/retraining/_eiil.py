@@ -4,7 +4,9 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
+from skexmap._estimator import EstimatorMixin
 from skexmap._group_labels import cluster_of_class, encode_groups
+from skexmap._progress import reports_fit
 from skexmap._validation import HasMethods, _check_feature_names_in, _fit_context
 from skexmap.cluster._output import columns_handed_on, hand_on
 from skexmap.retraining._erm import ERMClassifier
@@ -31,7 +33,7 @@ def scale_slopes(log_p):
     return (np.exp(log_p) * log_p).sum(axis=1, keepdims=True) - log_p
 
 
-class EIILLabeler(TransformerMixin, BaseEstimator):
+class EIILLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
     r"""Pseudo-groups by environment inference for invariant learning (EIIL).
 
     Splits the samples into two environments so that a reference model violates invariance as much as it can
@@ -104,6 +106,7 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
         self.reference_estimator = reference_estimator
 
     @_fit_context(prefer_skip_nested_validation=False)
+    @reports_fit()
     def fit(self, X, y):
         """Fit the reference model and split every class by it.
 

@@ -205,6 +205,7 @@ def test_report_prints_aligned_with_names():
 
 
 def test_report_converts_to_a_frame(predictions):
+    pytest.importorskip("pandas")
     y, predicted, group = predictions
     report = group_report(y, predicted, group_labels=group)
     frame = report.to_frame()
