@@ -290,11 +290,11 @@ def choose_correlation_and_epochs(seeds, correlations=(0.9, 0.95, 0.98), n_epoch
 def main():
     """Parse the options and run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds (default: 3)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--choose", action="store_true", help="print how correlation and epochs were chosen")
     options = parser.parse_args()
     torch.set_num_threads(min(4, os.cpu_count() or 1))
-    (choose_correlation_and_epochs if options.choose else show_seeds)(range(options.seeds))
+    (choose_correlation_and_epochs if options.choose else show_seeds)(options.seeds)
 
 
 if __name__ == "__main__":
