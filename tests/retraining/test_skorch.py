@@ -52,7 +52,7 @@ def test_a_whole_network_is_trained_twice():
 
 
 def test_the_upweighting_and_the_epochs_of_the_first_net_can_be_searched_over():
-    images, y, shortcut = shortcut_images(300)
+    images, y, _ = shortcut_images(300)
     jtt = JTTReweighter(classifier(), identification_estimator=classifier(lr=0.02))
 
     def worst_group(estimator, X, y):
