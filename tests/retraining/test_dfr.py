@@ -260,18 +260,18 @@ def test_predict_reads_only_the_embedding():
 
 
 def test_the_tuning_curve_is_that_of_a_straight_line_script():
-    X, y, shortcut = shortcut_data(400, agreement=0.7, n_noise=20)
+    X, y, shortcut = shortcut_data(1000, agreement=0.85, n_noise=20)
     groups = 2 * y + shortcut
-    Cs = (1.0, 0.1, 0.01)
-    cv = DFRClassifierCV(Cs, n_splits=3, n_retrains=2, random_state=0).fit(X, y, group_labels=groups)
+    Cs = (1.0, 0.3, 0.1, 0.03, 0.02)
+    cv = DFRClassifierCV(Cs, n_splits=6, n_retrains=2, random_state=0).fit(X, y, group_labels=groups)
 
     rng = np.random.RandomState(0)
     rng.randint(np.iinfo(np.int32).max, size=2)  # the seeds of the refits
     curve = []
-    for seed in rng.randint(np.iinfo(np.int32).max, size=3):
+    for seed in rng.randint(np.iinfo(np.int32).max, size=6):
         half_rng = np.random.RandomState(seed)
-        order = half_rng.permutation(400)
-        fit, held = order[200:], order[:200]
+        order = half_rng.permutation(1000)
+        fit, held = order[500:], order[:500]
         smallest = np.bincount(groups[fit]).min()
         rows = np.concatenate(
             [fit[half_rng.permutation(np.flatnonzero(groups[fit] == g))[:smallest]] for g in range(4)]
