@@ -65,8 +65,8 @@ def l1_logistic(X, targets, weight, start=None):
     >>> X, t = np.array([[1.0], [3.0], [-4.0]]), np.array([1, 1, -1])
     >>> l1_logistic(X, t, np.full(3, 0.24))
     array([0., 0.])
-    >>> l1_logistic(X, t, np.full(3, 0.26))[0] > 0
-    np.True_
+    >>> bool(l1_logistic(X, t, np.full(3, 0.26))[0] > 0)
+    True
     """
     w = np.zeros(X.shape[1] + 1) if start is None else start.copy()
     support = np.flatnonzero(w)
