@@ -1,11 +1,11 @@
 """Every retraining strategy on the coloured digits of the demo: which one should I use?
 
-Run ``python examples/benchmarks/bench_retraining.py`` (some four minutes a seed on two cores). For each seed the
-demo's net is trained on coloured digits, its maps of the validation split are clustered, and each strategy is fitted on the
-validation embeddings; the table is the accuracy of the worst group and of the mean group on test images in
-every ink (all four groups equally large). True groups are used for the last row and for scoring alone. Where
-a strategy has a strength to choose, it is chosen on the validation split by the accuracy of the worst
-*pseudo*-group, three folds, no handwritten digit on both sides.
+Run ``python examples/benchmarks/bench_retraining.py`` (some four minutes a seed on two cores). For each seed
+the demo's net is trained on coloured digits, its maps of the validation split are clustered, and each
+strategy is fitted on the validation embeddings; the table is the accuracy of the worst group and of the mean
+group on test images in every ink (all four groups equally large). True groups are used for the last row and
+for scoring alone. Where a strategy has a strength to choose, it is chosen on the validation split by the
+accuracy of the worst *pseudo*-group, three folds, no handwritten digit on both sides.
 """
 
 import argparse
