@@ -267,7 +267,9 @@ def main():
     parser.add_argument("--published", help="path of the published code's lrp.py, to time the original")
     parser.add_argument("--methods", nargs="+", help="only these")
     parser.add_argument("--no-memory", action="store_true")
-    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--memory-of", metavar="METHOD", help="only print the peak memory of this method, in MiB"
+    )
     global ARGUMENTS
     ARGUMENTS = parser.parse_args()
     torch.set_num_threads(ARGUMENTS.threads)
