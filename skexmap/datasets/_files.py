@@ -163,11 +163,15 @@ def check_images(paths, where, verify="quick"):
 
 def _looks_whole(path):
     """Return whether the first and last bytes are those of a whole JPEG or PNG file."""
-    with open(path, "rb") as file:
-        start = file.read(8)
-        file.seek(0, os.SEEK_END)
-        file.seek(max(0, file.tell() - 16))
-        end = file.read()
+    try:
+        with open(path, "rb") as file:
+            start = file.read(8)
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 16))
+            end = file.read()
+    except OSError:
+        # No permission, or a broken disk: it counts among the unreadable ones, of which all are reported at once.
+        return False
     return any(start.startswith(begins) and ends in end for begins, ends in _FORMATS)
 
 

@@ -1,6 +1,7 @@
 import itertools
 import os
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ WATERBIRDS_SIZES = {
 }
 URBANCARS_PLACES = {
     "train": "bg-0.95_co_occur_obj-0.95/train",
-    "validation": "bg-0.95_co_occur_obj-0.95/val",
+    "validation": "bg-0.5_co_occur_obj-0.5/val",
     "test": "bg-0.5_co_occur_obj-0.5/test",
 }
 
@@ -200,6 +201,26 @@ def test_damage_inside_a_file_is_found_by_the_full_check(birds):
         load_waterbirds(birds, verify="full")
 
 
+def test_files_that_cannot_be_read_are_counted_and_named(birds):
+    paths = [birds / f"001.Bird/Bird_0_0_0_{i}.jpg" for i in range(2)]
+    if not os.path.exists("/proc/self/mem"):
+        pytest.skip("needs a file whose first bytes cannot be read")
+    for path in paths:
+        path.unlink()
+        path.symlink_to("/proc/self/mem")
+    with pytest.raises(
+        ValueError, match=r"2 of 18 images .* truncated or unreadable: .*_0\.jpg, .*_1\.jpg\."
+    ):
+        load_waterbirds(birds)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_files_without_permission_are_counted_and_named(birds):
+    (birds / "001.Bird/Bird_0_0_0_0.jpg").chmod(0)
+    with pytest.raises(ValueError, match=r"1 of 18 images .* truncated or unreadable: .*_0_0_0_0\.jpg\."):
+        load_waterbirds(birds)
+
+
 def test_an_image_with_bytes_after_its_end_is_whole(birds):
     path = next((birds / "002.Bird").iterdir())
     path.write_bytes(path.read_bytes() + bytes(100))
@@ -334,12 +355,14 @@ def test_celeba_without_annotations_names_the_file(tmp_path):
 
 @pytest.fixture
 def cars(tmp_path):
-    """An UrbanCars tree with 1 to 8 images in the eight folders of each split."""
+    """An UrbanCars tree with 1 to 8 images, and two masks of each, in the eight folders of each split."""
     kinds = itertools.product(("urban", "country"), repeat=3)
     for n, (car, bg, thing) in enumerate(kinds, start=1):
         for place in URBANCARS_PLACES.values():
+            folder = tmp_path / place / f"obj-{car}_bg-{bg}_co_occur_obj-{thing}"
             for i in range(n):
-                save_image(tmp_path / place / f"obj-{car}_bg-{bg}_co_occur_obj-{thing}" / f"{i:05d}.jpg")
+                for name in (f"{i:03d}.jpg", f"{i:03d}_mask.png", f"{i:03d}_co_occur_obj_mask.png"):
+                    save_image(folder / name)
     return tmp_path
 
 
@@ -382,9 +405,25 @@ def test_an_unknown_shortcut_is_refused():
         load_urbancars("anywhere", shortcut="sky")
 
 
-def test_a_missing_urbancars_split_is_named(cars):
-    (cars / "bg-0.5_co_occur_obj-0.5").rename(cars / "elsewhere")
-    with pytest.raises(FileNotFoundError, match=r"1 of 3 .* missing: .*bg-0.5_co_occur_obj-0.5/test"):
+def test_the_masks_beside_urbancars_images_are_no_images(cars):
+    data = load_urbancars(cars)
+    assert len(data.train.data) == 36
+    assert not any("mask" in os.path.basename(path) for split in data.values() for path in split.data)
+
+
+def test_urbancars_takes_a_correlated_validation_set_where_there_is_one(cars):
+    published = load_urbancars(cars).validation
+    assert all("bg-0.5_co_occur_obj-0.5" in path for path in published.data)
+    shutil.copytree(cars / URBANCARS_PLACES["train"], cars / "bg-0.95_co_occur_obj-0.95" / "val")
+    correlated = load_urbancars(cars).validation
+    assert all("bg-0.95_co_occur_obj-0.95/val" in path for path in correlated.data)
+    np.testing.assert_array_equal(correlated.group_labels, published.group_labels)
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_missing_urbancars_split_is_named(cars, split):
+    (cars / URBANCARS_PLACES[split]).rename(cars / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=rf"1 of 3 .* missing: .*{URBANCARS_PLACES[split]}"):
         load_urbancars(cars)
 
 
@@ -415,7 +454,7 @@ def test_urbancars_folders_without_images_are_refused(cars):
 
 
 def test_truncated_urbancars_images_are_named(cars):
-    truncate(cars / URBANCARS_PLACES["train"] / "obj-urban_bg-urban_co_occur_obj-urban" / "00000.jpg")
+    truncate(cars / URBANCARS_PLACES["train"] / "obj-urban_bg-urban_co_occur_obj-urban" / "000.jpg")
     with pytest.raises(ValueError, match=r"1 of 108 images .* truncated or unreadable"):
         load_urbancars(cars)
 
