@@ -180,7 +180,8 @@ def _can_be_decoded(path):
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        # Opened here: Pillow leaves a file that it opened and could not read open.
+        with open(path, "rb") as file, Image.open(file) as image:
             image.load()
     # Pillow reports a broken file by half a dozen exceptions, among them SyntaxError; all mean the same here.
     except Exception:
