@@ -2,6 +2,7 @@
 
 from skexmap.retraining._afr import AFRClassifier
 from skexmap.retraining._dfr import DFRClassifier, DFRClassifierCV
+from skexmap.retraining._divdis import DivDisClassifier
 from skexmap.retraining._dro import CVaRDROClassifier, GroupDROClassifier
 from skexmap.retraining._eiil import EIILLabeler
 from skexmap.retraining._erm import ERMClassifier
@@ -14,6 +15,7 @@ __all__ = [
     "CVaRDROLoss",
     "DFRClassifier",
     "DFRClassifierCV",
+    "DivDisClassifier",
     "EIILLabeler",
     "ERMClassifier",
     "GroupDROClassifier",

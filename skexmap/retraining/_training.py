@@ -92,8 +92,8 @@ def cross_entropy_slope(log_p, class_codes, weight):
     return weight[:, None] * slope
 
 
-def train_heads(embedding, n_classes, slopes_of, batches, *, learning_rate, l2, n_heads=1):
-    """Train linear heads together on standardised embeddings by Adam, from zero.
+def train_heads(embedding, n_classes, slopes_of, batches, *, learning_rate, l2, n_heads=1, start=None):
+    """Train linear heads together on standardised embeddings by Adam, from zero or from random weights.
 
     Minimises ``loss + l2 / 2 ||w||^2``; the step falls linearly to zero over the batches.
 
@@ -114,6 +114,9 @@ def train_heads(embedding, n_classes, slopes_of, batches, *, learning_rate, l2, 
         Strength of the penalty on the weights of all heads; the intercepts are free.
     n_heads : int, default=1
         Number of heads.
+    start : RandomState, default=None
+        Draws the first weights as torch draws those of a dense layer: uniformly, up to ``1 / sqrt(n_features)``.
+        None starts all heads at zero, where equal losses would keep them equal.
 
     Returns
     -------
@@ -124,6 +127,8 @@ def train_heads(embedding, n_classes, slopes_of, batches, *, learning_rate, l2, 
     Z = ((embedding - mean) / scale).astype(np.float32)
     n_rows, n_features = (1 if n_classes == 2 else n_classes), Z.shape[1]
     w = np.zeros((n_heads, n_rows, n_features + 1), dtype=np.float32)
+    if start is not None:
+        w += start.uniform(-1, 1, size=w.shape) / np.sqrt(n_features)
     momentum, square = np.zeros_like(w), np.zeros_like(w)
     batches = list(batches)
     for i, rows in enumerate(batches):

@@ -1,0 +1,349 @@
+"""Diversify and disambiguate: heads that disagree on unlabelled samples, and the choice of one of them."""
+
+from itertools import combinations
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from skexmap._progress import reports_fit
+from skexmap._validation import Interval, _fit_context
+from skexmap.retraining._dfr import worst_group_accuracies
+from skexmap.retraining._inputs import read_classes, read_embedding, read_groups
+from skexmap.retraining._linear import LinearHead
+from skexmap.retraining._training import (
+    cross_entropy_slope,
+    group_balanced_batches,
+    log_probabilities,
+    shuffled_batches,
+    train_heads,
+)
+
+__all__ = ["DivDisClassifier"]
+
+_TINY = np.finfo(np.float32).tiny
+
+
+def through_softmax(p, slope):
+    """Return the derivative by the logits of what has the derivative `slope` by the probabilities.
+
+    Parameters
+    ----------
+    p, slope : ndarray of shape (n_samples, n_classes)
+        Probabilities, and the derivative by them.
+
+    Returns
+    -------
+    slope : ndarray of shape (n_samples, n_classes)
+    """
+    return p * (slope - (p * slope).sum(axis=1, keepdims=True))
+
+
+def mutual_information_slope(p, q):
+    r"""Return the derivative, by the logits of p, of the mutual information of two heads' predictions.
+
+    :math:`I = \sum_{ab} J_{ab} \log J_{ab} / (\bar p_a \bar q_b)` with the joint distribution
+    :math:`J = p^\top q / n` and the means :math:`\bar p, \bar q` over the batch.
+
+    Parameters
+    ----------
+    p, q : ndarray of shape (n_samples, n_classes)
+        Probabilities that the heads give.
+
+    Returns
+    -------
+    slope : ndarray of shape (n_samples, n_classes)
+    """
+    joint = np.maximum(p.T @ q / len(p), _TINY)
+    marginal = np.maximum(p.mean(axis=0), _TINY)
+    # The constants of the derivative by p, and what depends on q alone, fall out in the softmax.
+    return through_softmax(p, (q @ np.log(joint).T - np.log(marginal)) / len(p))
+
+
+def marginal_slope(p, prior):
+    r"""Return the derivative, by the logits of p, of :math:`\text{KL}(\bar p \,\|\, \pi)`.
+
+    Parameters
+    ----------
+    p : ndarray of shape (n_samples, n_classes)
+        Probabilities that a head gives; their mean over the batch is :math:`\bar p`.
+    prior : ndarray of shape (n_classes,)
+        :math:`\pi`.
+
+    Returns
+    -------
+    slope : ndarray of shape (n_samples, n_classes)
+    """
+    return through_softmax(p, np.log(np.maximum(p.mean(axis=0), _TINY) / prior)[None] / len(p))
+
+
+class DivDisClassifier(LinearHead):
+    r"""Diversify and disambiguate (DivDis): several last layers that disagree, and the choice of one.
+
+    *Diversify* [1]_: heads :math:`f_1, \dots, f_N` all fit the labelled samples, and are as independent as can
+    be on unlabelled samples,
+
+    .. math:: \min \; \frac{1}{N} \sum_i \text{CE}(f_i) + \lambda_1 \, \underset{i < j}{\text{mean}} \,
+       D_{\text{KL}}\big(\hat p(\hat y_i, \hat y_j) \,\|\, \hat p(\hat y_i) \otimes \hat p(\hat y_j)\big)
+       + \frac{\lambda_2}{N} \sum_i D_{\text{KL}}\big(\hat p(\hat y_i) \,\|\, p(y)\big),
+
+    the :math:`\hat p` being means over a batch of unlabelled samples and :math:`p(y)` the class shares of the
+    labelled ones. *Disambiguate*: of the heads, `fit` chooses the one whose worst (pseudo-)group of the
+    labelled samples has the highest accuracy; `select_head` chooses again, by the labels of a few samples on
+    which the heads disagree, as the paper does. `predict` uses the chosen head alone.
+
+    Parameters
+    ----------
+    n_heads : int, default=2
+        Number of heads (published).
+    diversity : float, default=10.0
+        Lambda 1, the weight of the mutual information (published).
+    regularization : float, default=10.0
+        Lambda 2; keeps a head from predicting one class for every unlabelled sample (published).
+    l2 : float, default=1e-4
+        Penalty on the weights, :math:`\frac{l2}{2} \|w\|^2` (published, as weight decay).
+    learning_rate : float, default=0.01
+        First step size of Adam; it falls linearly to zero. (The paper trains whole networks by SGD.)
+    batch_size : int, default=256
+        Labelled, and as many unlabelled, samples per step. (The paper's batches have 16; on a last layer a
+        larger one costs little, and the mutual information of a small one is biased upwards.)
+    n_steps : int, default=1000
+        Number of steps.
+    random_state : int, RandomState instance or None, default=None
+        Draws the first weights and the batches.
+
+    Attributes
+    ----------
+    coef_ : ndarray of shape (1, n_features) for two classes, else (n_classes, n_features)
+        Of the chosen head. The scaler is folded in: they apply to raw embeddings.
+    intercept_ : ndarray of shape (1,) or (n_classes,)
+        Likewise.
+    heads_ : list of tuple (coef, intercept)
+        All heads, as the two above.
+    head_ : int
+        Which of them is chosen.
+    head_scores_ : ndarray of shape (n_heads,)
+        What it was chosen by: accuracy of the worst group, or (`select_head` without groups) of all samples.
+    groups_, classes_, n_features_in_
+        As in `DFRClassifier`; the groups come from where that takes them.
+
+    Raises
+    ------
+    ValueError
+        From `fit`: one class only, or a missing block.
+
+    See Also
+    --------
+    DFRClassifier : Uses (pseudo-)groups to balance, not to choose.
+
+    Notes
+    -----
+    The unlabelled samples must be such that class and shortcut disagree on many of them; the paper takes
+    samples of the target distribution. Without `X_unlabeled`, the labelled samples are used, drawn so that all
+    (pseudo-)groups come equally often: in them the shortcut says nothing about the class. That is our addition.
+    Where the groups are only the classes it does not help: the best head then leans on the shortcut, and
+    nothing tells the heads apart.
+
+    As a last layer it keeps the objective, and loses that the paper trains the features as well: only
+    functions that the embedding holds already can be told apart.
+
+    References
+    ----------
+    .. [1] Lee, Yao, Finn. "Diversify and disambiguate: Out-of-distribution robustness via disagreement". ICLR 2023.
+       arXiv:2202.03418.
+
+    Examples
+    --------
+    Every labelled sample has its shortcut, so that they cannot tell class and shortcut apart; unlabelled
+    samples, and the labels of those 16 on which the heads disagree most, do.
+
+    >>> import numpy as np
+    >>> from skexmap.retraining import DivDisClassifier, ERMClassifier
+    >>> def make(n, agreement, rng=np.random.RandomState(0)):
+    ...     y = rng.randint(2, size=n)
+    ...     shortcut = np.where(rng.uniform(size=n) < agreement, y, 1 - y)
+    ...     X = np.column_stack([2 * y - 1, 4 * shortcut - 2]) + 0.3 * rng.normal(size=(n, 2))
+    ...     return X, y, shortcut != y
+    >>> X, y, _ = make(1000, agreement=1.0)
+    >>> target, target_y, against = make(1000, agreement=0.5)
+    >>> divdis = DivDisClassifier(random_state=0).fit(X, y, X_unlabeled=target)
+    >>> asked = np.argsort(-divdis.disagreement(target))[:16]
+    >>> divdis = divdis.select_head(target[asked], target_y[asked])
+    >>> models = ERMClassifier().fit(X, y), divdis
+    >>> [round(model.score(target[against], target_y[against]), 1) for model in models]
+    [0.2, 1.0]
+    """
+
+    _parameter_constraints: dict = {
+        "n_heads": [Interval(Integral, 1, None, closed="left")],
+        "diversity": [Interval(Real, 0, None, closed="left")],
+        "regularization": [Interval(Real, 0, None, closed="left")],
+        "l2": [Interval(Real, 0, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "n_steps": [Interval(Integral, 1, None, closed="left")],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        n_heads=2,
+        *,
+        diversity=10.0,
+        regularization=10.0,
+        l2=1e-4,
+        learning_rate=0.01,
+        batch_size=256,
+        n_steps=1000,
+        random_state=None,
+    ):
+        self.n_heads = n_heads
+        self.diversity = diversity
+        self.regularization = regularization
+        self.l2 = l2
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.n_steps = n_steps
+        self.random_state = random_state
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    @reports_fit()
+    def fit(self, X, y, group_labels=None, X_unlabeled=None):
+        """Train the heads, and choose the one with the best worst group.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or blocks with ``embedding`` and ``cluster``
+            Embeddings of the labelled samples.
+        y : array-like of shape (n_samples,)
+            Their classes.
+        group_labels : array-like of shape (n_samples,), default=None
+            Their groups, where known; -1 is "belongs to none". They go before the clusters.
+        X_unlabeled : array-like of shape (n_unlabeled, n_features), or blocks with ``embedding``, default=None
+            Embeddings of samples on which the heads shall disagree. None draws from X, all groups equally
+            often. A `sklearn.pipeline.Pipeline` transforms them where its `transform_input` names them.
+
+        Returns
+        -------
+        self : object
+        """
+        embedding = read_embedding(self, X, reset=True)
+        self.classes_, class_codes = read_classes(self, y, len(embedding))
+        self.groups_, group_codes, _ = read_groups(
+            self, X, embedding, self.classes_, class_codes, group_labels
+        )
+        unlabeled = None if X_unlabeled is None else read_embedding(self, X_unlabeled, reset=False)
+        self.heads_ = self._diversify(embedding, class_codes, group_codes, unlabeled)
+        self._choose_head(embedding, class_codes, group_codes)
+        return self
+
+    def _diversify(self, embedding, class_codes, group_codes, unlabeled):
+        n, n_classes = len(embedding), len(self.classes_)
+        rng = check_random_state(self.random_state)
+        prior = np.bincount(class_codes, minlength=n_classes) / n
+        pairs = list(combinations(range(self.n_heads), 2))
+
+        def slopes_of(rows, *log_p):
+            labeled = rows < n
+            slopes = []
+            for log_p_head in log_p:
+                slope, p = np.zeros_like(log_p_head), np.exp(log_p_head[~labeled])
+                share = np.full(labeled.sum(), 1 / labeled.sum() / self.n_heads)
+                slope[labeled] = cross_entropy_slope(log_p_head[labeled], class_codes[rows[labeled]], share)
+                slope[~labeled] = self.regularization / self.n_heads * marginal_slope(p, prior)
+                slopes.append(slope)
+            for i, j in pairs:
+                p, q = (np.exp(log_p[head][~labeled]) for head in (i, j))
+                slopes[i][~labeled] += self.diversity / len(pairs) * mutual_information_slope(p, q)
+                slopes[j][~labeled] += self.diversity / len(pairs) * mutual_information_slope(q, p)
+            return slopes
+
+        if unlabeled is None:
+            # Copies of the labelled rows, numbered from n on, so that a batch can hold a row in both roles.
+            unlabeled = embedding
+            others = group_balanced_batches(group_codes, self.batch_size, self.n_steps, rng)
+        else:
+            others = shuffled_batches(len(unlabeled), self.batch_size, self.n_steps, rng)
+        own = shuffled_batches(n, self.batch_size, self.n_steps, rng)
+        return train_heads(
+            np.concatenate([embedding, unlabeled]),
+            n_classes,
+            slopes_of,
+            [np.concatenate([rows, n + other]) for rows, other in zip(own, others, strict=True)],
+            learning_rate=self.learning_rate,
+            l2=self.l2,
+            n_heads=self.n_heads,
+            start=rng,
+        )
+
+    def _choose_head(self, embedding, class_codes, group_codes):
+        predicted = np.argmax(self._head_log_probabilities(embedding), axis=2).T
+        self.head_scores_ = worst_group_accuracies(predicted == class_codes[:, None], group_codes)
+        self.head_ = int(self.head_scores_.argmax())
+        self.coef_, self.intercept_ = self.heads_[self.head_]
+
+    def _head_log_probabilities(self, embedding):
+        return [log_probabilities(embedding @ coef.T + intercept) for coef, intercept in self.heads_]
+
+    def disagreement(self, X):
+        r"""Return how far the heads disagree about each sample: :math:`\sum_{i \ne j} \|f_i(x) - f_j(x)\|_1`.
+
+        The labels of the samples with the largest values tell the heads apart (`select_head`); the paper asks
+        for 16.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or blocks with ``embedding``
+            Embeddings.
+
+        Returns
+        -------
+        disagreement : ndarray of shape (n_samples,)
+            From 0 to ``2 * n_heads * (n_heads - 1)``.
+        """
+        check_is_fitted(self)
+        p = np.exp(self._head_log_probabilities(read_embedding(self, X, reset=False)))
+        return np.abs(p[:, None] - p[None]).sum(axis=(0, 1, 3))
+
+    def select_head(self, X, y, group_labels=None):
+        """Choose the head that predicts from now on, by labelled samples.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or blocks with ``embedding``
+            Embeddings of samples of the target distribution; a few are enough.
+        y : array-like of shape (n_samples,)
+            Their classes.
+        group_labels : array-like of shape (n_samples,), default=None
+            Their groups, -1 for none: the accuracy of the worst one decides. None takes the accuracy of all samples.
+
+        Returns
+        -------
+        self : object
+            With `head_`, `head_scores_`, `coef_` and `intercept_` of that choice; the first head wins ties.
+
+        Raises
+        ------
+        ValueError
+            If y holds a class that `fit` did not see, or is of another length.
+        """
+        check_is_fitted(self)
+        embedding, y = read_embedding(self, X, reset=False), np.asarray(y)
+        if y.shape != (len(embedding),):
+            raise ValueError(
+                f"y has the shape {y.shape} for {len(embedding)} samples. Pass one label per sample."
+            )
+        unknown = np.setdiff1d(y, self.classes_)
+        if unknown.size:
+            raise ValueError(
+                f"y holds {unknown.size} class(es) that `fit` did not see: {unknown[:5].tolist()}. "
+                f"Known are {self.classes_.tolist()}."
+            )
+        class_codes = np.searchsorted(self.classes_, y)
+        if group_labels is None:
+            group_codes = np.zeros_like(class_codes)
+        else:
+            _, group_codes, _ = read_groups(self, X, embedding, self.classes_, class_codes, group_labels)
+        self._choose_head(embedding, class_codes, group_codes)
+        return self
