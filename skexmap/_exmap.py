@@ -355,7 +355,7 @@ def _embeddings_like(transformer, *, fitted=False):
     """Return the EmbeddingTransformer that loads and runs as a HeatmapTransformer does."""
     if isinstance(transformer, EmbeddingTransformer):
         return transformer
-    shared = ("load", "batch_size", "device", "num_workers", "verbose")
+    shared = ("load", "batch_size", "device", "num_workers", "on_error", "verbose")
     embeddings = EmbeddingTransformer(
         transformer.model, **{name: getattr(transformer, name) for name in shared}
     )

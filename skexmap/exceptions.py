@@ -8,9 +8,11 @@ __all__ = [
     "DisconnectedGraphWarning",
     "EmptyErrorSetWarning",
     "FullErrorSetWarning",
+    "IrreproducibleClustersWarning",
     "OneClusterWarning",
     "PartitionSearchWarning",
     "SkexmapWarning",
+    "SkippedImagesWarning",
     "TinyClusterWarning",
     "TinyGroupWarning",
 ]
@@ -34,6 +36,10 @@ class FullErrorSetWarning(SkexmapWarning):
 
 class DisconnectedGraphWarning(SkexmapWarning):
     """The neighbour graph has more connected components than clusters were allowed."""
+
+
+class IrreproducibleClustersWarning(SkexmapWarning):
+    """The clusters are barely found again: under another seed, or in `cluster_stability` on other samples."""
 
 
 class ConstantInputWarning(SkexmapWarning):
@@ -61,4 +67,20 @@ class ClassInOneClusterWarning(SkexmapWarning):
 
 
 class ConstantPredictionWarning(SkexmapWarning):
-    """A classifier gives the same answer for every sample."""
+    """The frozen net, or the retrained last layer, gives the same answer for every sample."""
+
+
+class SkippedImagesWarning(SkexmapWarning):
+    """Images could not be read and were skipped, or rows without an image were left out of a fit.
+
+    Parameters
+    ----------
+    message : str
+        What happened.
+    indices : array-like of int of shape (n_skipped,), default=()
+        Which rows of X they are.
+    """
+
+    def __init__(self, message, indices=()):
+        super().__init__(message)
+        self.indices = indices

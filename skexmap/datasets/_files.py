@@ -152,13 +152,30 @@ def check_images(paths, where, verify="quick"):
         )
     if verify == "exists":
         return
-    suspects = paths if verify == "full" else [path for path in paths if not _looks_whole(path)]
-    unreadable = [path for path in suspects if not _can_be_decoded(path)]
+    unreadable = [paths[i] for i in unreadable_images(paths, verify)]
     if unreadable:
         raise ValueError(
             f"{len(unreadable)} of {len(paths)} images named in {where} are truncated or unreadable: "
             f"{first_offenders(unreadable)}. Restore them or take them out of the list."
         )
+
+
+def unreadable_images(paths, verify="quick"):
+    """Return the indices of the image files that are absent, empty, truncated or no images.
+
+    Parameters
+    ----------
+    paths : sequence of path-like
+        The files.
+    verify : {"quick", "full"}, default="quick"
+        As for `check_images`.
+
+    Returns
+    -------
+    indices : list of int
+    """
+    suspects = [i for i, path in enumerate(paths) if verify == "full" or not _looks_whole(path)]
+    return [i for i in suspects if not _can_be_decoded(paths[i])]
 
 
 def _looks_whole(path):

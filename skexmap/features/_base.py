@@ -1,5 +1,6 @@
 """What both image transformers share: checking X, choosing device and type, batches with progress."""
 
+import warnings
 from contextlib import contextmanager
 
 import numpy as np
@@ -11,19 +12,29 @@ from skexmap._blocks import block_columns, blocks_to_columns
 from skexmap._estimator import EstimatorMixin
 from skexmap._progress import progress, reports_fit
 from skexmap._torch import FrozenModelMixin, check_model, pick_device, replica_of
-from skexmap._validation import _check_feature_names_in, _fit_context, output_container
-from skexmap.features._loading import are_paths, check_finite, image_batches
+from skexmap._validation import StrOptions, _check_feature_names_in, _fit_context, output_container
+from skexmap.exceptions import SkippedImagesWarning
+from skexmap.features._loading import (
+    are_paths,
+    check_finite,
+    check_readable,
+    first_unread,
+    image_batches,
+    refuse_unread,
+)
 
 # As many images as `fit` shows the model to learn shapes and to see whether it can be attributed.
 N_TRIAL_IMAGES = 8
+
+ON_ERROR = [StrOptions({"raise", "skip"})]
 
 
 class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseEstimator):
     """Base of transformers that show images to a frozen model.
 
     A subclass implements ``_trial(images, replica) -> dict of blocks`` for the first few images, ``_learn(X, y)`` and
-    ``_transform(X)`` without what surrounds `fit` and `transform`, and hands to `_collect` the function that turns a
-    batch into blocks.
+    ``_transform(X, checked) -> output, skipped`` without what surrounds `fit` and `transform`, and hands to `_collect`
+    the function that turns a batch into blocks.
     """
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -42,7 +53,8 @@ class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseE
         X_out : as `transform` returns it
         """
         self._learn(X, y)
-        return self._transform(X)
+        X_out, self.skipped_ = self._transform(X, checked=True)
+        return X_out
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -84,14 +96,14 @@ class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseE
     def _replica(self):
         return replica_of(self.model, pick_device(self.device))
 
-    def _prepare(self, images, first, replica):
+    def _prepare(self, images, rows, replica):
         """Check a batch, and bring it to the model's device and type."""
-        check_finite(images, first)
+        check_finite(images, rows)
         dtype = replica.dtype or (images.dtype if images.is_floating_point() else torch.float32)
         if images.shape[1:] != self.image_shape_:
             raise ValueError(
-                f"Image {first} has shape {tuple(images.shape[1:])}, but {type(self).__name__} was fitted on images of "
-                f"shape {tuple(self.image_shape_)} (channels, height, width)."
+                f"Image {rows[0]} has shape {tuple(images.shape[1:])}, but {type(self).__name__} was fitted on images "
+                f"of shape {tuple(self.image_shape_)} (channels, height, width)."
             )
         if replica.device.type == "cuda" and images.device.type == "cpu":
             # From pinned memory the copy runs beside the computation.
@@ -108,9 +120,9 @@ class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseE
         if y is not None:
             check_consistent_length(X, y)
         replica = self._replica()
-        _, images = next(image_batches(X, self.load, self.batch_size, 0, stop=min(len(X), self.batch_size)))
+        rows, images = self._first_images(X)
         self.image_shape_ = tuple(images.shape[1:])
-        images = self._prepare(images, 0, replica)[:N_TRIAL_IMAGES]
+        images = self._prepare(images, rows, replica)[:N_TRIAL_IMAGES]
         blocks = self._trial(images, replica)
         blocks = {name: as_numpy(values) for name, values in blocks.items()}
         self._block_dtype = np.dtype(
@@ -119,18 +131,50 @@ class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseE
         self.n_features_in_ = int(np.prod(self.image_shape_))
         self.classes_ = classes_of_logits(y, self.n_logits_)
 
+    def _first_images(self, X):
+        """Return the first batch that has images, and their rows; learn which images were skipped on the way."""
+        if self.on_error == "raise":
+            check_readable(X, self.load)
+        skipped = []
+        for rows, images, unread in image_batches(X, self.load, self.batch_size, 0):
+            if unread and self.on_error == "raise":
+                refuse_unread(unread, len(unread), f"the {len(rows) + len(unread)} images of a batch")
+            skipped += unread
+            if images is not None:
+                self.skipped_ = np.array([image.row for image in skipped], dtype=np.int64)
+                return rows, images
+        raise ValueError(f"None of {len(X)} images could be loaded: {first_unread(skipped, len(skipped))}.")
+
     @torch.inference_mode(False)
-    def _collect(self, X, process):
-        """Run all batches through `process` and return the blocks as one structured array."""
+    def _collect(self, X, process, *, checked):
+        """Run all batches through `process`; return the blocks as one structured array, and the rows skipped."""
+        if self.on_error == "raise" and not checked:
+            check_readable(X, self.load)
         replica = self._replica()
         result = np.empty(len(X), dtype=self._block_dtype)
         batches = image_batches(X, self.load, self.batch_size, self.num_workers)
         n_batches = -(-len(X) // self.batch_size)
-        for first, images in progress(batches, n_batches, type(self).__name__, self.verbose, estimator=self):
-            rows = slice(first, first + len(images))
-            for name, values in process(self._prepare(images, first, replica), replica).items():
+        skipped = []
+        for rows, images, unread in progress(
+            batches, n_batches, type(self).__name__, self.verbose, estimator=self
+        ):
+            if unread and self.on_error == "raise":
+                refuse_unread(unread, len(unread), f"the {len(rows) + len(unread)} images of a batch")
+            skipped += unread
+            if images is None:
+                continue
+            for name, values in process(self._prepare(images, rows, replica), replica).items():
                 result[name][rows] = as_numpy(values)
-        return result
+        indices = np.array([image.row for image in skipped], dtype=np.int64)
+        for name in result.dtype.names:
+            result[name][indices] = np.nan
+        if skipped:
+            message = (
+                f"{len(skipped)} of {len(X)} images could not be loaded and were skipped; their rows are NaN: "
+                f"{first_unread(skipped, len(skipped))}."
+            )
+            warnings.warn(SkippedImagesWarning(message, indices), stacklevel=6)
+        return result, indices
 
     def _output(self, blocks, *, named):
         """Return the blocks in the form that the user, or `set_output`, asked for."""

@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 from skexmap._blocks import EMBEDDING
 from skexmap._progress import reports_fit
 from skexmap._validation import Interval, _fit_context
-from skexmap.features._base import ImageTransformer, explained_failure
+from skexmap.features._base import ON_ERROR, ImageTransformer, explained_failure
 from skexmap.features._capture import capture_embedding
 
 
@@ -35,6 +35,11 @@ class EmbeddingTransformer(ImageTransformer):
         Where to compute; "auto" is a GPU if there is one.
     num_workers : int, default=0
         Processes that load images; 0 loads in this one.
+    on_error : {"raise", "skip"}, default="raise"
+        What becomes of images that cannot be loaded. ``"raise"``: one error with their number and the first ones; file
+        paths are looked at before the first image is shown to the model. ``"skip"``: they keep their rows, filled with
+        NaN, and a `SkippedImagesWarning` has their `indices`. Clusterers give such rows the cluster -1, retraining
+        leaves them out, and prediction refuses them.
     verbose : bool, default=False
         Whether to show progress.
 
@@ -53,6 +58,9 @@ class EmbeddingTransformer(ImageTransformer):
         Number of values in one image.
     n_embedding_features_ : int
         Length of the embedding.
+    skipped_ : ndarray of int64 of shape (n_skipped,)
+        With ``on_error="skip"``, the indices of the images that could not be loaded: after `fit_transform` all of
+        them, after `fit` those among the few that it looked at.
 
     See Also
     --------
@@ -75,11 +83,21 @@ class EmbeddingTransformer(ImageTransformer):
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device],
         "num_workers": [Interval(Integral, 0, None, closed="left")],
+        "on_error": ON_ERROR,
         "verbose": ["verbose"],
     }
 
     def __init__(
-        self, model=None, *, layer=None, load=None, batch_size=64, device="auto", num_workers=0, verbose=False
+        self,
+        model=None,
+        *,
+        layer=None,
+        load=None,
+        batch_size=64,
+        device="auto",
+        num_workers=0,
+        on_error="raise",
+        verbose=False,
     ):
         self.model = model
         self.layer = layer
@@ -87,6 +105,7 @@ class EmbeddingTransformer(ImageTransformer):
         self.batch_size = batch_size
         self.device = device
         self.num_workers = num_workers
+        self.on_error = on_error
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -121,14 +140,16 @@ class EmbeddingTransformer(ImageTransformer):
             In the model's floating type.
         """
         check_is_fitted(self)
-        return self._transform(X)
+        return self._transform(X)[0]
 
     def _learn(self, X, y):
         self._fit_shapes(self._check_images(X, reset=True), y)
         self.n_embedding_features_ = self._block_dtype[EMBEDDING].shape[0]
 
-    def _transform(self, X):
-        return self._output(self._collect(self._check_images(X, reset=False), self._compute), named=False)
+    def _transform(self, X, *, checked=False):
+        X = self._check_images(X, reset=False)
+        blocks, skipped = self._collect(X, self._compute, checked=checked)
+        return self._output(blocks, named=False), skipped
 
     def _trial(self, images, replica):
         with explained_failure(self.image_shape_):

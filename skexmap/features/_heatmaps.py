@@ -11,7 +11,7 @@ from skexmap._progress import reports_fit
 from skexmap._torch import pick_device, replica_of
 from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context
 from skexmap.attribution import lrp_engine, resolve_attribution
-from skexmap.features._base import ImageTransformer, explained_failure
+from skexmap.features._base import ON_ERROR, ImageTransformer, explained_failure
 from skexmap.features._cache import ImageCache
 from skexmap.features._capture import NO_HEAD, capture_embedding
 from skexmap.lrp import Composite, resolve_composite
@@ -75,6 +75,11 @@ class HeatmapTransformer(ImageTransformer):
         Where to compute; "auto" is a GPU if there is one.
     num_workers : int, default=0
         Processes that load images; 0 loads in this one.
+    on_error : {"raise", "skip"}, default="raise"
+        What becomes of images that cannot be loaded. ``"raise"``: one error with their number and the first ones; file
+        paths are looked at before the first image is shown to the model. ``"skip"``: they keep their rows, filled with
+        NaN, and a `SkippedImagesWarning` has their `indices`. Clusterers give such rows the cluster -1, retraining
+        leaves them out, and prediction refuses them.
     verbose : bool, default=False
         Whether to show progress.
 
@@ -93,6 +98,9 @@ class HeatmapTransformer(ImageTransformer):
         Number of logits that the model returns.
     n_features_in_ : int
         Number of values in one image.
+    skipped_ : ndarray of int64 of shape (n_skipped,)
+        With ``on_error="skip"``, the indices of the images that could not be loaded: after `fit_transform` all of
+        them, after `fit` those among the few that it looked at.
 
     Raises
     ------
@@ -144,6 +152,7 @@ class HeatmapTransformer(ImageTransformer):
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device],
         "num_workers": [Interval(Integral, 0, None, closed="left")],
+        "on_error": ON_ERROR,
         "verbose": ["verbose"],
     }
 
@@ -169,6 +178,7 @@ class HeatmapTransformer(ImageTransformer):
         batch_size=64,
         device="auto",
         num_workers=0,
+        on_error="raise",
         verbose=False,
     ):
         self.model = model
@@ -190,6 +200,7 @@ class HeatmapTransformer(ImageTransformer):
         self.batch_size = batch_size
         self.device = device
         self.num_workers = num_workers
+        self.on_error = on_error
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -226,13 +237,13 @@ class HeatmapTransformer(ImageTransformer):
             (channels, size, size).
         """
         check_is_fitted(self)
-        return self._transform(X)
+        return self._transform(X)[0]
 
     def _learn(self, X, y):
         self._fit_shapes(self._check_images(X, reset=True), y)
         self.heatmap_shape_ = self._block_dtype[HEATMAP].shape
 
-    def _transform(self, X):
+    def _transform(self, X, *, checked=False):
         X = self._check_images(X, reset=False)
         compute = self._compute
         if self.memory is not None:
@@ -241,7 +252,8 @@ class HeatmapTransformer(ImageTransformer):
             def compute(images, replica):
                 return cache.blocks(images, lambda missing: self._compute(missing, replica))
 
-        return self._output(self._collect(X, compute), named=self.return_embedding)
+        blocks, skipped = self._collect(X, compute, checked=checked)
+        return self._output(blocks, named=self.return_embedding), skipped
 
     def _replica(self):
         dtype = None if self.dtype is None else getattr(torch, self.dtype)
@@ -268,7 +280,7 @@ class HeatmapTransformer(ImageTransformer):
 
     def _settings(self):
         """Return all that a map depends on besides the image."""
-        ignored = {"memory", "batch_size", "device", "num_workers", "verbose", "load"}
+        ignored = {"memory", "batch_size", "device", "num_workers", "on_error", "verbose", "load"}
         state = self.__getstate__()
         return {name: state[name] for name in self.get_params(deep=False) if name not in ignored}
 

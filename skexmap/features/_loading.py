@@ -1,10 +1,14 @@
 """From what a user passes as X to batches of images."""
 
 import os
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from skexmap.datasets import ImageNetTransform
+from skexmap.datasets._files import unreadable_images
 
 
 class ImageLoader:
@@ -76,6 +80,31 @@ def _first(X):
     return X.iloc[0] if hasattr(X, "iloc") else X[0]
 
 
+@dataclass
+class Unread:
+    """An image that could not be loaded.
+
+    Parameters
+    ----------
+    row : int
+        Its index in X.
+    item : str
+        What X holds there.
+    why : str
+        The type and message of the error.
+    error : Exception or None
+        The error itself; None where it was raised in a worker process, from which it could not come.
+    """
+
+    row: int
+    item: str
+    why: str
+    error: Exception | None
+
+    def __str__(self):
+        return f"image {self.row} ({self.item}): {self.why}"
+
+
 class _Images(Dataset):
     """The images of X; a batch of rows is read at once."""
 
@@ -87,11 +116,19 @@ class _Images(Dataset):
         return len(self.X)
 
     def __getitems__(self, rows):
+        """Return the rows that could be read, their images (None for no image), and what could not be read."""
         if self.load is None:
             values = self.X[rows[0] : rows[-1] + 1]
             # A memory map or a read-only array is copied, one batch at a time.
-            return values if isinstance(values, torch.Tensor) else torch.from_numpy(np.array(values))
-        images = [self._load(row) for row in rows]
+            return (
+                rows,
+                values if isinstance(values, torch.Tensor) else torch.from_numpy(np.array(values)),
+                [],
+            )
+        loaded = [self._load(row) for row in rows]
+        unread = [image for image in loaded if isinstance(image, Unread)]
+        rows = [row for row, image in zip(rows, loaded, strict=True) if not isinstance(image, Unread)]
+        images = [image for image in loaded if not isinstance(image, Unread)]
         shapes = {tuple(image.shape) for image in images}
         if len(shapes) > 1:
             odd = next(row for row, image in zip(rows, images, strict=True) if image.shape != images[0].shape)
@@ -99,17 +136,76 @@ class _Images(Dataset):
                 f"Images differ in shape: {sorted(shapes)} in one batch (first difference at index {odd}). Resize and "
                 "crop them to one size in `load`, for example with ImageLoader(transform)."
             )
-        return torch.stack(images)
+        return rows, torch.stack(images) if images else None, unread
 
     def _load(self, row):
         try:
             return torch.as_tensor(self.load(self.X[row]))
+        except MemoryError:
+            raise
+        # Pillow alone reports a broken file by half a dozen exceptions, and `load` may be anybody's.
         except Exception as error:
-            raise ValueError(f"Could not load image {row} ({self.X[row]!r}): {error}") from error
+            why = f"{type(error).__name__}: {error}"
+            item = repr(str(self.X[row]) if are_paths(self.X) else self.X[row])
+            return Unread(row, item, why, error if get_worker_info() is None else None)
 
 
-def image_batches(X, load, batch_size, num_workers, start=0, stop=None):
-    """Yield ``(first, images)``: batches of consecutive images and the index of their first.
+def check_readable(X, load):
+    """Raise if files of X are absent, empty, truncated or no images, before any is shown to the model.
+
+    Only file paths that are opened as image files can be looked at: those without a `load`, or with one of ours.
+
+    Parameters
+    ----------
+    X : array, tensor, paths or indices, of length n_samples
+    load : callable or None
+
+    Raises
+    ------
+    ValueError
+        The message has their number, and what is wrong with the first ones.
+    """
+    if not (load is None or isinstance(load, ImageLoader | ImageNetTransform)) or not are_paths(X):
+        return
+    images = _Images(X, load)
+    suspects = unreadable_images([os.fspath(path) for path in images.X])
+    if suspects:
+        shown = [images._load(row) for row in suspects[:N_SHOWN]]
+        refuse_unread(
+            [image for image in shown if isinstance(image, Unread)], len(suspects), f"{len(X)} images"
+        )
+
+
+N_SHOWN = 5
+
+
+def refuse_unread(unread, number, of_what):
+    """Raise ValueError about images that could not be loaded.
+
+    Parameters
+    ----------
+    unread : list of Unread
+        At least the first five of them.
+    number : int
+        How many there are.
+    of_what : str
+        Among how many.
+    """
+    raise ValueError(
+        f"Could not load {number} of {of_what}: {first_unread(unread, number)}. Repair them, take them out of X, or "
+        'skip them with `on_error="skip"`.'
+    ) from unread[0].error
+
+
+def first_unread(unread, number):
+    """Return the first images that could not be loaded as text, with how many more there are."""
+    shown = "; ".join(map(str, unread[:N_SHOWN]))
+    more = number - min(len(unread), N_SHOWN)
+    return f"{shown}; and {more} more" if more else shown
+
+
+def image_batches(X, load, batch_size, num_workers, stop=None):
+    """Yield ``(rows, images, unread)``: batches of images, their indices, and what could not be loaded between them.
 
     Parameters
     ----------
@@ -119,11 +215,17 @@ def image_batches(X, load, batch_size, num_workers, start=0, stop=None):
     batch_size : int
     num_workers : int
         Processes that load; 0 loads in this one.
-    start, stop : int
-        Range of rows.
+    stop : int or None, default=None
+        Number of rows; None is all.
+
+    Yields
+    ------
+    rows : list of int
+    images : tensor of shape (n_rows, ...), or None for no row
+    unread : list of Unread
     """
     stop = len(X) if stop is None else stop
-    batches = [list(range(i, min(i + batch_size, stop))) for i in range(start, stop, batch_size)]
+    batches = [list(range(i, min(i + batch_size, stop))) for i in range(0, stop, batch_size)]
     loader = DataLoader(
         _Images(X, load),
         batch_sampler=batches,
@@ -133,21 +235,20 @@ def image_batches(X, load, batch_size, num_workers, start=0, stop=None):
         # Without one of its own, the loader draws a number from the user's global generator.
         generator=torch.Generator(),
     )
-    for rows, images in zip(batches, loader, strict=True):
-        yield rows[0], images
+    yield from loader
 
 
 def _identity(batch):
     return batch
 
 
-def check_finite(images, first):
-    """Raise if images have NaN or infinite pixels; the message says which."""
+def check_finite(images, rows):
+    """Raise if images have NaN or infinite pixels; the message says which rows of X they are."""
     if not images.is_floating_point() or bool(torch.isfinite(images.sum())):
         return
-    bad = (~torch.isfinite(images)).flatten(1).any(1).nonzero().flatten() + first
-    if len(bad):
-        shown = ", ".join(map(str, bad[:5].tolist()))
+    bad = (~torch.isfinite(images)).flatten(1).any(1).nonzero().flatten().tolist()
+    if bad:
+        shown = ", ".join(str(rows[i]) for i in bad[:5])
         raise ValueError(
             f"{len(bad)} image(s) contain NaN or infinity (first: index {shown}). Remove or repair them before."
         )

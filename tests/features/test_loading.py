@@ -110,12 +110,13 @@ def test_worker_processes_change_nothing(paths, images, num_workers):
 def test_an_unreadable_file_is_named(paths):
     Path(paths[4]).write_bytes(b"no image")
     transformer = HeatmapTransformer(SmallNet(), batch_size=2)
-    with pytest.raises(
-        ValueError, match=r"Could not load image 4 \(.*4\.png'\)*: cannot identify image file"
-    ):
+    match = r"Could not load 1 of 7 images: image 4 \('.*4\.png'\): UnidentifiedImageError: cannot identify"
+    with pytest.raises(ValueError, match=match):
         transformer.fit(paths[:2]).transform(paths)
     os.remove(paths[0])
-    with pytest.raises(ValueError, match=r"Could not load image 0 \(.*0\.png'\)*: .*No such file"):
+    with pytest.raises(
+        ValueError, match=r"2 of 7 images: image 0 \('.*0\.png'\): FileNotFoundError: .*image 4"
+    ):
         transformer.fit(paths)
 
 
