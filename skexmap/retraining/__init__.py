@@ -7,6 +7,7 @@ from skexmap.retraining._dro import CVaRDROClassifier, GroupDROClassifier
 from skexmap.retraining._eiil import EIILLabeler
 from skexmap.retraining._erm import ERMClassifier
 from skexmap.retraining._jtt import JTTReweighter
+from skexmap.retraining._lff import LfFClassifier
 from skexmap.retraining.losses import CVaRDROLoss, GroupDROLoss
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "GroupDROClassifier",
     "GroupDROLoss",
     "JTTReweighter",
+    "LfFClassifier",
 ]

@@ -1,0 +1,233 @@
+"""Learning from failure: a head that is made to lean on the shortcut says which samples another one learns from."""
+
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.utils import check_random_state
+
+from skexmap._progress import reports_fit
+from skexmap._validation import Interval, _fit_context
+from skexmap.retraining._inputs import read_classes, read_embedding
+from skexmap.retraining._linear import LinearHead
+from skexmap.retraining._training import cross_entropies, cross_entropy_slope, shuffled_batches, train_heads
+
+__all__ = ["LfFClassifier"]
+
+
+class RunningLosses:
+    """The exponential moving average of each sample's loss, divided by the largest of its class.
+
+    Parameters
+    ----------
+    class_codes : ndarray of shape (n_samples,)
+        Class of each sample.
+    decay : float
+        Share of the old average that stays; the first loss of a sample is taken as it is.
+    """
+
+    def __init__(self, class_codes, decay):
+        self.decay = decay
+        self.losses = np.full(len(class_codes), np.nan)
+        self.class_codes = class_codes
+        self.members = [np.flatnonzero(class_codes == code) for code in range(class_codes.max() + 1)]
+
+    def update(self, rows, losses):
+        """Take in the losses of a batch, and return the averages of its samples relative to their classes.
+
+        Parameters
+        ----------
+        rows : ndarray of int
+            The samples of the batch.
+        losses : ndarray of shape (n_rows,)
+            Their losses.
+
+        Returns
+        -------
+        relative : ndarray of shape (n_rows,)
+            From 0 to 1.
+        """
+        old = self.losses[rows]
+        self.losses[rows] = np.where(np.isnan(old), losses, self.decay * old + (1 - self.decay) * losses)
+        largest = np.array([np.nanmax(self.losses[members], initial=0.0) for members in self.members])
+        return self.losses[rows] / np.maximum(largest[self.class_codes[rows]], np.finfo(float).tiny)
+
+
+def relative_difficulty(biased_losses, debiased_losses):
+    """Return ``biased / (biased + debiased)``: near 1 where only the biased head fails; 1/2 where neither has a loss.
+
+    Parameters
+    ----------
+    biased_losses, debiased_losses : ndarray of shape (n_samples,)
+        Losses of the two heads, not negative.
+
+    Returns
+    -------
+    weights : ndarray of shape (n_samples,)
+    """
+    total = biased_losses + debiased_losses
+    return np.where(total > 0, biased_losses / np.where(total > 0, total, 1.0), 0.5)
+
+
+class LfFClassifier(LinearHead):
+    r"""Learning from failure (LfF) of the last layer, without group labels.
+
+    Two heads are trained together [1]_. The *biased* one minimises the generalised cross-entropy, which listens to
+    the samples that it gets right already and so to the shortcut that most of them follow,
+
+    .. math:: \text{GCE}(p, y) = \frac{1 - p_y^q}{q}, \qquad
+       \frac{\partial \, \text{GCE}}{\partial \theta} = p_y^q \, \frac{\partial \, \text{CE}}{\partial \theta};
+
+    the *debiased* one, which predicts, weighs every sample by how much harder the biased head finds it,
+
+    .. math:: W(x) = \frac{\text{CE}(f_B(x), y)}{\text{CE}(f_B(x), y) + \text{CE}(f_D(x), y)},
+
+    both losses being moving averages over the steps, divided by the largest of the class.
+
+    Parameters
+    ----------
+    q : float, default=0.7
+        How much the biased head listens to what it gets right (published); towards 0 it is the cross-entropy.
+    decay : float, default=0.7
+        Share of the old average of a sample's loss that stays at each step (published).
+    l2 : float, default=0.01
+        Penalty on the weights of both heads, :math:`\frac{l2}{2} \|w\|^2`. There is no published value for a
+        last layer, and it decides: see the notes.
+    learning_rate : float, default=0.05
+        First step size of Adam; it falls linearly to zero. (The paper trains whole networks by Adam at 0.001.)
+    batch_size : int, default=256
+        Samples per step (published).
+    n_steps : int, default=1000
+        Number of steps.
+    random_state : int, RandomState instance or None, default=None
+        Draws the batches.
+
+    Attributes
+    ----------
+    coef_ : ndarray of shape (1, n_features) for two classes, else (n_classes, n_features)
+        Of the debiased head. The scaler is folded in: they apply to raw embeddings.
+    intercept_ : ndarray of shape (1,) or (n_classes,)
+        Likewise.
+    biased_coef_, biased_intercept_ : ndarray
+        The same of the biased head.
+    sample_weight_ : ndarray of shape (n_samples,)
+        W of each sample when it was last in a batch; 1/2 if it never was.
+    classes_ : ndarray of shape (n_classes,)
+        The classes.
+    n_features_in_ : int
+        Number of features of the embedding.
+
+    Raises
+    ------
+    ValueError
+        From `fit`: one class only, or a missing ``embedding`` block.
+
+    See Also
+    --------
+    JTTReweighter : Weighs the errors of a first model, all of them equally.
+
+    Notes
+    -----
+    The paper's method lives from the *order* in which a network learns its features, the shortcut first. A last
+    layer keeps the two losses and loses that order: what pulls the heads apart on fixed embeddings is the
+    generalised cross-entropy alone. The weights have a feedback (a sample that the debiased head gives up weighs
+    less), which only the penalty stops: with a weak one and many steps the debiased head turns *against* the
+    shortcut and fails where it holds, with a strong one both heads lean alike. Choose `l2` by the worst
+    pseudo-group.
+
+    References
+    ----------
+    .. [1] Nam, Cha, Ahn, Lee, Shin. "Learning from failure: Training debiased classifier from biased classifier".
+       NeurIPS 2020. arXiv:2007.02561.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skexmap.retraining import ERMClassifier, LfFClassifier
+    >>> rng = np.random.RandomState(0)
+    >>> y = rng.randint(2, size=2000)
+    >>> shortcut = np.where(rng.uniform(size=2000) < 0.95, y, 1 - y)
+    >>> X = np.column_stack([2 * y - 1, 4 * shortcut - 2]) + rng.normal(size=(2000, 2))
+    >>> for model in (ERMClassifier(), LfFClassifier(random_state=0)):
+    ...     right = model.fit(X, y).predict(X) == y
+    ...     print([round(float(right[(shortcut == y) == holds].mean()), 1) for holds in (True, False)])
+    [1.0, 0.5]
+    [0.8, 0.9]
+    """
+
+    _parameter_constraints: dict = {
+        "q": [Interval(Real, 0, 1, closed="right")],
+        "decay": [Interval(Real, 0, 1, closed="left")],
+        "l2": [Interval(Real, 0, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "n_steps": [Interval(Integral, 1, None, closed="left")],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        q=0.7,
+        *,
+        decay=0.7,
+        l2=0.01,
+        learning_rate=0.05,
+        batch_size=256,
+        n_steps=1000,
+        random_state=None,
+    ):
+        self.q = q
+        self.decay = decay
+        self.l2 = l2
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.n_steps = n_steps
+        self.random_state = random_state
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    @reports_fit()
+    def fit(self, X, y, group_labels=None):
+        """Train a biased head, and a debiased one on what the biased one fails at.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or blocks with ``embedding``
+            Embeddings.
+        y : array-like of shape (n_samples,)
+            Their classes.
+        group_labels : array-like of shape (n_samples,), default=None
+            Not used; all strategies take it, so that they can be exchanged.
+
+        Returns
+        -------
+        self : object
+        """
+        embedding = read_embedding(self, X, reset=True)
+        self.classes_, class_codes = read_classes(self, y, len(embedding))
+        biased_losses, debiased_losses = (RunningLosses(class_codes, self.decay) for _ in range(2))
+        weights = np.full(len(embedding), 0.5)
+
+        def slopes_of(rows, biased, debiased):
+            y_batch = class_codes[rows]
+            easily = np.exp(-self.q * cross_entropies(biased, y_batch))
+            weights[rows] = relative_difficulty(
+                biased_losses.update(rows, cross_entropies(biased, y_batch)),
+                debiased_losses.update(rows, cross_entropies(debiased, y_batch)),
+            )
+            return [
+                cross_entropy_slope(biased, y_batch, easily / len(rows)),
+                cross_entropy_slope(debiased, y_batch, weights[rows] / len(rows)),
+            ]
+
+        rng = check_random_state(self.random_state)
+        heads = train_heads(
+            embedding,
+            len(self.classes_),
+            slopes_of,
+            shuffled_batches(len(embedding), self.batch_size, self.n_steps, rng),
+            learning_rate=self.learning_rate,
+            l2=self.l2,
+            n_heads=2,
+        )
+        (self.biased_coef_, self.biased_intercept_), (self.coef_, self.intercept_) = heads
+        self.sample_weight_ = weights
+        return self
