@@ -1,11 +1,12 @@
 """Every retraining strategy on the coloured digits of the demo: which one should I use?
 
-Run ``python examples/benchmarks/bench_retraining.py`` (some four minutes a seed on two cores). For each seed
-the demo's net is trained on coloured digits, its maps of the validation split are clustered, and each
+Run ``python examples/benchmarks/bench_retraining.py --seeds 0 1 2`` (some four minutes a seed on two cores). For
+each seed the demo's net is trained on coloured digits, its maps of the validation split are clustered, and each
 strategy is fitted on the validation embeddings; the table is the accuracy of the worst group and of the mean
-group on test images in every ink (all four groups equally large). True groups are used for the last row and
-for scoring alone. Where a strategy has a strength to choose, it is chosen on the validation split by the
-accuracy of the worst *pseudo*-group, three folds, no handwritten digit on both sides.
+group on test images in every ink (all four groups equally large), mean and standard deviation over the seeds.
+True groups are used for the last rows and for scoring alone. Where a strategy has a strength to choose, it is
+chosen on the validation split by the accuracy of the worst *pseudo*-group, three folds, no handwritten digit on
+both sides. With ``--json FILE`` the figures of each seed are kept, and seeds that the file holds are not run again.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV, GroupKFold
 
 from skexmap import EmbeddingTransformer, HeatmapTransformer, PseudoGroupLabeler
+from skexmap.cluster import OverclusteringKMeans
 from skexmap.datasets import make_colored_digits
 from skexmap.exceptions import SkexmapWarning
 from skexmap.metrics import group_accuracies, worst_pseudo_group_accuracy_scorer
@@ -27,97 +29,99 @@ from skexmap.retraining import (
     AFRClassifier,
     CVaRDROClassifier,
     DFRClassifierCV,
+    DivDisClassifier,
     EIILLabeler,
     ERMClassifier,
     GroupDROClassifier,
     JTTReweighter,
+    LfFClassifier,
 )
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import demo
 
 
-def fit_strategies(seed, blocks, y, pseudo_groups, true_groups, source, net_head):
-    """Yield the name, what it is shown beside the classes, and the fitted model of every row."""
+def fit_strategies(seed, blocks, y, pseudo_groups, true_groups, source, net_head, unlabeled):
+    """Yield the name, what it is shown beside the classes, and the fitted model of every row.
+
+    `unlabeled` are embeddings of the validation digits in random ink.
+    """
     embedding = np.ascontiguousarray(blocks["embedding"])
     splits = list(GroupKFold(3).split(embedding, groups=source))
+    frozen = FrozenEstimator(net_head)
+
+    def fit(estimator, groups=None, **others):
+        if "random_state" in estimator.get_params():
+            estimator.set_params(random_state=seed)
+        return estimator.fit(embedding, y, group_labels=groups, **others)
 
     def chosen(estimator, grid):
-        search = GridSearchCV(estimator, grid, scoring=worst_pseudo_group_accuracy_scorer, cv=splits).fit(
-            blocks, y
-        )
-        return search.best_estimator_
+        scoring = worst_pseudo_group_accuracy_scorer
+        return GridSearchCV(estimator, grid, scoring=scoring, cv=splits).fit(blocks, y).best_estimator_
 
-    yield "the net as trained", "nothing", net_head
-    yield "ERMClassifier()", "nothing", ERMClassifier().fit(embedding, y)
-    yield (
-        "DFRClassifierCV(), classes as groups",
-        "nothing",
-        DFRClassifierCV(random_state=seed).fit(embedding, y),
-    )
-    yield "CVaRDROClassifier()", "nothing", CVaRDROClassifier(random_state=seed).fit(embedding, y)
-    frozen = FrozenEstimator(net_head)
-    yield (
-        "JTTReweighter(), net identifies",
-        "nothing",
-        (JTTReweighter(identification_estimator=frozen).fit(embedding, y)),
-    )
-    yield (
-        "AFRClassifier(), net as reference",
-        "nothing",
-        AFRClassifier(reference_estimator=frozen).fit(embedding, y),
-    )
+    shown = "nothing"
+    yield "the net as trained", shown, net_head
+    yield "`ERMClassifier()`", shown, fit(ERMClassifier())
+    yield "`DFRClassifierCV()`, classes as groups", shown, fit(DFRClassifierCV())
+    yield "`CVaRDROClassifier()`", shown, fit(CVaRDROClassifier())
+    yield "`LfFClassifier()`", shown, fit(LfFClassifier())
+    yield "`JTTReweighter()`, net identifies", shown, fit(JTTReweighter(identification_estimator=frozen))
+    yield "`AFRClassifier()`, net as reference", shown, fit(AFRClassifier(reference_estimator=frozen))
     environments = EIILLabeler(frozen).fit_predict(embedding, y)
-    yield (
-        "EIILLabeler(net), then DFRClassifierCV()",
-        "nothing",
-        (DFRClassifierCV(random_state=seed).fit(embedding, y, group_labels=environments)),
-    )
+    yield "`EIILLabeler(net)`, then `DFRClassifierCV()`", shown, fit(DFRClassifierCV(), environments)
+    george = PseudoGroupLabeler(OverclusteringKMeans(random_state=seed), block="embedding", scope="local")
+    george = george.fit_predict(blocks, y)
+    name = "GEORGE: embedding clusters, then `DFRClassifierCV(min_group_size=20)`"
+    yield name, shown, fit(DFRClassifierCV(min_group_size=20), george)
 
+    shown = "pseudo-groups"
+    identification = {"upweight": [5, 20], "identification_estimator__C": [1e-5, 1e-4]}
+    jtt = JTTReweighter(identification_estimator=ERMClassifier())
+    yield "`JTTReweighter`, upweight and strength chosen", shown, chosen(jtt, identification)
+    afr = AFRClassifier(reference_estimator=frozen)
     yield (
-        "JTTReweighter, upweight and strength chosen",
-        "pseudo-groups",
-        chosen(
-            JTTReweighter(identification_estimator=ERMClassifier()),
-            {"upweight": [5, 20], "identification_estimator__C": [1e-5, 1e-4]},
-        ),
+        "`AFRClassifier(net)`, gamma and l2 chosen",
+        shown,
+        chosen(afr, {"gamma": [4, 8], "l2": [0, 0.01, 0.1]}),
     )
-    yield (
-        "AFRClassifier(net), gamma chosen",
-        "pseudo-groups",
-        chosen(AFRClassifier(reference_estimator=frozen), {"gamma": [4, 8], "l2": [0.01, 0.1]}),
-    )
-    yield (
-        "CVaRDROClassifier, alpha chosen",
-        "pseudo-groups",
-        chosen(CVaRDROClassifier(random_state=seed), {"alpha": [0.05, 0.2]}),
-    )
-    for balance in ("subsample", "reweight"):
-        dfr = DFRClassifierCV(balance=balance, random_state=seed)
-        name = f"DFRClassifierCV(balance={balance!r})"
-        yield name, "pseudo-groups", dfr.fit(embedding, y, group_labels=pseudo_groups)
-    dro = GroupDROClassifier(random_state=seed)
-    yield "GroupDROClassifier()", "pseudo-groups", dro.fit(embedding, y, group_labels=pseudo_groups)
+    cvar = CVaRDROClassifier(random_state=seed)
+    yield "`CVaRDROClassifier`, alpha chosen", shown, chosen(cvar, {"alpha": [0.05, 0.2]})
+    lff = LfFClassifier(random_state=seed)
+    yield "`LfFClassifier`, l2 chosen", shown, chosen(lff, {"l2": [0.003, 0.01, 0.03, 0.1]})
+    for min_group_size in (5, 20):
+        for balance in ("subsample", "reweight"):
+            dfr = DFRClassifierCV(balance=balance, min_group_size=min_group_size)
+            name = f"`DFRClassifierCV(balance={balance!r}, min_group_size={min_group_size})`"
+            yield name, shown, fit(dfr, pseudo_groups)
+    yield "`GroupDROClassifier()`", shown, fit(GroupDROClassifier(), pseudo_groups)
+    yield "`DivDisClassifier()`", shown, fit(DivDisClassifier(), pseudo_groups)
+    shown = "pseudo-groups, unlabelled digits in random ink"
+    yield "`DivDisClassifier()`", shown, fit(DivDisClassifier(), pseudo_groups, X_unlabeled=unlabeled)
 
+    shown = "true groups"
     for balance in ("subsample", "reweight"):
-        dfr = DFRClassifierCV(balance=balance, random_state=seed)
-        name = f"DFRClassifierCV(balance={balance!r})"
-        yield name, "true groups", dfr.fit(embedding, y, group_labels=true_groups)
-    dro = GroupDROClassifier(random_state=seed)
-    yield "GroupDROClassifier()", "true groups", dro.fit(embedding, y, group_labels=true_groups)
+        yield (
+            f"`DFRClassifierCV(balance={balance!r})`",
+            shown,
+            fit(DFRClassifierCV(balance=balance), true_groups),
+        )
+    yield "`GroupDROClassifier()`", shown, fit(GroupDROClassifier(), true_groups)
 
 
 def run_seed(seed):
-    """Return the worst and the mean group accuracy of every row."""
+    """Return the worst and the mean group accuracy of every row, and what the pseudo-groups are like."""
     start = time.perf_counter()
-    digits = make_colored_digits(correlation=demo.CORRELATION, n_copies=demo.N_COPIES, random_state=seed)
+    options = {"n_copies": demo.N_COPIES, "random_state": seed}
+    digits = make_colored_digits(correlation=demo.CORRELATION, **options)
+    # The same handwritten digits as in the validation split, whose ink says nothing about the class.
+    random_ink = make_colored_digits(correlation=0.5, **options).validation.images
     net = demo.train(digits.train, seed, demo.N_EPOCHS)
     validation, test = digits.validation, digits.test
     maps = HeatmapTransformer(net, return_embedding=True).fit_transform(validation.images)
     labeler = PseudoGroupLabeler()
     blocks = labeler.fit_transform(maps, validation.y)
-    test_embedding = EmbeddingTransformer(net).fit_transform(test.images)
-    net_head = ERMClassifier.from_layer(net[-1], classes=np.unique(validation.y))
+    embed = EmbeddingTransformer(net).fit(test.images)
+    test_embedding = embed.transform(test.images)
     rows = {}
     for name, shown, model in fit_strategies(
         seed,
@@ -126,7 +130,8 @@ def run_seed(seed):
         labeler.group_labels_,
         validation.group_labels,
         validation.source,
-        net_head,
+        ERMClassifier.from_layer(net[-1], classes=np.unique(validation.y)),
+        embed.transform(random_ink),
     ):
         accuracies = group_accuracies(test.y, model.predict(test_embedding), group_labels=test.group_labels)
         accuracies = list(accuracies.values())
@@ -137,26 +142,34 @@ def run_seed(seed):
             file=sys.stderr,
             flush=True,
         )
-    return rows
+    sizes = np.unique(labeler.group_labels_, return_counts=True)[1].tolist()
+    purity = demo.purity(labeler.group_labels_, validation.group_labels)
+    return {"rows": rows, "pseudo_group_sizes": sorted(sizes), "purity": float(purity)}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--json", help="also write the figures to this file")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--json", type=Path, help="keeps the figures of every seed, and gives those it has")
     options = parser.parse_args()
     # An empty error set is a result here: its row shows what it costs.
     warnings.simplefilter("ignore", SkexmapWarning)
-    runs = [run_seed(seed) for seed in range(options.seeds)]
+    kept = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
+    for seed in options.seeds:
+        if str(seed) not in kept:
+            kept[str(seed)] = run_seed(seed)
+            if options.json:
+                options.json.write_text(json.dumps(kept, indent=1))
+    runs = [kept[str(seed)] for seed in options.seeds]
     print("| strategy | is shown, beside the classes | worst group | mean group |")
     print("|---|---|---|---|")
-    for row in runs[0]:
-        figures = np.array([run[row] for run in runs])
+    for row in runs[0]["rows"]:
+        figures = np.array([run["rows"][row] for run in runs])
         worst, mean = figures.mean(axis=0)
         spread = f" ± {figures[:, 0].std(ddof=1):.3f}" if len(runs) > 1 else ""
         print(f"| {row} | {worst:.3f}{spread} | {mean:.3f} |")
-    if options.json:
-        Path(options.json).write_text(json.dumps(runs, indent=1))
+    for seed, run in zip(options.seeds, runs, strict=True):
+        print(f"seed {seed}: pseudo-groups of {run['pseudo_group_sizes']} images, purity {run['purity']:.4f}")
 
 
 if __name__ == "__main__":
