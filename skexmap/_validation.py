@@ -22,6 +22,7 @@ __all__ = [
     "check_group_labels",
     "l1_logistic_regression",
     "output_container",
+    "parameters_named",
     "parameters_of_candidate",
     "seed_parts",
 ]
@@ -91,6 +92,23 @@ def l1_logistic_regression(C, **params):
     return LogisticRegression(C=C, solver="liblinear", **l1, **params)
 
 
+def parameters_named(estimator, name):
+    """Return the full names of an estimator's parameters of a name, nested ones included, sorted.
+
+    Parameters
+    ----------
+    estimator : estimator
+    name : str
+        ``"random_state"``, say.
+
+    Returns
+    -------
+    names : list of str
+        ``["kmeans__random_state", "random_state"]``, say.
+    """
+    return sorted(full for full in estimator.get_params() if full.rpartition("__")[2] == name)
+
+
 def seed_parts(random_state, *estimators):
     """Give every `random_state` parameter that is None, nested ones included, an integer drawn from a random state.
 
@@ -105,9 +123,10 @@ def seed_parts(random_state, *estimators):
         return
     rng = check_random_state(random_state)
     for estimator in estimators:
+        values = estimator.get_params()
         # Sorted, so that the draws do not depend on the order of parameters.
-        for name, value in sorted(estimator.get_params().items()):
-            if (name == "random_state" or name.endswith("__random_state")) and value is None:
+        for name in parameters_named(estimator, "random_state"):
+            if values[name] is None:
                 estimator.set_params(**{name: int(rng.randint(np.iinfo(np.int32).max))})
 
 

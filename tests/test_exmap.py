@@ -26,7 +26,7 @@ from skexmap._blocks import make_blocks
 from skexmap.exceptions import ClassInOneClusterWarning, ConstantPredictionWarning, OneClusterWarning
 from skexmap.metrics import group_report, worst_pseudo_group_accuracy_scorer
 
-TWO = KMeans(2, n_init=1, random_state=0)
+TWO = KMeans(2, n_init=10, random_state=0)
 DFR = DFRClassifier(n_retrains=3, min_group_size=0, random_state=0)
 
 

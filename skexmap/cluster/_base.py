@@ -7,6 +7,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skexmap._blocks import HEATMAP
 from skexmap._estimator import EstimatorMixin
 from skexmap.cluster._output import check_columns_in, columns_handed_on, flat_block, hand_on
+from skexmap.cluster._stability import seed_agreement
 
 FLOATS = (np.float64, np.float32)
 
@@ -83,6 +84,18 @@ class ClustererStep(EstimatorMixin, ClusterMixin, TransformerMixin, BaseEstimato
             dtype=FLOATS,
             accept_sparse=accept_sparse,
             ensure_min_samples=2 if reset else 1,
+        )
+
+    def _check_seeds(self, rows, labels):
+        """Return the agreement of the clusters, before any policy for small ones, with those of other seeds."""
+        params = {**self.get_params(deep=False), "n_seed_checks": 0, "min_cluster_size": None}
+
+        def cluster_again(seed):
+            # No clone: the callbacks that it would inherit should hear of one fit.
+            return type(self)(**{**params, "random_state": seed}).fit(rows).labels_
+
+        return seed_agreement(
+            labels, cluster_again, self.n_seed_checks, what=f"{rows.shape[0]} rows", who=type(self).__name__
         )
 
     def _learn_output(self, X):

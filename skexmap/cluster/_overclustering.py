@@ -10,6 +10,7 @@ from sklearn.metrics import silhouette_score
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from skexmap._blocks import HEATMAP, gives_missing_no_cluster, leaves_out_missing
 from skexmap._progress import reports_fit
 from skexmap._validation import Interval, RealNotInt, StrOptions, _fit_context
 from skexmap.cluster._base import ClustererStep
@@ -51,6 +52,8 @@ class OverclusteringKMeans(ClustererStep):
         left out of balancing. ``"keep"``: they stay, with a `TinyClusterWarning`.
     random_state : int, RandomState instance or None, default=None
         Starts k-means and UMAP, and draws the rows for the silhouette.
+    n_seed_checks : int, default=1
+        How many other seeds the clusters are compared with, at the cost of one more fit each. 0 saves the time.
 
     Attributes
     ----------
@@ -63,6 +66,9 @@ class OverclusteringKMeans(ClustererStep):
         Mean silhouette of every number of clusters tried; empty for an integer `n_clusters`.
     n_small_clusters_ : int
         Number of clusters that `min_cluster_size` called small.
+    seed_agreement_ : float or None
+        Mean adjusted Rand index of the clusters, before the policy for small ones, with those under the other seeds: 1
+        is the same, 0 is chance; None where there was nothing to compare.
     kmeans_ : KMeans or MiniBatchKMeans
         The fitted k-means, with its own numbering.
     reducer_ : PCA, umap.UMAP or None
@@ -85,6 +91,8 @@ class OverclusteringKMeans(ClustererStep):
         If all rows are identical: there is one cluster then, whatever was asked for.
     TinyClusterWarning
         If ``small_clusters="keep"`` kept a small cluster.
+    IrreproducibleClustersWarning
+        If `seed_agreement_` is below 0.65, which Steinley calls poor (see `cluster_stability`).
 
     See Also
     --------
@@ -129,6 +137,7 @@ class OverclusteringKMeans(ClustererStep):
         ],
         "small_clusters": [StrOptions({"merge", "mark", "keep"})],
         "random_state": ["random_state"],
+        "n_seed_checks": [Interval(Integral, 0, None, closed="left")],
     }
 
     def __init__(
@@ -143,6 +152,7 @@ class OverclusteringKMeans(ClustererStep):
         min_cluster_size=None,
         small_clusters="merge",
         random_state=None,
+        n_seed_checks=1,
     ):
         self.n_clusters = n_clusters
         self.reduce = reduce
@@ -153,9 +163,11 @@ class OverclusteringKMeans(ClustererStep):
         self.min_cluster_size = min_cluster_size
         self.small_clusters = small_clusters
         self.random_state = random_state
+        self.n_seed_checks = n_seed_checks
 
     @_fit_context(prefer_skip_nested_validation=True)
     @reports_fit()
+    @leaves_out_missing(HEATMAP, fill={"labels_": -1})
     def fit(self, X, y=None):
         """Cluster the rows of X.
 
@@ -190,9 +202,11 @@ class OverclusteringKMeans(ClustererStep):
         self.kmeans_ = candidates[0]
         min_size = smallest_size(self.min_cluster_size, len(rows))
         own = self.kmeans_.labels_.astype(np.int64)
+        compare = self.n_seed_checks and most > 1
+        self.seed_agreement_ = self._check_seeds(rows, own) if compare else None
         labels, small = without_small_clusters(own, min_size, self.small_clusters, rows=points)
         self.n_small_clusters_ = len(small)
-        self.labels_ = renumber_by_size(labels)
+        self.labels_ = self._labels_of_rows = renumber_by_size(labels)
         self.n_clusters_ = int(self.labels_.max()) + 1
         # k-means' number -> ours; a cluster that no training row fell into belongs to none.
         self._numbers = np.full(self.kmeans_.n_clusters, -1, dtype=np.int64)
@@ -201,6 +215,7 @@ class OverclusteringKMeans(ClustererStep):
         self._learn_output(X)
         return self
 
+    @gives_missing_no_cluster(HEATMAP)
     def predict(self, X):
         """Return the cluster of each row of X: that of the nearest centre.
 
@@ -220,7 +235,7 @@ class OverclusteringKMeans(ClustererStep):
         known = np.full(len(rows), -1, dtype=np.int64)
         if self._places:
             known = np.array([self._places.get(row.tobytes(), -1) for row in rows], dtype=np.int64)
-        labels[known >= 0] = self.labels_[known[known >= 0]]
+        labels[known >= 0] = self._labels_of_rows[known[known >= 0]]
         if (known < 0).any():
             new = rows[known < 0]
             points = new if self.reducer_ is None else self.reducer_.transform(new)

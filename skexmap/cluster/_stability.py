@@ -1,5 +1,6 @@
-"""How far a clustering can be trusted: what is left of it on other samples."""
+"""How far a clustering can be trusted: what is left of it on other samples, and under another seed."""
 
+import warnings
 from dataclasses import dataclass
 from math import ceil
 
@@ -9,6 +10,9 @@ from sklearn.base import clone
 from sklearn.metrics import adjusted_rand_score
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _num_samples
+
+from skexmap._validation import parameters_named
+from skexmap.exceptions import IrreproducibleClustersWarning
 
 # Steinley's and Hennig's limits, see `cluster_stability`.
 GOOD_ARI, POOR_ARI = 0.80, 0.65
@@ -106,6 +110,11 @@ def cluster_stability(estimator, X, *, n_resamples=20, fraction=0.8, random_stat
     ValueError
         If `fraction` does not lie between 0 and 1, or `n_resamples` is less than 2.
 
+    Warns
+    -----
+    IrreproducibleClustersWarning
+        If the verdict is "do not trust".
+
     Notes
     -----
     A stable clustering is not for that reason a meaningful one: on rows without any clusters an algorithm
@@ -114,6 +123,9 @@ def cluster_stability(estimator, X, *, n_resamples=20, fraction=0.8, random_stat
     index.
 
     Rows marked -1 count as a cluster of their own for the adjusted Rand index, and have no Jaccard overlap.
+
+    The clusterers of skexmap and `PseudoGroupLabeler` compare their clusters with those of another seed whenever
+    they are fitted (`n_seed_checks`). Here, where every sample has another draw, that is switched off.
 
     References
     ----------
@@ -130,7 +142,11 @@ def cluster_stability(estimator, X, *, n_resamples=20, fraction=0.8, random_stat
     >>> two, nine = (OverclusteringKMeans(k, random_state=0) for k in (2, 9))
     >>> cluster_stability(two, X, n_resamples=5, random_state=0).verdict
     'stable'
-    >>> cluster_stability(nine, X, n_resamples=5, random_state=0).verdict
+    >>> import warnings
+    >>> from skexmap.exceptions import IrreproducibleClustersWarning
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore", IrreproducibleClustersWarning)
+    ...     cluster_stability(nine, X, n_resamples=5, random_state=0).verdict
     'do not trust'
     """
     if not 0 < fraction < 1:
@@ -140,6 +156,8 @@ def cluster_stability(estimator, X, *, n_resamples=20, fraction=0.8, random_stat
     if n_resamples < 2:
         raise ValueError(f"n_resamples={n_resamples} cannot tell how clusters vary. Pass at least 2.")
     random_state = check_random_state(random_state)
+    estimator = clone(estimator)
+    estimator.set_params(**dict.fromkeys(parameters_named(estimator, "n_seed_checks"), 0))
     n_samples = _num_samples(X)
     if not hasattr(X, "shape"):
         X = np.asarray(X)
@@ -149,7 +167,7 @@ def cluster_stability(estimator, X, *, n_resamples=20, fraction=0.8, random_stat
     found = Parallel(n_jobs=n_jobs)(
         delayed(labels_of_sample)(clone(estimator), X, sample) for sample in samples
     )
-    return ClusterStability(
+    stability = ClusterStability(
         np.array(
             [adjusted_rand_score(reference[s], labels) for s, labels in zip(samples, found, strict=True)]
         ),
@@ -157,6 +175,14 @@ def cluster_stability(estimator, X, *, n_resamples=20, fraction=0.8, random_stat
         np.array([len(np.unique(labels[labels >= 0])) for labels in found]),
         len(np.unique(reference[reference >= 0])),
     )
+    if stability.verdict == "do not trust":
+        warnings.warn(
+            f"Clusters to distrust, of {type(estimator).__name__} on {n_samples} rows: {stability} Ask for fewer "
+            "clusters, look at other maps (another size or layer), or pass more images.",
+            IrreproducibleClustersWarning,
+            stacklevel=2,
+        )
+    return stability
 
 
 def labels_of_sample(estimator, X, sample):
@@ -189,3 +215,45 @@ def jaccards(reference, sample, labels):
         best = max(((own & other).sum() / (own | other).sum() for other in others), default=0.0)
         overlaps.append(best if own.any() else np.nan)
     return np.array(overlaps)
+
+
+def seed_agreement(labels, cluster_again, n_seeds, *, what, who):
+    """Cluster again under other seeds, and warn if the clusters barely reproduce.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n_samples,)
+        The clusters that were found.
+    cluster_again : callable
+        From a seed (int) to the clusters found under it, of the same shape.
+    n_seeds : int
+        Number of other seeds, at least 1.
+    what : str
+        What was clustered; begins the warning.
+    who : str
+        Name of the clusterer.
+
+    Returns
+    -------
+    agreement : float
+        Mean adjusted Rand index between `labels` and the clusters under each of the seeds: 1 is the same, 0 is chance.
+
+    Warns
+    -----
+    IrreproducibleClustersWarning
+        If it is below 0.65, "poor" by Steinley (see `cluster_stability`).
+    """
+    # Always the same seeds, so that a fit repeats itself and no generator of the user's is moved on. Who happens to
+    # have passed one of them, among two thousand million, is told that the clusters reproduce.
+    seeds = np.random.RandomState(0).randint(np.iinfo(np.int32).max, size=n_seeds).tolist()
+    agreement = float(np.mean([adjusted_rand_score(labels, cluster_again(seed)) for seed in seeds]))
+    if agreement < POOR_ARI:
+        warnings.warn(
+            f"The clusters of {what} barely reproduce: under {n_seeds} other seed{'s' * (n_seeds > 1)}, those of {who} "
+            f"have an adjusted Rand index of {agreement:.2f} with them (1 is the same, 0 is chance, less than "
+            f"{POOR_ARI} is poor). Pseudo-groups made of them depend on the seed. Ask for fewer clusters, or for more "
+            "starts (`n_init`), take EigengapSpectralClustering, or see `skexmap.cluster.cluster_stability`. "
+            "`n_seed_checks=0` saves the time of this check.",
+            IrreproducibleClustersWarning,
+        )
+    return agreement

@@ -8,7 +8,13 @@ from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _num_samples, check_is_fitted, column_or_1d, validate_data
 
-from skexmap._blocks import EMBEDDING, HEATMAP
+from skexmap._blocks import (
+    EMBEDDING,
+    HEATMAP,
+    gives_missing_no_cluster,
+    leaves_out_missing,
+    validate_others,
+)
 from skexmap._estimator import EstimatorMixin
 from skexmap._group_labels import cluster_of_class, encode_groups
 from skexmap._progress import reports_fit
@@ -18,12 +24,14 @@ from skexmap._validation import (
     RealNotInt,
     StrOptions,
     _fit_context,
+    parameters_named,
 )
 from skexmap.cluster import EigengapSpectralClustering
 from skexmap.cluster._neighbors import nearest_rows
 from skexmap.cluster._output import check_columns_in, columns_handed_on, flat_block, hand_on
 from skexmap.cluster._sizes import smallest_size, without_small_clusters
 from skexmap.cluster._spectrum import renumber_by_size
+from skexmap.cluster._stability import seed_agreement
 
 FLOATS = (np.float64, np.float32)
 
@@ -52,6 +60,10 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
         What becomes of them. ``"merge"``: they join the cluster in which the other rows of the class have
         the nearest mean. ``"mark"``: they get the cluster, and the pseudo-group, -1, which is left out of
         balancing. ``"keep"``: they stay, with a `TinyClusterWarning`.
+    n_seed_checks : int, default=1
+        How many other seeds the clusters of a clusterer with a `random_state` are compared with, at the cost of one
+        more clustering each. 0 saves the time. A clusterer with this parameter of its own, as those of skexmap, sees
+        to it itself.
 
     Attributes
     ----------
@@ -71,6 +83,9 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
         cluster, or -1. Without `min_cluster_size`, every cluster stays.
     clusterers_ : list of clusterers
         The fitted clusterer, or one per class with ``scope="local"``.
+    seed_agreements_ : list of float or None
+        For each of them the mean adjusted Rand index of its clusters with those under the other seeds: 1 is the same,
+        0 is chance; None where there was nothing to compare.
     n_features_in_ : int
         Number of features of the clustered block.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -88,10 +103,14 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
     -----
     TinyClusterWarning
         If ``small_clusters="keep"`` kept a small cluster.
+    IrreproducibleClustersWarning
+        If one of `seed_agreements_` is below 0.65, which Steinley calls poor (see
+        `skexmap.cluster.cluster_stability`).
 
     See Also
     --------
     skexmap.cluster.EigengapSpectralClustering : The default clusterer.
+    skexmap.cluster.cluster_stability : Whether clusters reproduce on other samples.
 
     Notes
     -----
@@ -146,6 +165,7 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
             None,
         ],
         "small_clusters": [StrOptions({"merge", "mark", "keep"})],
+        "n_seed_checks": [Interval(Integral, 0, None, closed="left")],
     }
 
     def __init__(
@@ -156,15 +176,18 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
         block="heatmap",
         min_cluster_size=None,
         small_clusters="merge",
+        n_seed_checks=1,
     ):
         self.clusterer = clusterer
         self.scope = scope
         self.block = block
         self.min_cluster_size = min_cluster_size
         self.small_clusters = small_clusters
+        self.n_seed_checks = n_seed_checks
 
     @_fit_context(prefer_skip_nested_validation=False)
     @reports_fit()
+    @leaves_out_missing(fill={"cluster_labels_": -1, "group_labels_": -1})
     def fit(self, X, y):
         """Cluster the rows of X and cross the clusters with the classes.
 
@@ -186,17 +209,18 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
         names = [f"class {name!r}" for name in self.classes_.tolist()]
         clusterer = EigengapSpectralClustering() if self.clusterer is None else self.clusterer
         if self.scope == "global":
-            self._clusters = [fit_clusterer(clone(clusterer), rows, "the rows")]
+            self._clusters = [fit_clusterer(clone(clusterer), rows, "the rows", self.n_seed_checks)]
             labels = self._clusters[0].labels
         else:
             self._clusters = [
-                fit_clusterer(clone(clusterer), rows[own], name)
+                fit_clusterer(clone(clusterer), rows[own], name, self.n_seed_checks)
                 for own, name in zip(members, names, strict=True)
             ]
             labels = np.empty(len(rows), dtype=np.int64)
             for own, clusters in zip(members, self._clusters, strict=True):
                 labels[own] = clusters.labels
         self.clusterers_ = [clusters.clusterer for clusters in self._clusters]
+        self.seed_agreements_ = [clusters.seed_agreement for clusters in self._clusters]
         self.n_clusters_per_class_ = np.resize(
             [clusters.n_clusters for clusters in self._clusters], len(self.classes_)
         )
@@ -341,9 +365,13 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
         rows = flat_block(X, self.block, required_by=self)
         # In `fit`, a y of None is refused in scikit-learn's words.
         target = {"y": None} if reset and y is None else {}
-        rows = validate_data(
-            self, rows, **target, reset=reset, dtype=FLOATS, ensure_min_samples=2 if reset else 1
-        )
+
+        def validate(rows):
+            return validate_data(
+                self, rows, **target, reset=reset, dtype=FLOATS, ensure_min_samples=2 if reset else 1
+            )
+
+        rows = validate_others(validate, rows)
         if y is not None:
             y = column_or_1d(y, warn=True)
             if len(y) != _num_samples(rows):
@@ -357,6 +385,7 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
     def _one_cluster_per_class(self):
         return self.scope == "local" or self.min_cluster_size is not None
 
+    @gives_missing_no_cluster()
     def _clusters_of(self, rows):
         """Return one cluster per row, or one per row and class."""
         clusters = [own.predict(rows) for own in self._clusters]
@@ -380,12 +409,15 @@ class FittedClusterer:
         The clusterer's own numbers -> ours.
     rows : ndarray of shape (n_samples, n_features) or None
         The training rows, where the clusterer has no `predict`.
+    seed_agreement : float or None
+        Agreement with the clusters under other seeds.
     """
 
     clusterer: object
     labels: np.ndarray
     numbers: dict
     rows: np.ndarray | None
+    seed_agreement: float | None = None
 
     @property
     def n_clusters(self):
@@ -400,7 +432,7 @@ class FittedClusterer:
         )
 
 
-def fit_clusterer(clusterer, rows, what):
+def fit_clusterer(clusterer, rows, what, n_seed_checks=0):
     """Fit a clusterer and number its clusters by size.
 
     Parameters
@@ -410,12 +442,15 @@ def fit_clusterer(clusterer, rows, what):
     rows : ndarray of shape (n_samples, n_features)
         What to cluster.
     what : str
-        What the rows are; named in errors.
+        What the rows are; named in errors and warnings.
+    n_seed_checks : int, default=0
+        Number of other seeds to compare with.
 
     Returns
     -------
     fitted : FittedClusterer
     """
+    unfitted = clone(clusterer)
     try:
         given = np.asarray(clusterer.fit_predict(rows))
     except ValueError as error:
@@ -427,7 +462,19 @@ def fit_clusterer(clusterer, rows, what):
         )
     labels = renumber_by_size(given)
     numbers = dict(zip(given.tolist(), labels.tolist(), strict=True))
-    return FittedClusterer(clusterer, labels, numbers, None if hasattr(clusterer, "predict") else rows)
+    agreement = getattr(clusterer, "seed_agreement_", None)
+    seeds = parameters_named(unfitted, "random_state")
+    if n_seed_checks and seeds and not parameters_named(unfitted, "n_seed_checks"):
+        agreement = seed_agreement(
+            labels,
+            lambda seed: clone(unfitted).set_params(**dict.fromkeys(seeds, seed)).fit_predict(rows),
+            n_seed_checks,
+            what=f"{what} ({len(rows)} samples)",
+            who=type(clusterer).__name__,
+        )
+    return FittedClusterer(
+        clusterer, labels, numbers, None if hasattr(clusterer, "predict") else rows, agreement
+    )
 
 
 def place_small_clusters(labels, own, n_clusters, min_size, policy, rows, name):

@@ -16,6 +16,6 @@ from skexmap.cluster import EigengapSpectralClustering, OverclusteringKMeans
         EigengapSpectralClustering(n_clusters=2, n_neighbors=4),
     ]
 )
-@pytest.mark.filterwarnings("ignore::skexmap.exceptions.DisconnectedGraphWarning")
+@pytest.mark.filterwarnings("ignore::skexmap.exceptions.SkexmapWarning")
 def test_scikit_learns_checks_pass(estimator, check):
     check(estimator)

@@ -26,6 +26,7 @@ def test_the_silhouette_chooses_the_number_of_blobs():
     assert clusterer.silhouettes_[4] == pytest.approx(silhouette_score(X, y))
 
 
+@pytest.mark.filterwarnings("ignore::skexmap.exceptions.IrreproducibleClustersWarning")
 def test_a_given_number_is_scikit_learns_kmeans_numbered_by_size():
     X, _ = blobs()
     clusterer = OverclusteringKMeans(8, random_state=0).fit(X)

@@ -16,6 +16,6 @@ from skexmap.groups import PseudoGroupLabeler
         PseudoGroupLabeler(DBSCAN(eps=5.0, min_samples=1)),
     ]
 )
-@pytest.mark.filterwarnings("ignore::skexmap.exceptions.DisconnectedGraphWarning")
+@pytest.mark.filterwarnings("ignore::skexmap.exceptions.SkexmapWarning")
 def test_scikit_learns_checks_pass(estimator, check):
     check(estimator)

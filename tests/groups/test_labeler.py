@@ -1,14 +1,18 @@
 """PseudoGroupLabeler: numbering, scopes, blocks, new rows and refusals."""
 
+import warnings
+
 import numpy as np
 import pytest
 from sklearn.cluster import DBSCAN, AgglomerativeClustering, KMeans
+from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skexmap._blocks import get_block, make_blocks
-from skexmap.cluster import EigengapSpectralClustering
+from skexmap.cluster import EigengapSpectralClustering, OverclusteringKMeans
+from skexmap.exceptions import IrreproducibleClustersWarning
 from skexmap.groups import PseudoGroupLabeler
 
 KMEANS = KMeans(2, n_init=3, random_state=0)
@@ -248,3 +252,72 @@ def test_a_class_of_slivers_only_is_named(sliver):
     X, y, _ = sliver
     with pytest.raises(ValueError, match="In class 'ship': All 3 clusters have fewer than 16 rows"):
         PseudoGroupLabeler(KMeans(3, n_init=3, random_state=0), min_cluster_size=16).fit(X, y)
+
+
+class TestOtherSeeds:
+    def test_clusters_that_are_there_agree_with_those_of_another_seed(self, data):
+        X, y, _ = data
+        X = X + 100 * (y == "ship")[:, None]
+        assert PseudoGroupLabeler(KMEANS).fit(X, y).seed_agreements_ == [1]
+        assert PseudoGroupLabeler(KMEANS, scope="local").fit(X, y).seed_agreements_ == [1, 1]
+        assert PseudoGroupLabeler(GaussianMixture(2, random_state=0)).fit(X, y).seed_agreements_ == [1]
+
+    def test_the_class_whose_clusters_barely_reproduce_is_named(self, data):
+        X, y, _ = data
+        X = np.where(y[:, None] == "ship", np.random.default_rng(0).standard_normal(X.shape), X)
+        clusterer = make_pipeline(StandardScaler(), KMeans(4, n_init=1, random_state=0))
+        labeler = PseudoGroupLabeler(clusterer, scope="local", n_seed_checks=2)
+        with pytest.warns(
+            IrreproducibleClustersWarning,
+            match=r"class 'ship' \(40 samples\) barely reproduce: under 2 other seeds",
+        ):
+            labeler.fit(X, y)
+        assert len(labeler.seed_agreements_) == 2
+
+    def test_the_agreement_is_that_of_a_refit_under_another_seed(self):
+        X = np.random.default_rng(0).standard_normal((200, 10))
+        labeler = PseudoGroupLabeler(KMeans(8, n_init=1, random_state=5))
+        with pytest.warns(IrreproducibleClustersWarning, match="those of KMeans"):
+            labeler.fit(X, np.arange(200) % 2)
+        seed = int(np.random.RandomState(0).randint(2**31 - 1, size=1)[0])
+        other = KMeans(8, n_init=1, random_state=seed).fit_predict(X)
+        expected = adjusted_rand_score(KMeans(8, n_init=1, random_state=5).fit_predict(X), other)
+        assert labeler.seed_agreements_ == [pytest.approx(expected)]
+
+    @pytest.mark.filterwarnings("error")
+    def test_it_can_be_switched_off_and_a_clusterer_without_a_seed_is_not_fitted_again(self):
+        X = np.random.default_rng(0).standard_normal((200, 10))
+        y = np.arange(200) % 2
+        assert PseudoGroupLabeler(KMeans(8, n_init=1), n_seed_checks=0).fit(X, y).seed_agreements_ == [None]
+
+        class CountingClusterer(AgglomerativeClustering):
+            n_fits = 0
+
+            def fit_predict(self, X, y=None):
+                type(self).n_fits += 1
+                return super().fit_predict(X)
+
+        assert PseudoGroupLabeler(CountingClusterer(8)).fit(X, y).seed_agreements_ == [None]
+        assert CountingClusterer.n_fits == 1
+
+    def test_a_clusterer_that_compares_seeds_itself_is_not_compared_again(self, data, monkeypatch):
+        X, y, _ = data
+        calls = []
+        check = OverclusteringKMeans._check_seeds
+        monkeypatch.setattr(
+            OverclusteringKMeans, "_check_seeds", lambda *args: calls.append(1) or check(*args)
+        )
+        labeler = PseudoGroupLabeler(OverclusteringKMeans(2, random_state=0)).fit(X, y)
+        assert labeler.seed_agreements_ == [1]
+        assert calls == [1]
+        # What the labeler is told holds for clusterers that cannot tell by themselves.
+        PseudoGroupLabeler(make_pipeline(StandardScaler(), OverclusteringKMeans(2, random_state=0))).fit(X, y)
+        assert calls == [1, 1]
+
+    def test_it_can_be_made_an_error_by_category(self):
+        X = np.random.default_rng(0).standard_normal((200, 10))
+        labeler = PseudoGroupLabeler(KMeans(8, n_init=1, random_state=0))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", IrreproducibleClustersWarning)
+            with pytest.raises(IrreproducibleClustersWarning):
+                labeler.fit(X, np.arange(200) % 2)

@@ -645,6 +645,8 @@ class TestPartition:
         assert np.isfinite(scores).all()
 
     @blind_on_purpose
+    # Three clusters are more than the data has.
+    @pytest.mark.filterwarnings("ignore::skexmap.exceptions.IrreproducibleClustersWarning")
     def test_a_fitted_labeler_keeps_the_partition_while_clusters_are_searched(self, data):
         X, y, _ = data
         labeler = PseudoGroupLabeler(KMeans(2, n_init=3, random_state=0)).fit(X, y)
