@@ -4,11 +4,20 @@ The last step of a pipeline needs the embedding *and* the cluster of every image
 structured array of length n with a field per block (``embedding``, ``heatmap``, ``cluster``). When a step's output is
 set to pandas or polars, the same blocks are columns named ``embedding_0``, ``heatmap_0``, ... Only this module knows
 these names and touches ``dtype.names``.
+
+A row that is NaN throughout stands for an image that could not be read, which a transformer skipped: rows cannot vanish
+inside a pipeline, whose y would no longer match. Clusterers give such a row the cluster -1, retraining leaves it out,
+prediction refuses it. A row with *some* NaN is no such row; it is refused everywhere.
 """
 
+import inspect
 import re
+import warnings
+from functools import wraps
 
 import numpy as np
+
+from skexmap.exceptions import SkippedImagesWarning
 
 EMBEDDING, HEATMAP, CLUSTER = BLOCK_NAMES = ("embedding", "heatmap", "cluster")
 
@@ -138,3 +147,167 @@ def blocks_to_columns(X):
     """Return the blocks of a structured array side by side as a plain 2-D array."""
     dtype = np.result_type(*(X.dtype[name].base for name in X.dtype.names))
     return np.hstack([X[name].reshape(len(X), -1).astype(dtype, copy=False) for name in X.dtype.names])
+
+
+def rows_without_image(values):
+    """Return which rows of an array are NaN throughout.
+
+    Parameters
+    ----------
+    values : object
+        Only NumPy arrays of floats, of at least two dimensions, have such rows.
+
+    Returns
+    -------
+    missing : ndarray of bool of shape (n_samples,), or None if there are none
+    """
+    if not isinstance(values, np.ndarray) or values.dtype.kind != "f" or values.ndim < 2 or not values.size:
+        return None
+    rows = values.reshape(len(values), -1)
+    # The first column tells which rows are worth reading in full.
+    missing = np.isnan(rows[:, 0])
+    missing[missing] = np.isnan(rows[missing]).all(axis=1)
+    return missing if missing.any() else None
+
+
+def _missing_in(estimator, X, block):
+    """Return which rows of a step's input are without an image, or None; `block` tells, where X has blocks."""
+    block = block or estimator.block
+    if getattr(estimator, "_precomputed", False):
+        # Affinities are between rows: none can be left out of the rows alone.
+        return None
+    if not has_blocks(X):
+        return rows_without_image(X)
+    return rows_without_image(get_block(X, block, required_by=estimator)) if block in block_names(X) else None
+
+
+def _rows_of(X, rows):
+    """Return some rows of X; a data frame of blocks becomes a structured array."""
+    if has_blocks(X) and not isinstance(X, np.ndarray):
+        X = make_blocks(**{name: get_block(X, name, required_by=None) for name in block_names(X)})
+    return X[rows]
+
+
+def leaves_out_missing(block=None, *, fill=None, rows=()):
+    """Decorate a `fit` so that rows without an image take no part in it; put it below `reports_fit`.
+
+    Parameters
+    ----------
+    block : str or None, default=None
+        The block that tells them, where X has blocks; None is the estimator's parameter `block`.
+    fill : dict of str to number, default=None
+        Fitted attributes with one value per sample, and the value for rows without an image.
+    rows : sequence of str, default=()
+        Fitted attributes that hold indices of samples.
+    """
+
+    def decorate(fit):
+        signature = inspect.signature(fit)
+
+        @wraps(fit)
+        def fit_on_the_others(self, *args, **kwargs):
+            call = signature.bind(self, *args, **kwargs)
+            X = call.arguments["X"]
+            missing = _missing_in(self, X, block)
+            if missing is None or missing.all():
+                return fit(self, *args, **kwargs)
+            if not has_blocks(X):
+                _warn_of_missing(missing)
+            call.arguments["X"] = _rows_of(X, ~missing)
+            for name in ("y", "group_labels", "sample_weight"):
+                values = call.arguments.get(name)
+                # Anything of another length is for `fit` to refuse.
+                if values is not None and hasattr(values, "__len__") and len(values) == len(missing):
+                    call.arguments[name] = np.asarray(values)[~missing]
+            fit(*call.args, **call.kwargs)
+            for name, value in (fill or {}).items():
+                fitted = getattr(self, name)
+                whole = np.full((len(missing), *fitted.shape[1:]), value, dtype=fitted.dtype)
+                whole[~missing] = fitted
+                setattr(self, name, whole)
+            for name in rows:
+                setattr(self, name, np.flatnonzero(~missing)[getattr(self, name)])
+            return self
+
+        return fit_on_the_others
+
+    return decorate
+
+
+def gives_missing_no_cluster(block=None):
+    """Decorate a method from rows to clusters so that rows without an image get the cluster -1.
+
+    Parameters
+    ----------
+    block : str or None, default=None
+        As for `leaves_out_missing`.
+    """
+
+    def decorate(predict):
+        @wraps(predict)
+        def predict_the_others(self, X):
+            missing = _missing_in(self, X, block)
+            if missing is None or missing.all():
+                return predict(self, X)
+            found = predict(self, _rows_of(X, ~missing))
+            clusters = np.full((len(missing), *found.shape[1:]), -1, dtype=np.int64)
+            clusters[~missing] = found
+            return clusters
+
+        return predict_the_others
+
+    return decorate
+
+
+def _warn_of_missing(missing):
+    # Of rows with blocks, the step that skipped the images has warned.
+    rows = np.flatnonzero(missing)
+    message = (
+        f"{len(rows)} of {len(missing)} rows are NaN throughout (no image) and left out: {_first(rows)}."
+    )
+    warnings.warn(SkippedImagesWarning(message, rows), stacklevel=5)
+
+
+def refuse_missing(estimator, values):
+    """Raise ValueError if rows are NaN throughout: there is nothing to predict from.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Named in the error.
+    values : ndarray of shape (n_samples, ...)
+    """
+    missing = rows_without_image(values)
+    if missing is not None:
+        raise ValueError(
+            f"{int(missing.sum())} of {len(missing)} samples are NaN throughout ({_first(np.flatnonzero(missing))}): "
+            f"their images could not be read, and {type(estimator).__name__} has nothing to predict from. Repair the "
+            "images, or take them out of X."
+        )
+
+
+def _first(rows, n_shown=5):
+    more = len(rows) - n_shown
+    return f"rows {', '.join(map(str, rows[:n_shown].tolist()))}" + (f" and {more} more" if more > 0 else "")
+
+
+def validate_others(validate, values):
+    """Validate the rows that have an image; the others stay as they are.
+
+    Parameters
+    ----------
+    validate : callable
+        From rows to rows, of a floating type; raises on what it does not like.
+    values : array-like of shape (n_samples, ...)
+
+    Returns
+    -------
+    values : ndarray of shape (n_samples, ...)
+    """
+    missing = rows_without_image(values)
+    if missing is None or missing.all():
+        return validate(values)
+    others = validate(values[~missing])
+    whole = np.full((len(missing), *others.shape[1:]), np.nan, dtype=others.dtype)
+    whole[~missing] = others
+    return whole

@@ -4,6 +4,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
+from skexmap._blocks import EMBEDDING, gives_missing_no_cluster, leaves_out_missing
 from skexmap._estimator import EstimatorMixin
 from skexmap._group_labels import cluster_of_class, encode_groups
 from skexmap._progress import reports_fit
@@ -107,6 +108,7 @@ class EIILLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
 
     @_fit_context(prefer_skip_nested_validation=False)
     @reports_fit()
+    @leaves_out_missing(EMBEDDING, fill={"environment_labels_": -1, "group_labels_": -1})
     def fit(self, X, y):
         """Fit the reference model and split every class by it.
 
@@ -170,7 +172,7 @@ class EIILLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
         group_labels : ndarray of shape (n_samples,), int64
         """
         check_is_fitted(self)
-        environments = self._environments(read_embedding(self, X, reset=False))
+        environments = self._environments_of(X)
         unknown = np.setdiff1d(y, self.classes_)
         if unknown.size:
             raise ValueError(
@@ -195,7 +197,7 @@ class EIILLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
             as columns. A data frame where `set_output` asked for one.
         """
         check_is_fitted(self)
-        environments = self._environments(read_embedding(self, X, reset=False))
+        environments = self._environments_of(X)
         return hand_on(self, X, environments)
 
     def get_feature_names_out(self, input_features=None):
@@ -221,6 +223,10 @@ class EIILLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
         tags.target_tags.required = True
         tags.transformer_tags.preserves_dtype = []
         return tags
+
+    @gives_missing_no_cluster(EMBEDDING)
+    def _environments_of(self, X):
+        return self._environments(read_embedding(self, X, reset=False))
 
     def _environments(self, embedding):
         """Return the environment of each sample for each class: shape (n_samples, n_classes)."""

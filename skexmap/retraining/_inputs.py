@@ -4,7 +4,15 @@ import numpy as np
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, column_or_1d, validate_data
 
-from skexmap._blocks import CLUSTER, EMBEDDING, HEATMAP, block_names, get_block, has_blocks
+from skexmap._blocks import (
+    CLUSTER,
+    EMBEDDING,
+    HEATMAP,
+    block_names,
+    get_block,
+    has_blocks,
+    refuse_missing,
+)
 from skexmap._group_labels import NO_GROUP, cluster_of_class, encode_groups
 from skexmap._validation import check_group_labels
 from skexmap.groups._diagnosis import warn_of_undivided_classes
@@ -31,6 +39,8 @@ def read_embedding(estimator, X, *, reset):
     """
     if has_blocks(X):
         X = get_block(X, EMBEDDING, required_by=estimator)
+    if not reset:
+        refuse_missing(estimator, X)
     return validate_data(estimator, X, reset=reset, dtype=FLOATS, ensure_min_samples=2 if reset else 1)
 
 
