@@ -6,7 +6,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
-from skexmap._blocks import CLUSTER, EMBEDDING, HEATMAP, make_blocks
+from skexmap._blocks import CLUSTER, EMBEDDING, HEATMAP, make_blocks, rows_without_image
 from skexmap._estimator import EstimatorMixin
 from skexmap._progress import reports_fit, step
 from skexmap._torch import FrozenModelMixin
@@ -134,6 +134,9 @@ class ExMapClassifier(FrozenModelMixin, EstimatorMixin, ClassifierMixin, BaseEst
         What the model was looked at with.
     report_ : skexmap.metrics.GroupReport
         Accuracy of the *retrained* last layer on each group of the images it was fitted on.
+    skipped_ : ndarray of int64 of shape (n_skipped,)
+        Training images that could not be loaded, where `heatmaps` has ``on_error="skip"``: their embeddings are NaN,
+        their pseudo-group is -1, and nothing was fitted on them.
     n_features_in_ : int
         Number of values in one image.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -251,16 +254,19 @@ class ExMapClassifier(FrozenModelMixin, EstimatorMixin, ClassifierMixin, BaseEst
             with step(self, strategy, "retraining", self.embeddings_, y):
                 self.strategy_ = strategy.fit(self.embeddings_, y, group_labels=self.group_labels_)
 
-        for name in ("n_features_in_", "feature_names_in_"):
+        for name in ("n_features_in_", "feature_names_in_", "skipped_"):
             if hasattr(self.transformer_, name):
                 setattr(self, name, getattr(self.transformer_, name))
-        predicted = self.strategy_.predict(self.embeddings_)
+        # Images that were skipped have no embedding to predict from.
+        missing = rows_without_image(self.embeddings_)
+        shown = slice(None) if missing is None else ~missing
+        predicted = self.strategy_.predict(self.embeddings_[shown])
         warn_of_constant_predictions(
             predicted,
             "The retrained last layer",
             "Weaken the penalty (a larger C), or see whether some group is too small to learn from.",
         )
-        self.report_ = group_report(y, predicted, group_labels=self.group_labels_)
+        self.report_ = group_report(y[shown], predicted, group_labels=self.group_labels_[shown])
         return self
 
     def _parts(self):

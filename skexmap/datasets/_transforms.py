@@ -72,7 +72,8 @@ class ImageNetTransform:
 
         if isinstance(image, (str, os.PathLike)):
             path = os.fspath(image)
-            with Image.open(path) as opened:
+            # Opened here: Pillow leaves a file that it opened and could not read open.
+            with open(path, "rb") as file, Image.open(file) as opened:
                 image = opened.convert("RGB")
             if self.foreground_only:
                 image = foreground(image, path)
@@ -105,7 +106,7 @@ def foreground(image, path):
     """Return the image with everything black that its mask does not mark as foreground."""
     from PIL import Image
 
-    with Image.open(mask_path(path)) as opened:
+    with open(mask_path(path), "rb") as file, Image.open(file) as opened:
         mask = opened.convert("L")
     if mask.size != image.size:
         raise ValueError(

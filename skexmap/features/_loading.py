@@ -38,7 +38,8 @@ class ImageLoader:
         """Return the image at a path as a tensor."""
         from PIL import Image
 
-        with Image.open(path) as image:
+        # Opened here: Pillow leaves a file that it opened and could not read open.
+        with open(path, "rb") as file, Image.open(file) as image:
             image = image.convert("RGB")
         if self.transform is not None:
             return self.transform(image)
