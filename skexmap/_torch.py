@@ -320,10 +320,15 @@ class FrozenModelMixin:
         return new
 
     def __repr__(self, N_CHAR_MAX=700):
-        # Pages of layers would bury the other parameters.
+        return super(FrozenModelMixin, self._without_layers()).__repr__(N_CHAR_MAX)
+
+    def _without_layers(self):
+        """Return a stand-in to show: pages of layers would bury the other parameters."""
+        if isinstance(self.model, _ShortRepr):
+            return self
         stand_in = object.__new__(type(self))
         vars(stand_in).update(vars(self), model=_ShortRepr(self.model))
-        return super(FrozenModelMixin, stand_in).__repr__(N_CHAR_MAX)
+        return stand_in
 
     def __getstate__(self):
         state = super().__getstate__()

@@ -97,9 +97,8 @@ class OverclusteringKMeans(ClustererStep):
     See Also
     --------
     EigengapSpectralClustering : Reads the number of clusters off the spectrum.
-    skexmap.groups.PseudoGroupLabeler : ``PseudoGroupLabeler(OverclusteringKMeans(reduce="umap"),
-    scope="local",
-        block="embedding")`` is GEORGE.
+    skexmap.groups.PseudoGroupLabeler : Turns clusters into pseudo-groups; around this one, with ``reduce="umap"``,
+        ``scope="local"`` and ``block="embedding"``, it is GEORGE.
 
     Notes
     -----

@@ -12,7 +12,13 @@ from skexmap._blocks import block_columns, blocks_to_columns
 from skexmap._estimator import EstimatorMixin
 from skexmap._progress import progress, reports_fit
 from skexmap._torch import FrozenModelMixin, check_model, pick_device, replica_of
-from skexmap._validation import StrOptions, _check_feature_names_in, _fit_context, output_container
+from skexmap._validation import (
+    StrOptions,
+    _check_feature_names_in,
+    _fit_context,
+    output_container,
+    show_nested_as,
+)
 from skexmap.exceptions import SkippedImagesWarning
 from skexmap.features._loading import (
     are_paths,
@@ -22,6 +28,8 @@ from skexmap.features._loading import (
     image_batches,
     refuse_unread,
 )
+
+show_nested_as(FrozenModelMixin, FrozenModelMixin._without_layers)
 
 # As many images as `fit` shows the model to learn shapes and to see whether it can be attributed.
 N_TRIAL_IMAGES = 8
