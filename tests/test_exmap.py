@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.cluster import KMeans
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
@@ -25,6 +25,7 @@ from skexmap import (
 from skexmap._blocks import make_blocks
 from skexmap.exceptions import ClassInOneClusterWarning, ConstantPredictionWarning, OneClusterWarning
 from skexmap.metrics import group_report, worst_pseudo_group_accuracy_scorer
+from skexmap.retraining import ERMClassifier, JTTReweighter
 
 TWO = KMeans(2, n_init=10, random_state=0)
 DFR = DFRClassifier(n_retrains=3, min_group_size=0, random_state=0)
@@ -210,6 +211,21 @@ class TestFit:
         exmap.set_params(strategy=search).fit(*images)
         assert exmap.strategy_.best_params_["C"] in (1.0, 0.1)
         assert exmap.predict(images[0]).shape == (60,)
+
+    @pytest.mark.filterwarnings("ignore::skexmap.exceptions.SkexmapWarning")
+    def test_jtt_with_upweight_and_strength_chosen_by_pseudo_groups_may_be_the_strategy(self, exmap, images):
+        jtt = JTTReweighter(identification_estimator=ERMClassifier())
+        grid = {"upweight": [1, 10], "identification_estimator__C": [1e-4, 1e-2]}
+        search = GridSearchCV(jtt, grid, scoring=worst_pseudo_group_accuracy_scorer, cv=2)
+        X, y = images
+        exmap.set_params(strategy=search).fit(X, y)
+        blocks = make_blocks(embedding=exmap.embeddings_, cluster=exmap.cluster_labels_)
+        by_hand = clone(search).fit(blocks, y)
+        assert exmap.strategy_.best_params_ == by_hand.best_params_
+        assert_array_equal(
+            exmap.strategy_.cv_results_["mean_test_score"], by_hand.cv_results_["mean_test_score"]
+        )
+        assert_array_equal(exmap.predict(X), by_hand.predict(exmap.embeddings_))
 
     def test_a_labeler_in_place_of_the_clusterer_brings_its_own_block_and_scope(self, exmap, images):
         X, y = images

@@ -4,10 +4,11 @@ import joblib
 import numpy as np
 import pytest
 import sklearn
+import torch
 from sklearn.base import clone, is_classifier
 from sklearn.pipeline import make_pipeline
 
-from skexmap import retraining
+from skexmap import EmbeddingTransformer, export_model, retraining
 from skexmap._blocks import block_columns, blocks_to_columns, make_blocks
 
 # scikit-learn's own checks are in tests/test_common.py.
@@ -105,3 +106,20 @@ def test_fit_does_not_ask_for_group_labels_under_metadata_routing(classifier):
         request = clone(classifier).get_metadata_routing()
         own = getattr(request, "_self_request", request)
         assert own.fit.requests["group_labels"] is False
+
+
+@each_classifier
+@pytest.mark.parametrize("n_logits", [1, 2, 3])
+def test_the_exported_module_decides_as_it_does(classifier, n_logits):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, n_logits))
+    n_classes = max(2, n_logits)
+    y = np.arange(240) % n_classes
+    X = 2 * np.eye(4)[y] + np.random.RandomState(0).normal(size=(240, 4))
+    X = X.astype(np.float32)
+    pipe = make_pipeline(EmbeddingTransformer(net), seeded(classifier)).fit(X, y)
+    with torch.no_grad():
+        logits = export_model(pipe)(torch.as_tensor(X)).numpy()
+    scores = {1: logits[:, 0], 2: logits[:, -1] - logits[:, 0], 3: logits}[n_logits]
+    np.testing.assert_allclose(scores, pipe.decision_function(X), atol=1e-5 * max(1, np.abs(scores).max()))
+    assert len(np.unique(pipe.predict(X))) == n_classes
