@@ -14,6 +14,7 @@ import json
 import sys
 import time
 import warnings
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,21 @@ def fit_strategies(seed, blocks, y, pseudo_groups, true_groups, source, net_head
     yield "`GroupDROClassifier()`", shown, fit(GroupDROClassifier(), true_groups)
 
 
+def fit_on_training_images(seed, net, train):
+    """Yield the same for DFR on the images that the net itself was trained on."""
+    maps = HeatmapTransformer(net, return_embedding=True).fit_transform(train.images)
+    embedding = np.ascontiguousarray(maps["embedding"])
+    groups = {
+        "pseudo-groups": PseudoGroupLabeler().fit_predict(maps, train.y),
+        "true groups": train.group_labels,
+    }
+    for shown, labels in groups.items():
+        dfr = DFRClassifierCV(min_group_size=20, random_state=seed).fit(
+            embedding, train.y, group_labels=labels
+        )
+        yield "training images: `DFRClassifierCV(min_group_size=20)`", shown, dfr
+
+
 def run_seed(seed):
     """Return the worst and the mean group accuracy of every row, and what the pseudo-groups are like."""
     start = time.perf_counter()
@@ -123,7 +139,7 @@ def run_seed(seed):
     embed = EmbeddingTransformer(net).fit(test.images)
     test_embedding = embed.transform(test.images)
     rows = {}
-    for name, shown, model in fit_strategies(
+    strategies = fit_strategies(
         seed,
         blocks,
         validation.y,
@@ -132,7 +148,8 @@ def run_seed(seed):
         validation.source,
         ERMClassifier.from_layer(net[-1], classes=np.unique(validation.y)),
         embed.transform(random_ink),
-    ):
+    )
+    for name, shown, model in chain(strategies, fit_on_training_images(seed, net, digits.train)):
         accuracies = group_accuracies(test.y, model.predict(test_embedding), group_labels=test.group_labels)
         accuracies = list(accuracies.values())
         rows[f"{name} | {shown}"] = [min(accuracies), float(np.mean(accuracies))]
