@@ -1,11 +1,12 @@
-"""skops, which loads nothing that was not named, brings every estimator without a net back unchanged."""
+"""skops, which loads nothing that was not named, brings every estimator back unchanged."""
 
 import numpy as np
 import pytest
 from sklearn.cluster import KMeans
+from small_pipeline import make_images, make_net
 from test_common import ESTIMATORS
 
-from skexmap import DFRClassifier
+from skexmap import DFRClassifier, ExMapClassifier, HeatmapTransformer
 from skexmap._blocks import make_blocks
 from skexmap.retraining import ERMClassifier, JTTReweighter
 
@@ -66,3 +67,21 @@ def test_a_strategy_fitted_on_blocks_comes_back_with_the_models_it_holds(trainin
     blocks = make_blocks(embedding=X, cluster=KMeans(2, n_init=1, random_state=0).fit_predict(X))
     jtt = JTTReweighter(identification_estimator=ERMClassifier(C=1e-3)).fit(blocks, y)
     np.testing.assert_array_equal(by_skops(jtt).predict(blocks), jtt.predict(blocks))
+
+
+@pytest.mark.filterwarnings("ignore::skexmap.exceptions.SkexmapWarning")
+def test_with_a_net_the_layers_of_the_net_must_be_trusted_too():
+    X, y = make_images()
+    classifier = ExMapClassifier(
+        make_net(),
+        heatmaps=HeatmapTransformer(size=4),
+        clusterer=KMeans(2, n_init=1, random_state=0),
+        strategy=DFRClassifier(n_retrains=2, min_group_size=0, random_state=0),
+    ).fit(X, y)
+    data = skops_io.dumps(classifier)
+    named = skops_io.get_untrusted_types(data=data)
+    others = {name for name in named if not name.startswith(("skexmap.", "torch.nn.modules."))}
+    assert others <= OTHERS
+    loaded = skops_io.loads(data, trusted=named)
+    np.testing.assert_array_equal(loaded.decision_function(X), classifier.decision_function(X))
+    np.testing.assert_array_equal(loaded.predict_groups(X, y), classifier.group_labels_)
