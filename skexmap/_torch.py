@@ -1,15 +1,25 @@
 """The frozen model: a private replica to run, and a pickle that is the same for equal weights."""
 
 import copy
+import hashlib
+import io
+import multiprocessing
+import pickle
 import threading
+import types
 import weakref
 import zlib
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
+# Model -> {(device, type): its Held replica}, and (content, device, type) -> replica, for as long as somebody holds it.
 _REPLICAS = weakref.WeakKeyDictionary()
+_SHARED = weakref.WeakValueDictionary()
+# The replica that a worker process used last.
+_LAST_IN_WORKER = []
 # Tensor -> (fingerprint, its pickled form), and frozen copy of a model -> weak reference to the model.
 _STATES = WeakTensorKeyDictionary()
 _ORIGINS = weakref.WeakKeyDictionary()
@@ -29,8 +39,8 @@ class Replica:
     """A copy of a user's model to run in its place: evaluation mode, its own tensors, convolutions in channels-last.
 
     The user's module is never called, moved or switched, so that nothing that happens here, an exception or Ctrl-C
-    included, can leave a trace in it. Replicas are shared by all estimators that hold the same model, kept for as long
-    as the model lives, and brought up to date when its weights change.
+    included, can leave a trace in it. Replicas are shared by all estimators that hold the same model or one of equal
+    content, kept for as long as such a model lives, and made anew when its weights change.
 
     Attributes
     ----------
@@ -44,9 +54,7 @@ class Replica:
     """
 
     def __init__(self, model, device, dtype=None):
-        self._fingerprint = _quick_fingerprint(model)
         self.device = device
-        self._dtype = dtype
         own = {id(values): _copy_tensor(values, device, dtype) for values in _tensors_of(model)}
         try:
             self.module = copy.deepcopy(model, dict(own))
@@ -63,13 +71,20 @@ class Replica:
         self.dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), None)
         self.extras = {}
 
-    def is_current(self, model):
-        """Return whether the model still has the weights that were copied."""
-        return self._fingerprint == _quick_fingerprint(model)
+
+@dataclass
+class Held:
+    """What is kept of a model: its quick fingerprint, and the replica that stands for it."""
+
+    fingerprint: tuple
+    replica: Replica
 
 
 def replica_of(model, device, dtype=None):
     """Return the replica of a model on a device, shared with everyone who asks for the same.
+
+    Models of equal content share one. That is for worker processes, where every task unpickles a model of its own:
+    there the last replica is kept until another is asked for, so that tasks that follow one another share it as well.
 
     Parameters
     ----------
@@ -83,11 +98,83 @@ def replica_of(model, device, dtype=None):
     replica : Replica
     """
     with _LOCK:
-        replicas = _REPLICAS.setdefault(model, {})
+        held = _REPLICAS.setdefault(model, {})
         key = (str(device), dtype)
-        if key not in replicas or not replicas[key].is_current(model):
-            replicas[key] = Replica(model, device, dtype)
-        return replicas[key]
+        fingerprint = _quick_fingerprint(model)
+        if key not in held or held[key].fingerprint != fingerprint:
+            held[key] = Held(fingerprint, _replica_of_content(model, device, dtype))
+        if multiprocessing.parent_process() is not None:
+            _LAST_IN_WORKER[:] = [held[key].replica]
+        return held[key].replica
+
+
+def _replica_of_content(model, device, dtype):
+    """Return the replica of a model of this content, made if there is none."""
+    content = content_of(model)
+    if content is None:
+        return Replica(model, device, dtype)
+    key = (content, str(device), dtype)
+    replica = _SHARED.get(key)
+    if replica is None:
+        replica = _SHARED[key] = Replica(model, device, dtype)
+    return replica
+
+
+def content_of(model):
+    """Return a digest of all that makes up a model, equal for its copies in this process; None if it cannot be told.
+
+    It is the model's pickle, in which tensors are replaced by digests of their values, and classes, functions and
+    modules by their identity: a class that was defined anew under its old name is another one. What cannot be pickled,
+    or copies itself in its own way, has no digest.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+
+    Returns
+    -------
+    content : bytes or None
+    """
+    written = io.BytesIO()
+    try:
+        _ContentPickler(written).dump(model)
+    except Exception:
+        # Pickling runs the code of whoever wrote the modules. A model that resists is not shared: no harm is done.
+        return None
+    return hashlib.sha256(written.getbuffer()).digest()
+
+
+class _ContentPickler(pickle.Pickler):
+    """Writes what a model is made of, for `content_of`; nothing can read it."""
+
+    def __init__(self, file):
+        super().__init__(file, protocol=5)
+        self._tensors = {}
+
+    def persistent_id(self, thing):
+        if isinstance(thing, torch.Tensor):
+            # Tied weights are one tensor, equal ones two.
+            number = self._tensors.setdefault(id(thing), len(self._tensors))
+            return "tensor", number, id(type(thing)), _digest_of_tensor(thing)
+        if isinstance(thing, (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)):
+            # Replicas hold these objects themselves, so that their numbers are not given to others.
+            return "object", id(thing)
+        if isinstance(thing, types.MethodType):
+            # A pickle would only have its name.
+            return "method", thing.__func__, thing.__self__
+        if hasattr(type(thing), "__deepcopy__") and not isinstance(thing, (np.ndarray, np.generic)):
+            raise TypeError(f"{type(thing).__name__} copies itself in its own way.")
+        return None
+
+
+def _digest_of_tensor(values):
+    """Return type, shape and a digest of the values of a tensor."""
+    values = values.detach()
+    if values.layout != torch.strided or values.is_quantized:
+        raise TypeError("Only dense tensors have a digest.")
+    bits = torch.view_as_real(values) if values.is_complex() else values
+    bits = bits.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return str(values.dtype), tuple(values.shape), hashlib.sha256(bits).digest()
 
 
 def check_model(model):

@@ -1,12 +1,14 @@
 """The asked-for pipeline inside scikit-learn: copies, caches, workers, output containers, and what they may cost."""
 
 import copy
+import gc
 import os
 import pickle
 import re
 import subprocess
 import sys
 import textwrap
+import warnings
 from email.message import Message
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -35,7 +37,7 @@ from skexmap import (
     HeatmapTransformer,
     make_exmap_pipeline,
 )
-from skexmap._torch import _REPLICAS, TensorState, replica_of, writable
+from skexmap._torch import _REPLICAS, Replica, TensorState, replica_of, writable
 from skexmap.features._base import N_TRIAL_IMAGES as N_TRIAL
 
 pytestmark = pytest.mark.filterwarnings("ignore::skexmap.exceptions.SkexmapWarning")
@@ -361,6 +363,25 @@ class TestWorkers:
         assert len(_REPLICAS[net]) == 1
         assert replica_of(net, torch.device("cpu")) is only
 
+    @pytest.mark.parametrize("batch_size", [1, 3])
+    def test_a_worker_process_makes_one_replica_for_all_its_tasks(self, batch_size, pipe, images):
+        """Also where the tasks of one batch hold models at the same time, and over two calls after one another."""
+        X, y = images
+        net = pipe["heatmaps"].model
+        with torch.no_grad():
+            # A content of its own, which no worker of an earlier test has seen.
+            net[0].bias.add_(0.125 * batch_size)
+        tasks = [joblib.delayed(fit_and_count_replicas)(clone(pipe), X, y) for _ in range(6)]
+        with joblib.parallel_config("loky", n_jobs=2):
+            seen = joblib.Parallel(batch_size=batch_size)(tasks) + joblib.Parallel()(tasks)
+        made = {}
+        for process, n_made, n_alive in seen:
+            made[process] = made.get(process, 0) + n_made
+            assert n_alive == 1
+        assert os.getpid() not in made
+        assert set(made.values()) == {1}
+        assert len(seen) == 12
+
     @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="Linux tells what is mapped")
     def test_worker_processes_map_the_weights_from_one_file(self):
         """And not from one per task: joblib tells arrays by identity."""
@@ -388,6 +409,25 @@ class TestWorkers:
         with torch.no_grad():
             state.restore().add_(1)
         assert np.load(tmp_path / "w.npy")[0] == 0
+
+
+def fit_and_count_replicas(pipe, X, y):
+    """Return the process, and how many replicas a fit and a prediction made and left alive (a worker's task)."""
+    warnings.simplefilter("ignore")
+    made = []
+    replicate = Replica.__init__
+
+    def counted(self, *args):
+        made.append(1)
+        replicate(self, *args)
+
+    Replica.__init__ = counted
+    try:
+        pipe.fit(X, y).predict(X)
+    finally:
+        Replica.__init__ = replicate
+    gc.collect()
+    return os.getpid(), len(made), sum(type(thing) is Replica for thing in gc.get_objects())
 
 
 def look_at_weights(transformer):

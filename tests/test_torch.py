@@ -1,9 +1,12 @@
 """The user's model is left as it was found, whatever happens."""
 
+import copy
 import gc
 import os
+import pickle
 import sys
 import threading
+import types
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from skexmap._torch import pick_device, replica_of
+from skexmap._torch import content_of, pick_device, replica_of
 from skexmap.features import EmbeddingTransformer, HeatmapTransformer
 from skexmap.lrp import UnsupportedOperationError, check_model
 
@@ -373,6 +376,120 @@ def test_replicas_die_with_their_model():
     del model
     gc.collect()
     assert alive() is None
+
+
+CPU = torch.device("cpu")
+
+
+def test_copies_of_a_model_share_a_replica_until_one_changes():
+    model = UserNet()
+    copied = copy.deepcopy(model)
+    pickled = pickle.loads(pickle.dumps(HeatmapTransformer(SmallNet())))
+    assert replica_of(copied, CPU) is replica_of(model, CPU)
+    assert replica_of(pickled.model, CPU) is replica_of(pickle.loads(pickle.dumps(pickled)).model, CPU)
+    assert replica_of(model, CPU, torch.float64) is not replica_of(model, CPU)
+    with torch.no_grad():
+        copied.head.bias.add_(1)
+    assert replica_of(copied, CPU) is not replica_of(model, CPU)
+    assert torch.equal(replica_of(copied, CPU).module.head.bias, model.head.bias + 1)
+    with torch.no_grad():
+        copied.head.bias.copy_(model.head.bias)
+    assert replica_of(copied, CPU) is replica_of(model, CPU)
+
+
+def test_a_shared_replica_dies_with_the_last_model():
+    model = SmallNet()
+    copied = copy.deepcopy(model)
+    alive = weakref.ref(replica_of(model, CPU))
+    assert replica_of(copied, CPU) is alive()
+    del model
+    gc.collect()
+    assert alive() is not None
+    del copied
+    gc.collect()
+    assert alive() is None
+
+
+class WithAttribute(SmallNet):
+    """Keeps what no state dict has."""
+
+    def __init__(self, kept):
+        super().__init__()
+        self.kept = kept
+
+
+def scaled(self, x):
+    return 2 * SmallNet.forward(self, x)
+
+
+def patched_forward(function, name="patched"):
+    model = SmallNet()
+    function = types.FunctionType(function.__code__, function.__globals__, name)
+    model.forward = types.MethodType(function, model)
+    return model
+
+
+def tied(tie):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    model[3].load_state_dict(model[1].state_dict())
+    if tie:
+        model[3].weight = model[1].weight
+    return model
+
+
+def another_class_of_the_same_name():
+    return type("SmallNet", (SmallNet,), {"__module__": SmallNet.__module__, "__qualname__": "SmallNet"})()
+
+
+UNLIKE = {
+    "a function": lambda: (WithAttribute(torch.relu), WithAttribute(torch.tanh)),
+    "a lambda": lambda: (WithAttribute(lambda x: x), WithAttribute(lambda x: -x)),
+    "a list": lambda: (WithAttribute([1, 2]), WithAttribute([1, 3])),
+    "a tensor in a list": lambda: (WithAttribute([torch.zeros(2)]), WithAttribute([torch.ones(2)])),
+    "a method of the same name": lambda: (patched_forward(scaled), patched_forward(SmallNet.forward)),
+    "a class of the same name": lambda: (SmallNet(), another_class_of_the_same_name()),
+    "a tie": lambda: (tied(True), tied(False)),
+    "a type": lambda: (SmallNet(), SmallNet().double()),
+    "a setting": lambda: (nn.Sequential(nn.Dropout(0.5)), nn.Sequential(nn.Dropout(0.25))),
+}
+
+
+@pytest.mark.parametrize("what", UNLIKE)
+def test_models_that_differ_in_anything_do_not_share(what):
+    """The weights are equal: only what is named differs."""
+    one, other = UNLIKE[what]()
+    for values, others in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
+        assert torch.equal(values, others.to(values.dtype))
+    assert content_of(one) is None or content_of(one) != content_of(other)
+    assert replica_of(one, CPU) is not replica_of(other, CPU)
+
+
+def test_equal_models_made_twice_share():
+    assert content_of(WithAttribute([1, torch.zeros(2)])) == content_of(WithAttribute([1, torch.zeros(2)]))
+    assert content_of(patched_forward(scaled)) is not None
+
+
+@pytest.mark.parametrize("kind", ["no pickle", "its own copy"])
+def test_a_model_whose_content_cannot_be_told_has_a_replica_of_its_own(kind):
+    class OwnCopy(SmallNet):
+        def __deepcopy__(self, memo):
+            return SmallNet()
+
+    one, other = (OwnCopy() if kind == "its own copy" else WithAttribute(NoPickle()) for _ in range(2))
+    assert content_of(one) is None
+    assert replica_of(one, CPU) is not replica_of(other, CPU)
+    assert replica_of(one, CPU) is replica_of(one, CPU)
+
+
+class NoPickle:
+    """Can be copied but not pickled."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError("no pickle")
 
 
 def test_the_replica_runs_in_evaluation_mode_on_its_own_tensors():
