@@ -20,8 +20,8 @@ class ImageNetTransform:
     ----------
     resize : int, default=256
         Side of the image before cropping, in pixels; both sides are brought to it, as the published code of deep
-        feature reweighting does for Waterbirds and CelebA. (That of Group-DRO cuts the central 178 x 178 out of CelebA's
-        images instead, and enlarges it.)
+        feature reweighting does for Waterbirds and CelebA. (That of Group-DRO cuts the central 178 x 178 out of
+        CelebA's images instead, and enlarges it.)
     crop : int, default=224
         Side of the square cut from the centre, in pixels.
     foreground_only : bool, default=False
