@@ -49,7 +49,7 @@ def export_model(classifier, *, classes=None):
     >>> import torch
     >>> from skexmap import DFRClassifier, EmbeddingTransformer, export_model
     >>> from sklearn.pipeline import make_pipeline
-    >>> _ = torch.manual_seed(0)
+    >>> _ = torch.manual_seed(3)
     >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2))
     >>> X, y = torch.rand(60, 3, 2, 2), torch.arange(60) % 2
     >>> pipe = make_pipeline(EmbeddingTransformer(net), DFRClassifier(random_state=0)).fit(X, y)

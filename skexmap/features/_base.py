@@ -28,6 +28,10 @@ from skexmap.features._loading import (
     image_batches,
     refuse_unread,
 )
+from skexmap.groups._diagnosis import warn_of_constant_predictions
+
+# Name of what travels beside the blocks, but is none: the index of the class that the model predicts for each image.
+PREDICTED = "predicted"
 
 show_nested_as(FrozenModelMixin, FrozenModelMixin._without_layers)
 
@@ -42,7 +46,7 @@ class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseE
 
     A subclass implements ``_trial(images, replica) -> dict of blocks`` for the first few images, ``_learn(X, y)`` and
     ``_transform(X, checked) -> output, skipped`` without what surrounds `fit` and `transform`, and hands to `_collect`
-    the function that turns a batch into blocks.
+    the function that turns a batch into blocks, with the predictions beside them as ``PREDICTED``.
     """
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -59,6 +63,11 @@ class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseE
         Returns
         -------
         X_out : as `transform` returns it
+
+        Warns
+        -----
+        ConstantPredictionWarning
+            If y holds more than one class, and the model predicts the same one for all images.
         """
         self._learn(X, y)
         X_out, self.skipped_ = self._transform(X, checked=True)
@@ -132,12 +141,13 @@ class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseE
         self.image_shape_ = tuple(images.shape[1:])
         images = self._prepare(images, rows, replica)[:N_TRIAL_IMAGES]
         blocks = self._trial(images, replica)
-        blocks = {name: as_numpy(values) for name, values in blocks.items()}
+        blocks = {name: as_numpy(values) for name, values in blocks.items() if name != PREDICTED}
         self._block_dtype = np.dtype(
             [(name, values.dtype, values.shape[1:]) for name, values in blocks.items()]
         )
         self.n_features_in_ = int(np.prod(self.image_shape_))
         self.classes_ = classes_of_logits(y, self.n_logits_)
+        self._y_varies = y is not None and len(np.unique(np.asarray(y))) > 1
 
     def _first_images(self, X):
         """Return the first batch that has images, and their rows; learn which images were skipped on the way."""
@@ -162,7 +172,7 @@ class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseE
         result = np.empty(len(X), dtype=self._block_dtype)
         batches = image_batches(X, self.load, self.batch_size, self.num_workers)
         n_batches = -(-len(X) // self.batch_size)
-        skipped = []
+        skipped, predicted = [], []
         for rows, images, unread in progress(
             batches, n_batches, type(self).__name__, self.verbose, estimator=self
         ):
@@ -171,7 +181,10 @@ class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseE
             skipped += unread
             if images is None:
                 continue
-            for name, values in process(self._prepare(images, rows, replica), replica).items():
+            blocks = process(self._prepare(images, rows, replica), replica)
+            if PREDICTED in blocks:
+                predicted.append(as_numpy(blocks.pop(PREDICTED)))
+            for name, values in blocks.items():
                 result[name][rows] = as_numpy(values)
         indices = np.array([image.row for image in skipped], dtype=np.int64)
         for name in result.dtype.names:
@@ -182,6 +195,14 @@ class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseE
                 f"{first_unread(skipped, len(skipped))}."
             )
             warnings.warn(SkippedImagesWarning(message, indices), stacklevel=6)
+        if checked and self._y_varies and predicted:
+            # These are the images of `fit`, and they are of more than one class.
+            warn_of_constant_predictions(
+                self.classes_[np.concatenate(predicted)],
+                f"The frozen model ({type(self.model).__name__})",
+                "What it looks at then says little about what tells the groups apart. See that its weights were "
+                "loaded, and that the images are scaled as those of its training were.",
+            )
         return result, indices
 
     def _output(self, blocks, *, named):
@@ -220,6 +241,11 @@ def explained_failure(image_shape):
             f"The model cannot process images of shape {tuple(image_shape)}: {error}. Check their shape and number of "
             "channels; images are (channels, height, width)."
         ) from error
+
+
+def predicted_classes(logits):
+    """Return the index of the class that each row of logits predicts; one logit tells two classes apart by its sign."""
+    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
 
 
 def as_numpy(values):

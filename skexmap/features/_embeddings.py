@@ -9,7 +9,13 @@ from sklearn.utils.validation import check_is_fitted
 from skexmap._blocks import EMBEDDING
 from skexmap._progress import reports_fit
 from skexmap._validation import Interval, _fit_context
-from skexmap.features._base import ON_ERROR, ImageTransformer, explained_failure
+from skexmap.features._base import (
+    ON_ERROR,
+    PREDICTED,
+    ImageTransformer,
+    explained_failure,
+    predicted_classes,
+)
 from skexmap.features._capture import capture_embedding
 
 
@@ -158,7 +164,9 @@ class EmbeddingTransformer(ImageTransformer):
         return {EMBEDDING: embedding}
 
     def _compute(self, images, replica):
-        return {EMBEDDING: capture_embedding(replica.module, images, self.layer)[1]}
+        logits, embedding, head = capture_embedding(replica.module, images, self.layer)
+        # Where `layer` names the embedding, the model may return anything.
+        return {EMBEDDING: embedding, **({PREDICTED: predicted_classes(logits)} if head else {})}
 
     def adopt(self, fitted):
         """Take over what a transformer of the same model has learned from the images, without showing them again.

@@ -11,7 +11,13 @@ from skexmap._progress import reports_fit
 from skexmap._torch import pick_device, replica_of
 from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context
 from skexmap.attribution import lrp_engine, resolve_attribution
-from skexmap.features._base import ON_ERROR, ImageTransformer, explained_failure
+from skexmap.features._base import (
+    ON_ERROR,
+    PREDICTED,
+    ImageTransformer,
+    explained_failure,
+    predicted_classes,
+)
 from skexmap.features._cache import ImageCache
 from skexmap.features._capture import NO_HEAD, capture_embedding
 from skexmap.lrp import Composite, resolve_composite
@@ -298,12 +304,13 @@ class HeatmapTransformer(ImageTransformer):
             maps = resize(maps, self.size, self.resample)
         if self.normalize == "max_abs":
             maps = divide_by_largest(maps)
+        predicted = predicted_classes(result.logits)
         if not self.return_embedding:
-            return {HEATMAP: maps}
+            return {HEATMAP: maps, PREDICTED: predicted}
         embedding = result.embedding
         if embedding is None:
             embedding = capture_embedding(replica.module, images)[1]
-        return {EMBEDDING: embedding, HEATMAP: maps}
+        return {EMBEDDING: embedding, HEATMAP: maps, PREDICTED: predicted}
 
     def _attribute(self, images, replica):
         attribute = resolve_attribution(
@@ -333,7 +340,7 @@ class HeatmapTransformer(ImageTransformer):
                     f"target={self.target} is out of range: the model tells {n_classes} classes apart."
                 )
             return torch.full_like(logits[:, 0], self.target, dtype=torch.long)
-        return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
+        return predicted_classes(logits)
 
 
 def reduce_channels(maps, how):
