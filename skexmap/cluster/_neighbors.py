@@ -15,6 +15,9 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 # Rows of a block: its products (16 MB in float32) stay near the processor, and one matrix product keeps it busy.
 BLOCK = 2048
+# Coordinates below this (the largest is 1) count as 0: their products would be subnormal numbers, which are a hundred
+# times slower. Relevance that fades to nothing is full of them.
+VANISHING = np.float32(2.0**-63)
 # Numbers that the float64 steps hold at a time, per thread (32 MB).
 CHUNK = 4_000_000
 
@@ -49,7 +52,7 @@ def nearest_rows(X, k, *, Y=None, n_jobs=None):
         repeated = first_repeats(X, queries, k)
         if n_candidates < len(X):
             norms = np.concatenate([norm_of(queries[part], center) for part in parts])
-            error = float32_error(norms, farthest, X.shape[1])
+            error = float32_error(norms, farthest, X.shape[1], scale)
             uncertain = np.flatnonzero(farthest**2 + error >= bound.astype(np.float64) * scale**2)
             uncertain = np.setdiff1d(uncertain, list(repeated))
             parts = slices(len(uncertain), max(1, CHUNK // len(X)))
@@ -108,16 +111,17 @@ def norm_of(rows, center):
     return np.sqrt(((rows - center) ** 2).sum(axis=1))
 
 
-def float32_error(norms, distances, n_features):
+def float32_error(norms, distances, n_features, scale):
     """Return a bound on the error of squared distances from float32 products.
 
     A point nearer than `distances` has a norm of at most ``norms + distances``. The error of an inner
     product of d terms grows like ``sqrt(d)`` times the rounding unit (N. Higham, T. Mary, "A new approach
     to probabilistic rounding error analysis", SIAM J. Sci. Comput. 41(5), 2019); 8 leaves room for the
-    chance in it.
+    chance in it. Two rows without their vanishing coordinates have moved by `moved` at most.
     """
     unit = np.finfo(np.float32).eps / 2
-    return 8 * np.sqrt(n_features + 2) * unit * (2 * norms + distances) ** 2
+    moved = 2 * np.sqrt(n_features) * float(VANISHING) * scale
+    return 8 * np.sqrt(n_features + 2) * unit * (2 * norms + distances) ** 2 + (2 * distances + moved) * moved
 
 
 def load(X, part, center, scale, side):
@@ -127,6 +131,7 @@ def load(X, part, center, scale, side):
     """
     block = np.empty((part.stop - part.start, X.shape[1] + 2), dtype=np.float32)
     block[:, :-2] = (X[part] - center) / scale
+    block[:, :-2][np.abs(block[:, :-2]) < VANISHING] = 0
     half = np.einsum("ij,ij->i", block[:, :-2], block[:, :-2], dtype=np.float64) / 2
     block[:, -2], block[:, -1] = (1, -half) if side == "left" else (-half, 1)
     return block
@@ -250,21 +255,22 @@ def refine(X, rows, candidates, k):
 
 def search_in_float64(X, rows, k, center):
     """Return the k nearest rows of X for each of a few rows, from float64 products and ties by index."""
-    rows = rows - center
-    own = (rows**2).sum(axis=1)
+    centred = rows - center
+    own = (centred**2).sum(axis=1)
     squares = np.empty((len(rows), len(X)))
     norms = np.empty(len(X))
     for part in slices(len(X), BLOCK):
         block = X[part] - center
         norms[part] = (block**2).sum(axis=1)
-        squares[:, part] = norms[part] + own[:, None] - 2 * (rows @ block.T)
+        squares[:, part] = norms[part] + own[:, None] - 2 * (centred @ block.T)
     indices = np.empty((len(rows), k), dtype=np.int64)
     for i, (row, square) in enumerate(zip(rows, squares, strict=True)):
         # The products cancel too; whatever rounding may have pushed past the k-th is looked at again.
         kth = np.partition(square, k - 1)[k - 1]
         slack = 8 * X.shape[1] * np.finfo(np.float64).eps * (2 * np.sqrt(own[i]) + np.sqrt(max(kth, 0))) ** 2
         near = np.flatnonzero(square <= kth + slack)
-        exact = np.array([((X[j] - center - row) ** 2).sum() for j in near])
+        # From the rows as they are: beside a far middle, what tells close rows apart would be rounded away.
+        exact = np.array([((X[j] - row.astype(np.float64)) ** 2).sum() for j in near])
         indices[i] = near[np.argsort(exact, kind="stable")[:k]]
     return indices
 

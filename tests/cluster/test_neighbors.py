@@ -63,6 +63,8 @@ def nasty_rows(kind):
         X *= 1e-30
     if kind == "huge numbers":
         X *= 1e30
+    if kind == "a crowd that vanishes beside the others":
+        X[50:120] *= 1e-20
     return X
 
 
@@ -74,6 +76,7 @@ NASTY = [
     "two crowds and signed zeros",
     "tiny numbers",
     "huge numbers",
+    "a crowd that vanishes beside the others",
 ]
 
 
@@ -97,8 +100,19 @@ def test_the_error_bound_holds_for_float32_products():
     squares = halves[:, None] + halves[None, :] - 2 * (single @ single.T)
     X = single.astype(np.float64)
     exact = ((X[:, None, :] - X[None, :, :]) ** 2).sum(axis=2)
-    bound = float32_error(np.linalg.norm(X, axis=1)[:, None], np.sqrt(exact), 300)
+    bound = float32_error(np.linalg.norm(X, axis=1)[:, None], np.sqrt(exact), 300, 1.0)
     assert (np.abs(squares - exact) <= bound).all()
+
+
+def test_no_product_of_the_search_is_subnormal():
+    # Relevance that fades to nothing: with subnormal products the search of real heatmaps took a hundred times longer.
+    X = np.random.default_rng(0).standard_normal((50, 40)) * 10.0 ** np.arange(0, -40, -1)
+    X = X.astype(np.float32)
+    left, right = (
+        _neighbors.load(X, slice(0, 50), X.mean(axis=0), np.abs(X).max(), side) for side in ("left", "right")
+    )
+    products = np.abs(left[:, None, :].astype(np.float64) * right[None, :, :])
+    assert (products[products > 0] >= np.finfo(np.float32).tiny).all()
 
 
 def test_the_number_of_threads_does_not_change_the_neighbours():
