@@ -1,0 +1,108 @@
+"""The data sets of the tables: what is trained on, what is explained, what is tested."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.utils import Bunch
+
+from skexmap.datasets import (
+    load_celeba,
+    load_colored_mnist,
+    load_urbancars,
+    load_waterbirds,
+    make_colored_digits,
+    make_two_shortcut_fashion,
+)
+
+
+@dataclass
+class Setting:
+    """One data set, drawn with one seed.
+
+    The first of the tests is the one that the tables are about; the others are further columns. ``"no shortcut"``
+    holds the images of the published test with the shortcut taken out.
+    """
+
+    train: Bunch
+    validation: Bunch
+    tests: dict
+    shortcuts: tuple = ()
+    load: object = None
+
+
+def in_grey(images):
+    """Return images with the same total ink, spread evenly over the three channels."""
+    return np.repeat(images.mean(axis=1, keepdims=True), 3, axis=1)
+
+
+def grey_split(split, images):
+    return Bunch(**{**split, "data": images})
+
+
+def colored_fashion(root, seed):
+    fashion = load_colored_mnist(root, correlation=0.99, random_state=seed)
+    published = fashion.test_correlated
+    tests = {
+        "every ink": fashion.test,
+        "published": published,
+        "no shortcut": grey_split(published, in_grey(published.data)),
+    }
+    return Setting(fashion.train, fashion.validation, tests)
+
+
+def two_shortcut_fashion(root, seed):
+    fashion = make_two_shortcut_fashion(root, random_state=seed)
+    published = fashion.test_correlated
+    # The pixels under one mark are those of the twin with the mark in the other corner.
+    n = len(published.target)
+    unmarked = np.minimum(fashion.test.data[:n], fashion.test.data[n : 2 * n])
+    tests = {
+        "every ink": fashion.test,
+        "published": published,
+        "no shortcut": grey_split(published, in_grey(unmarked)),
+    }
+    return Setting(fashion.train, fashion.validation, tests, shortcuts=("ink", "mark"))
+
+
+def colored_digits(root, seed):
+    digits = make_colored_digits(correlation=0.95, n_copies=10, random_state=seed)
+    published = digits.test_correlated
+    tests = {
+        "every ink": digits.test,
+        "published": published,
+        "no shortcut": grey_split(published, in_grey(published.data)),
+    }
+    return Setting(digits.train, digits.validation, tests)
+
+
+def on_disk(loader, root, *, shortcuts=(), foreground=None):
+    """Return a published data set as it lies on a disk; its splits do not depend on a seed."""
+    splits = loader(root)
+    tests = {"published": splits.test}
+    if foreground is not None:
+        tests["no shortcut"] = foreground(root).test
+    return Setting(splits.train, splits.validation, tests, shortcuts, load=splits.train.transform)
+
+
+def waterbirds(root, seed):
+    return on_disk(load_waterbirds, root, foreground=lambda root: load_waterbirds(root, foreground_only=True))
+
+
+def celeba(root, seed):
+    return on_disk(load_celeba, root)
+
+
+def urbancars(root, seed):
+    return on_disk(load_urbancars, root, shortcuts=("background", "co_occurring_object"))
+
+
+SETTINGS = {
+    "colored_fashion": colored_fashion,
+    "two_shortcut_fashion": two_shortcut_fashion,
+    "colored_digits": colored_digits,
+    "waterbirds": waterbirds,
+    "celeba": celeba,
+    "urbancars": urbancars,
+}
+FASHION = "/usr/share/datasets/fashion-mnist"
+NEEDS_ROOT = ("waterbirds", "celeba", "urbancars")

@@ -1,0 +1,252 @@
+"""The tables of the ExMap paper, rebuilt on data that is at hand.
+
+    python examples/benchmarks/paper_tables.py
+    python examples/benchmarks/paper_tables.py --data colored_fashion --seeds 5
+    python examples/benchmarks/paper_tables.py --data waterbirds --root FOLDER --weights resnet50.pth
+
+For every seed a net is trained as usual (SGD, cosine schedule, weight decay, stopped at the best mean validation
+accuracy), the validation images are explained and clustered, and every method retrains the last layer on them. Test
+images are looked at once, at the end. Settings are chosen on the validation images alone, for all methods by one rule:
+see `paper/methods.py`. True groups are used by the rows that say so, and by the scores.
+
+Nets, heatmaps and finished rows are kept in --cache: a run that was stopped goes on where it was. The raw figures go
+to ``docs/results/<data>.json`` and from there, with --page, into docs/results.md.
+
+The coloured Fashion-MNIST sets need the Debian package dataset-fashion-mnist, or its four files in --root; UMAP needs
+umap-learn, the last row skorch. Waterbirds, CelebA and UrbanCars need --root.
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import joblib
+import numpy as np
+import torch
+from paper import base_model, full_network, methods, report, settings
+
+from skexmap import EmbeddingTransformer, HeatmapTransformer
+from skexmap.exceptions import SkexmapWarning
+from skexmap.metrics import group_accuracies, group_shares, mean_accuracy, shortcut_gaps
+from skexmap.retraining import ERMClassifier
+
+OFFLINE = ("colored_fashion", "two_shortcut_fashion", "colored_digits")
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+# Data set -> sides of the maps in the sweep; the tables have the default of HeatmapTransformer, 28.
+SWEEP = {"colored_fashion": (14, 7, 5, 3), "two_shortcut_fashion": (14, 7), "colored_digits": (14, 7, 5, 3)}
+RECIPES = {name: {"n_epochs": 5, "learning_rate": 0.05} for name in settings.SETTINGS}
+RECIPES["colored_digits"]["n_epochs"] = 10
+for published in settings.NEEDS_ROOT:
+    RECIPES[published] = {"n_epochs": 100, "learning_rate": 1e-3, "batch_size": 32}
+
+
+def main():
+    """Parse the options, run what is not there yet, write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", nargs="+", default=OFFLINE, choices=settings.SETTINGS)
+    parser.add_argument("--seeds", type=int, default=5, help="how many; 0, 1, ...")
+    parser.add_argument("--root", help="folder of the data set")
+    parser.add_argument(
+        "--weights", help="ImageNet weights of torchvision's ResNet-50 for the real data sets"
+    )
+    parser.add_argument("--epochs", type=int, help="instead of those of the recipe")
+    parser.add_argument(
+        "--cache", type=Path, default="paper_cache", help="keeps nets, maps and finished rows"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON files")
+    parser.add_argument(
+        "--page", action="store_true", help="write docs/results.md from the JSON files, run nothing"
+    )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="seeds that run side by side")
+    options = parser.parse_args()
+    if not options.page:
+        for data in options.data:
+            start = time.perf_counter()
+            runs = joblib.Parallel(options.jobs)(
+                joblib.delayed(run_seed)(data, seed, options) for seed in range(options.seeds)
+            )
+            write_json(data, runs, options, time.perf_counter() - start)
+    report.write_page(options.out)
+
+
+def run_seed(data, seed, options):
+    """Return the figures of one seed; each step is kept in the cache."""
+    torch.set_num_threads(max(1, os.cpu_count() // options.jobs))
+    # A tiny pseudo-group or an empty error set is a result here: its row shows what it costs.
+    warnings.simplefilter("ignore", SkexmapWarning)
+    # UMAP says that a seed makes it run on one thread, and scikit-learn renames what UMAP calls.
+    warnings.filterwarnings("ignore", module="umap")
+    warnings.filterwarnings("ignore", message=".*force_all_finite.*")
+    folder = options.cache / data / str(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    record = Record(folder / "figures.json")
+    setting = settings.SETTINGS[data](options.root or settings.FASHION, seed)
+    net = trained_net(data, setting, seed, folder, record, options)
+    v, tests, labels = features(setting, net, seed, folder, record)
+    shares = group_shares(setting.train.group_labels)
+
+    def score(predict):
+        return {name: figures(predict(tests[name]), split, shares, setting) for name, split in labels.items()}
+
+    record.once("rows", "ERM, the net as trained", lambda: {"tests": score(v.head.predict)})
+    for name, row in methods.rows().items():
+        record.once("rows", name, lambda row=row: scored(*methods.run_row(row, v), score))
+    for name in [*methods.LABELERS, "true groups", "classes", "EIIL"]:
+        record.once("groupings", name, lambda name=name: methods.describe_grouping(v, name))
+    for side in SWEEP.get(data, ()):
+        names = [f"{how}, {side}" for how in ("spectral", "k-means")]
+        if all(name in record["sweep"] for name in names):
+            continue
+        smaller = heatmaps(setting, net, side)
+        for name, labeler in zip(names, (methods.spectral, methods.kmeans), strict=True):
+            record.once(
+                "sweep", name, lambda labeler=labeler, smaller=smaller: sweep(labeler, v, smaller, score)
+            )
+    if seed == 0 and data in OFFLINE[:1]:
+        record.once(
+            "rows",
+            "full-network JTT, chosen by ExMap's pseudo-groups",
+            lambda: full_network.jtt(setting, v, seed, RECIPES[data], score_net(setting, shares)),
+        )
+    return record.content
+
+
+class Record:
+    """Figures in a JSON file; what stands there is not computed again."""
+
+    def __init__(self, path):
+        self.path = path
+        self.content = json.loads(path.read_text()) if path.exists() else {}
+
+    def __getitem__(self, section):
+        return self.content.setdefault(section, {})
+
+    def once(self, section, name, compute):
+        """Keep what `compute` returns, if nothing is kept yet; return it."""
+        if name not in self[section]:
+            start = time.perf_counter()
+            self[section][name] = compute()
+            self.path.write_text(json.dumps(self.content))
+            print(f"{self.path.parent}: {name}, {time.perf_counter() - start:.0f} s", flush=True)
+        return self[section][name]
+
+
+def trained_net(data, setting, seed, folder, record, options):
+    """Return the trained net, from the cache where it is."""
+    net = (
+        base_model.resnet50(seed, options.weights)
+        if data in settings.NEEDS_ROOT
+        else base_model.small_net(seed)
+    )
+    path = folder / "net.pt"
+    if path.exists():
+        net.load_state_dict(torch.load(path, weights_only=True))
+        return net.eval()
+    recipe = RECIPES[data] | ({"n_epochs": options.epochs} if options.epochs else {})
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def train():
+        accuracies = base_model.train(net, setting, seed, device=device, **recipe)
+        torch.save(net.state_dict(), path)
+        return {**recipe, "validation_accuracy": accuracies}
+
+    record.once("base", "net", train)
+    return net.eval()
+
+
+def heatmaps(setting, net, side=28):
+    """Return the blocks of the validation images, the maps of a side."""
+    transformer = HeatmapTransformer(net, size=side, return_embedding=True, load=setting.load, batch_size=256)
+    return transformer.fit_transform(setting.validation.data, setting.validation.target)
+
+
+def features(setting, net, seed, folder, record):
+    """Return what the methods see, the embeddings of the tests, and the tests without their images."""
+    path = folder / "features.npz"
+
+    def compute():
+        start = time.perf_counter()
+        kept = {"blocks": heatmaps(setting, net)}
+        seconds = time.perf_counter() - start
+        embed = EmbeddingTransformer(net, load=setting.load, batch_size=256).fit(setting.validation.data)
+        for name, split in setting.tests.items():
+            kept[f"test {name}"] = embed.transform(split.data)
+        np.savez(path, **kept)
+        return {"seconds": seconds, "n": len(setting.validation.target)}
+
+    record.once("base", "heatmaps", compute)
+    kept = np.load(path)
+    validation = setting.validation
+    dense = [layer for layer in net.modules() if isinstance(layer, torch.nn.Linear)][-1]
+    head = ERMClassifier.from_layer(dense, classes=np.unique(validation.target))
+    v = methods.Validation(kept["blocks"], validation.target, validation.group_labels, head, seed)
+    return v, {name: kept[f"test {name}"] for name in setting.tests}, setting.tests
+
+
+def figures(predicted, split, shares, setting):
+    """Return the accuracies of a test."""
+    y, groups = split.target, split.group_labels
+    accuracies = group_accuracies(y, predicted, group_labels=groups)
+    result = {
+        "groups": {str(g): [float(a), int((groups == g).sum())] for g, a in accuracies.items()},
+        "worst": float(min(accuracies.values())),
+        "mean": float(mean_accuracy(y, predicted, group_labels=groups, weights=shares)),
+    }
+    if setting.shortcuts and len(y) == len(split.get(setting.shortcuts[0], ())):
+        shortcuts = {name: split[name] for name in setting.shortcuts}
+        # On a small test a combination may not occur: then there is no gap to tell.
+        if len(np.unique(groups)) == 2 * 2 ** len(shortcuts):
+            result["gaps"] = {
+                name: float(gap)
+                for name, gap in shortcut_gaps(
+                    y, predicted, shortcuts=shortcuts, group_labels=groups, weights=shares
+                ).items()
+            }
+    return result
+
+
+def scored(model, how, score):
+    return {**how, "tests": score(model.predict)}
+
+
+def sweep(labeler, v, smaller, score):
+    """Return what DFR reaches on the pseudo-groups of smaller maps, settings chosen as everywhere."""
+    name = "sweep"
+    start = time.perf_counter()
+    v.groupings[name] = labeler(v).fit(smaller, v.y).group_labels_, time.perf_counter() - start
+    result = methods.describe_grouping(v, name)
+    row = methods.Row("DFR", methods.dfr_candidates, name, name)
+    return {**result, **scored(*methods.run_row(row, v), score)}
+
+
+def score_net(setting, shares):
+    """Return the scorer of a whole net, on the images of the tests."""
+    return lambda predict: {
+        name: figures(predict(split.data), split, shares, setting) for name, split in setting.tests.items()
+    }
+
+
+def write_json(data, runs, options, seconds):
+    """Write the raw figures of all seeds, and what they were computed with."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    packages = ("skexmap", "torch", "scikit-learn", "numpy", "scipy", "umap-learn", "skorch")
+    result = {
+        "data": data,
+        "seeds": list(range(options.seeds)),
+        "command": f"python examples/benchmarks/paper_tables.py --data {data} --seeds {options.seeds}",
+        "seconds_of_this_run": round(seconds),
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "system": platform.system()},
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+        "runs": runs,
+    }
+    (options.out / f"{data}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
