@@ -62,18 +62,19 @@ def read_csv(path, columns):
     FileNotFoundError
         If there is no such file.
     ValueError
-        If a column is missing, a line is too short, or there is no line.
+        If a column is missing, a line is too short, there is no line, or the file is not UTF-8.
     """
     require_files(path)
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        present = reader.fieldnames or []
-        missing = [column for column in columns if column not in present]
-        if missing:
-            raise ValueError(
-                f"{path} has no column {first_offenders(missing)}. It has: {', '.join(present)}."
-            )
-        rows = list(reader)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            present = reader.fieldnames or []
+            rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is no CSV file in UTF-8: {error}. Save it as one.") from error
+    missing = [column for column in columns if column not in present]
+    if missing:
+        raise ValueError(f"{path} has no column {first_offenders(missing)}. It has: {', '.join(present)}.")
     short = [i + 2 for i, row in enumerate(rows) if any(row[column] is None for column in columns)]
     if short:
         raise ValueError(

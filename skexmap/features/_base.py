@@ -194,7 +194,8 @@ class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseE
                 f"{len(skipped)} of {len(X)} images could not be loaded and were skipped; their rows are NaN: "
                 f"{first_unread(skipped, len(skipped))}."
             )
-            warnings.warn(SkippedImagesWarning(message, indices), stacklevel=6)
+            # Past the decorators of `fit_transform` or `transform`, to who called it.
+            warnings.warn(SkippedImagesWarning(message, indices), stacklevel=8 if checked else 6)
         if checked and self._y_varies and predicted:
             # These are the images of `fit`, and they are of more than one class.
             warn_of_constant_predictions(

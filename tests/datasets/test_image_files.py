@@ -521,6 +521,15 @@ def test_an_unknown_split_of_ones_own_is_refused(pets):
         load_image_folder(pets, split_column="part", **COLUMNS)
 
 
+@pytest.mark.parametrize(
+    "content", ["path,target\nk\xe4fer.png,K\xe4fer\n".encode("latin-1"), b"\x89PNG\r\n\x1a\n\0"]
+)
+def test_a_table_that_is_no_text_is_named(pets, content):
+    pets.write_bytes(content)
+    with pytest.raises(ValueError, match=r"pets\.csv is no CSV file in UTF-8"):
+        load_image_folder(pets)
+
+
 def test_blank_labels_are_counted(pets):
     edit(pets, "dog", "")
     with pytest.raises(ValueError, match=r"4 of 8 lines .* have no animal: lines 6, 7, 8, 9"):

@@ -245,6 +245,14 @@ def test_the_cache_keeps_no_failure(paths, tmp_path):
         np.testing.assert_allclose(repaired[name], expected[name], atol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["fit_transform", "transform"])
+def test_the_warning_points_to_the_line_of_the_caller(broken, method):
+    transformer = skipping().fit(broken[20:])
+    with pytest.warns(SkippedImagesWarning) as caught:
+        getattr(transformer, method)(broken)
+    assert caught[0].filename == __file__
+
+
 def test_the_warning_can_be_pickled():
     warning = pickle.loads(pickle.dumps(SkippedImagesWarning("two", np.array([1, 2]))))
     assert str(warning) == "two"
