@@ -102,6 +102,9 @@ class DivDisClassifier(LinearHead):
         Lambda 1, the weight of the mutual information (published).
     regularization : float, default=10.0
         Lambda 2; keeps a head from predicting one class for every unlabelled sample (published).
+    min_group_size : int, default=5
+        (Pseudo-)groups of at most this many samples, slivers of a clustering, do not count in the choice of the
+        head, nor are their samples drawn as unlabelled ones.
     l2 : float, default=1e-4
         Penalty on the weights, :math:`\frac{l2}{2} \|w\|^2` (published, as weight decay).
     learning_rate : float, default=0.01
@@ -132,7 +135,7 @@ class DivDisClassifier(LinearHead):
     Raises
     ------
     ValueError
-        From `fit`: one class only, or a missing block.
+        From `fit`: one class only, a missing block, or no group larger than `min_group_size`.
 
     See Also
     --------
@@ -180,6 +183,7 @@ class DivDisClassifier(LinearHead):
         "n_heads": [Interval(Integral, 1, None, closed="left")],
         "diversity": [Interval(Real, 0, None, closed="left")],
         "regularization": [Interval(Real, 0, None, closed="left")],
+        "min_group_size": [Interval(Integral, 0, None, closed="left")],
         "l2": [Interval(Real, 0, None, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
@@ -193,6 +197,7 @@ class DivDisClassifier(LinearHead):
         *,
         diversity=10.0,
         regularization=10.0,
+        min_group_size=5,
         l2=1e-4,
         learning_rate=0.01,
         batch_size=256,
@@ -202,6 +207,7 @@ class DivDisClassifier(LinearHead):
         self.n_heads = n_heads
         self.diversity = diversity
         self.regularization = regularization
+        self.min_group_size = min_group_size
         self.l2 = l2
         self.learning_rate = learning_rate
         self.batch_size = batch_size
@@ -232,13 +238,24 @@ class DivDisClassifier(LinearHead):
         """
         embedding = read_embedding(self, X, reset=True)
         self.classes_, class_codes = read_classes(self, y, len(embedding))
-        self.groups_, group_codes, _ = read_groups(
+        self.groups_, group_codes, origin = read_groups(
             self, X, embedding, self.classes_, class_codes, group_labels
         )
+        if origin != "classes":
+            group_codes = self._without_slivers(group_codes)
         unlabeled = None if X_unlabeled is None else read_embedding(self, X_unlabeled, reset=False)
         self.heads_ = self._diversify(embedding, class_codes, group_codes, unlabeled)
         self._choose_head(embedding, class_codes, group_codes)
         return self
+
+    def _without_slivers(self, group_codes):
+        counts = np.bincount(group_codes[group_codes >= 0], minlength=len(self.groups_))
+        if counts.max() <= self.min_group_size:
+            raise ValueError(
+                f"All {len(counts)} groups have at most min_group_size={self.min_group_size} samples (largest: "
+                f"{counts.max()}). Use fewer clusters or lower `min_group_size`."
+            )
+        return np.where(counts[group_codes] > self.min_group_size, group_codes, -1)
 
     def _diversify(self, embedding, class_codes, group_codes, unlabeled):
         n, n_classes = len(embedding), len(self.classes_)
