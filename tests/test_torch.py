@@ -465,6 +465,15 @@ def test_models_that_differ_in_anything_do_not_share(what):
     assert replica_of(one, CPU) is not replica_of(other, CPU)
 
 
+def test_a_class_defined_anew_under_its_old_name_is_another(monkeypatch):
+    """As in a notebook, where a cell with a changed `forward` runs again: a pickle has the name only."""
+    before = content_of(SmallNet())
+    again = another_class_of_the_same_name()
+    monkeypatch.setattr(sys.modules[SmallNet.__module__], "SmallNet", type(again))
+    assert content_of(again) is not None
+    assert content_of(again) != before
+
+
 def test_equal_models_made_twice_share():
     assert content_of(WithAttribute([1, torch.zeros(2)])) == content_of(WithAttribute([1, torch.zeros(2)]))
     assert content_of(patched_forward(scaled)) is not None
