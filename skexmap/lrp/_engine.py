@@ -21,6 +21,8 @@ from skexmap.lrp._rules import away_from_zero, stabilize
 
 # Relative difference between the intercepted and the plain logits above which the engine refuses the model.
 LOGIT_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.1}
+# In float16 the explained logit starts with this relevance, unless its coefficient then is too near the largest number.
+HALF_START, HALF_LARGEST = 2.0**6, 2.0**13
 # Relative to the largest, relevance below this on a value of zero is what `away_from_zero` left there.
 RESIDUE = 2.0**-40
 _PROBABILITIES = {
@@ -104,12 +106,15 @@ class RelevanceEngine:
             detached = logits.detach()
             with torch.no_grad():
                 seed = _seed(detached, choose_target(detached), start)
+                seed, unit = _within_range(seed, detached.dtype)
             end, values = leaf, run.image_values
             if layer is not None:
                 end = _end_of_propagation(run, caught, layer)
                 values = away_from_zero(end.detach())
             (coefficient,) = torch.autograd.grad(logits, end, seed)
             relevance = _without_residue(coefficient * values, end.detach())
+            if unit is not None:
+                relevance = relevance.float() * unit.reshape(-1, *[1] * (relevance.ndim - 1))
             dense = tag_of(logits).dense
         finally:
             run.close()
@@ -619,8 +624,23 @@ def _without_residue(relevance, x):
     return relevance.masked_fill_((x == 0) & (relevance.abs() < RESIDUE * largest), 0.0)
 
 
+def _within_range(seed, dtype):
+    """Return the seed in the type of the logits, in other units where that has a small range, and the unit.
+
+    float16 holds nothing below 6e-8: shared among all pixels of a photograph, a relevance of 1 vanishes, and the seed
+    of a logit near 0 overflows. Relevance is proportional to its start, so each image starts with more.
+    """
+    if dtype != torch.float16:
+        return seed.to(dtype), None
+    largest = seed.abs().amax(1)
+    unit = largest / (largest * HALF_START).clamp(max=HALF_LARGEST)
+    return (seed / unit[:, None]).to(dtype), unit
+
+
 def _seed(logits, target, start):
     """Return the coefficient of the logits: relevance 1 (or the logit) at the target, zero elsewhere."""
+    # Half precision cannot hold the coefficient of a logit near 0.
+    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     seed = torch.zeros_like(logits)
     target = torch.as_tensor(target, device=logits.device, dtype=torch.long)
     if logits.shape[1] == 1:

@@ -67,6 +67,26 @@ def test_bfloat16_maps_come_out_as_float32_and_point_the_same_way(net, images):
     assert 0.98 < correlation < 1
 
 
+@pytest.mark.parametrize("logit", [1e-4, 1.0])
+def test_float16_maps_of_many_pixels_do_not_vanish(logit):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2, bias=False),
+    ).eval()  # fmt: skip
+    images = torch.rand(4, 3, 160, 160)
+    with torch.no_grad():
+        # Relevance does not depend on the size of the logit, but the coefficient it starts with does.
+        net[-1].weight.mul_(logit / net(images).abs().max())
+    exact, half = (
+        HeatmapTransformer(net, dtype=dtype, size=None).fit_transform(images)
+        for dtype in ("float32", "float16")
+    )
+    assert half.dtype == np.float32
+    correlations = [np.corrcoef(a, b)[0, 1] for a, b in zip(exact, half, strict=True)]
+    assert min(correlations) > 0.999
+
+
 def test_float64_sharpens_a_float32_model(net, images):
     single = HeatmapTransformer(net).fit_transform(images)
     double = HeatmapTransformer(net, dtype="float64").fit_transform(images)
