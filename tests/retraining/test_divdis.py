@@ -179,3 +179,21 @@ def test_what_cannot_choose_a_head_is_refused(diversified):
         divdis.select_head(target[:2], target_y[:3])
     with pytest.raises(ValueError, match="2 features"):
         divdis.fit(target, target_y, X_unlabeled=target[:, :1])
+
+
+def test_slivers_do_not_choose_the_head():
+    X, y, shortcut = shortcut_data(1000, noise=0.5)
+    groups = 2 * y + shortcut
+    # Four samples against the shortcut, labelled wrongly: no head that follows the class is right about one of them.
+    odd = np.flatnonzero((y == 0) & (shortcut == 1))[:4]
+    y[odd], groups[odd] = 1, 7
+    X[odd, 0] = -5.0
+    new, new_y, new_shortcut = shortcut_data(2000, agreement=0.5, noise=0.5, seed=2)
+    against = new_shortcut != new_y
+    divdis = DivDisClassifier(random_state=0).fit(X, y, group_labels=groups)
+    assert divdis.score(new[against], new_y[against]) > 0.9
+    assert divdis.head_scores_.max() > 0.9
+    ruled = DivDisClassifier(min_group_size=0, random_state=0).fit(X, y, group_labels=groups)
+    assert ruled.head_scores_.max() < 0.5
+    with pytest.raises(ValueError, match=r"All 5 groups have at most min_group_size=2000 samples"):
+        DivDisClassifier(min_group_size=2000).fit(X, y, group_labels=groups)
