@@ -23,6 +23,9 @@ from skexmap.features._capture import NO_HEAD, capture_embedding
 from skexmap.lrp import Composite, resolve_composite
 from skexmap.lrp._engine import check_logits, first_output
 
+# Cosine between a map in float16 and in float32 below which the type is refused.
+MIN_ALIGNMENT = 0.95
+
 
 class HeatmapTransformer(ImageTransformer):
     """Relevance heatmaps of a frozen image classifier.
@@ -66,7 +69,8 @@ class HeatmapTransformer(ImageTransformer):
         ``"layer3"`` of a ResNet, with ``channels="sum"``). None goes down to the pixels.
     dtype : {"float64", "float32", "bfloat16", "float16"} or None, default=None
         Floating type to compute in; None keeps the model's. Half precision is faster where the hardware has it; the
-        embedding then has that precision, and both come out as float32.
+        embedding then has that precision, and both come out as float32. "float16" has a small range: `fit` refuses it
+        where the maps of the first images differ from those in float32.
     start : {"one", "logit"}, default="one"
         Relevance at the target: 1 (published; a target whose logit is negative gets a map of flipped sign) or its
         logit. A one-logit model starts with 1 at the predicted side.
@@ -282,7 +286,23 @@ class HeatmapTransformer(ImageTransformer):
             self.head_ = capture_embedding(replica.module, images)[2] if self.return_embedding else None
         if self.return_embedding and self.head_ is None:
             raise ValueError(NO_HEAD)
-        return self._compute(images, replica)
+        blocks = self._compute(images, replica)
+        if images.dtype == torch.float16:
+            self._check_range(images, blocks[HEATMAP])
+        return blocks
+
+    def _check_range(self, images, maps):
+        """Refuse float16, which holds nothing below 6e-8, where relevance vanishes on its way to the pixels."""
+        replica = replica_of(self.model, pick_device(self.device), torch.float32)
+        agreement = alignment(maps.float(), self._compute(images.float(), replica)[HEATMAP])
+        worst = float(agreement.min())
+        if worst < MIN_ALIGNMENT:
+            n_bad = int((agreement < MIN_ALIGNMENT).sum())
+            raise ValueError(
+                f"In float16 the heatmaps of {n_bad} of {len(images)} images differ from those in float32 (cosine "
+                f"{worst:.2f} for the worst): relevance is shared among so many values that it leaves the range of the "
+                'type. Use dtype="bfloat16" or dtype="float32".'
+            )
 
     def _settings(self):
         """Return all that a map depends on besides the image."""
@@ -357,6 +377,13 @@ def resize(maps, size, how):
     if how == "area":
         return F.interpolate(maps, (size, size), mode="area")
     return F.interpolate(maps, (size, size), mode="bilinear", align_corners=False)
+
+
+def alignment(maps, others):
+    """Return the cosine between each map and its counterpart; two maps of zeros are the same."""
+    maps, others = maps.flatten(1), others.flatten(1)
+    same = (maps == others).all(1)
+    return torch.where(same, 1.0, F.cosine_similarity(maps, others, dim=1))
 
 
 def divide_by_largest(maps):
