@@ -132,7 +132,8 @@ class LfFClassifier(LinearHead):
     layer keeps the two losses and loses that order: what pulls the heads apart on fixed embeddings is the
     generalised cross-entropy alone. The weights have a feedback (a sample that the debiased head gives up weighs
     less), which only the penalty stops: with a weak one and many steps the debiased head turns *against* the
-    shortcut and fails where it holds, with a strong one both heads lean alike. Choose `l2` by the worst
+    shortcut and fails where it holds, with a strong one both heads lean alike. On the embeddings of the demo's net
+    the default turned so too (the table in ``docs/retraining.md``). Choose `l2` and `n_steps` by the worst
     pseudo-group.
 
     References
