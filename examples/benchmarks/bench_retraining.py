@@ -97,9 +97,11 @@ def fit_strategies(seed, blocks, y, pseudo_groups, true_groups, source, net_head
             name = f"`DFRClassifierCV(balance={balance!r}, min_group_size={min_group_size})`"
             yield name, shown, fit(dfr, pseudo_groups)
     yield "`GroupDROClassifier()`", shown, fit(GroupDROClassifier(), pseudo_groups)
-    yield "`DivDisClassifier()`", shown, fit(DivDisClassifier(), pseudo_groups)
-    shown = "pseudo-groups, unlabelled digits in random ink"
-    yield "`DivDisClassifier()`", shown, fit(DivDisClassifier(), pseudo_groups, X_unlabeled=unlabeled)
+    for extra, others in (("", {}), (", unlabelled digits in random ink", {"X_unlabeled": unlabeled})):
+        for min_group_size in (5, 20):
+            divdis = DivDisClassifier(min_group_size=min_group_size)
+            name = f"`DivDisClassifier(min_group_size={min_group_size})`"
+            yield name, shown + extra, fit(divdis, pseudo_groups, **others)
 
     shown = "true groups"
     for balance in ("subsample", "reweight"):

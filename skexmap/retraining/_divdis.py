@@ -128,7 +128,8 @@ class DivDisClassifier(LinearHead):
     head_ : int
         Which of them is chosen.
     head_scores_ : ndarray of shape (n_heads,)
-        What it was chosen by: accuracy of the worst group, or (`select_head` without groups) of all samples.
+        What it was chosen by: accuracy of the worst group, or (`select_head` without groups) of all samples. The
+        mean over the groups decides ties.
     groups_, classes_, n_features_in_
         As in `DFRClassifier`; the groups come from where that takes them.
 
@@ -298,8 +299,12 @@ class DivDisClassifier(LinearHead):
 
     def _choose_head(self, embedding, class_codes, group_codes):
         predicted = np.argmax(self._head_log_probabilities(embedding), axis=2).T
-        self.head_scores_ = worst_group_accuracies(predicted == class_codes[:, None], group_codes)
-        self.head_ = int(self.head_scores_.argmax())
+        correct = predicted == class_codes[:, None]
+        self.head_scores_ = worst_group_accuracies(correct, group_codes)
+        groups = np.unique(group_codes[group_codes >= 0])
+        mean = np.mean([correct[group_codes == group].mean(axis=0) for group in groups], axis=0)
+        # A group that no head can serve would leave the choice to chance.
+        self.head_ = int(np.lexsort((mean, self.head_scores_))[-1])
         self.coef_, self.intercept_ = self.heads_[self.head_]
 
     def _head_log_probabilities(self, embedding):
@@ -340,7 +345,7 @@ class DivDisClassifier(LinearHead):
         Returns
         -------
         self : object
-            With `head_`, `head_scores_`, `coef_` and `intercept_` of that choice; the first head wins ties.
+            With `head_`, `head_scores_`, `coef_` and `intercept_` of that choice.
 
         Raises
         ------
