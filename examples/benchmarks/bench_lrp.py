@@ -2,6 +2,7 @@
 
     python examples/benchmarks/bench_lrp.py                 # all three nets
     python examples/benchmarks/bench_lrp.py --nets resnet18 --rounds 9
+    python examples/benchmarks/bench_lrp.py --cheaper       # only what dtype= and layer= save, and what they change
 
 All methods run in one process, in turn, round after round; the table gives medians over the rounds as multiples of the
 plain forward pass without gradients (the faster of contiguous and channels-last). Peak memory is measured in a fresh
@@ -19,12 +20,21 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
+from skexmap import HeatmapTransformer
 from skexmap.lrp import RelevanceEngine, epsilon_gamma
 
 NETS = ("resnet18", "resnet50", "demo")
+# Where the propagation may stop: after each stage of the net.
+LAYERS = {
+    "resnet18": ("layer1", "layer2", "layer3", "layer4"),
+    "resnet50": ("layer1", "layer2", "layer3", "layer4"),
+    "demo": ("3", "7"),
+}
+DTYPES = ("bfloat16", "float16", "float64")
 
 
 def demo_net():
@@ -206,17 +216,58 @@ METHODS = {
 ARGUMENTS = None
 
 
-def time_in_turn(functions, rounds):
+def time_in_turn(functions, rounds, clock=time.perf_counter):
     """Return the seconds of each function over the rounds; they run in turn."""
     for run in functions.values():
         run()
     seconds = {name: [] for name in functions}
     for _ in range(rounds):
         for name, run in functions.items():
-            start = time.perf_counter()
+            start = clock()
             run()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return seconds
+
+
+def print_cheaper(net_name, rounds):
+    """Print what other floating types and inner layers cost and change, against float32 maps of the pixels.
+
+    The time is that of `HeatmapTransformer.transform` on the CPU, summed over the cores, in turn with the plain one.
+    The maps are compared image by image, by the correlation of their entries: at the side of the smaller of the two,
+    summed over the channels where a layer's channels are no colours.
+    """
+    net, images = make_net(net_name)
+    shared = {"size": 28, "batch_size": len(images), "device": "cpu"}
+    summed = {**shared, "channels": "sum", "resample": "area"}
+    variants = {"float32, to the pixels": HeatmapTransformer(net, **shared)}
+    variants |= {f"dtype={name!r}": HeatmapTransformer(net, dtype=name, **shared) for name in DTYPES}
+    variants |= {
+        f"layer={layer!r}": HeatmapTransformer(net, layer=layer, **summed) for layer in LAYERS[net_name]
+    }
+    for name, transformer in list(variants.items()):
+        try:
+            transformer.fit(images)
+        except ValueError as error:
+            print(f"\n{net_name}, {name} is refused: {error}")
+            del variants[name]
+    seconds = time_in_turn(
+        {name: lambda t=t: t.transform(images) for name, t in variants.items()}, rounds, time.process_time
+    )
+    plain = seconds["float32, to the pixels"]
+    print(f"\n{net_name}, images {tuple(images.shape)}; plain heatmaps: {statistics.median(plain):.3f} CPU s")
+    print(f"{'':30}{'x plain':>10}{'map':>12}{'corr. mean':>12}{'corr. min':>12}")
+    for name, transformer in variants.items():
+        side = transformer.heatmap_shape_[-1]
+        reference = variants["float32, to the pixels"]
+        if transformer.layer is not None:
+            # A map of its own side: what is compared is the place, not the resolution.
+            reference = HeatmapTransformer(net, **{**summed, "size": side}).fit(images)
+        pairs = zip(transformer.transform(images), reference.transform(images), strict=True)
+        correlations = [np.corrcoef(a, b)[0, 1] for a, b in pairs]
+        ratio = statistics.median(mine / full for mine, full in zip(seconds[name], plain, strict=True))
+        print(
+            f"{name:30}{ratio:10.2f}{f'{side} x {side}':>12}{np.mean(correlations):12.3f}{min(correlations):12.3f}"
+        )
 
 
 def peak_memory(net_name, method):
@@ -268,6 +319,9 @@ def main():
     parser.add_argument("--methods", nargs="+", help="only these")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument(
+        "--cheaper", action="store_true", help="only the tables of dtype= and layer=, which else come last"
+    )
+    parser.add_argument(
         "--memory-of", metavar="METHOD", help="only print the peak memory of this method, in MiB"
     )
     global ARGUMENTS
@@ -280,6 +334,14 @@ def main():
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, medians of {ARGUMENTS.rounds} rounds"
     )
+    if not ARGUMENTS.cheaper:
+        print_methods()
+    for name in ARGUMENTS.nets:
+        print_cheaper(name, ARGUMENTS.rounds)
+
+
+def print_methods():
+    """Print time and memory of all methods."""
     for name in ARGUMENTS.nets:
         functions = {}
         for method, make in METHODS.items():
