@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from joblib import Parallel, delayed
 from numpy.testing import assert_array_equal
+from sklearn.base import clone
 from sklearn.cluster import KMeans
 from sklearn.pipeline import Pipeline, make_pipeline
 from small_nets import SHOWN, CountingNet, SmallNet
@@ -431,6 +433,21 @@ def test_a_pipeline_fits_on_a_folder_with_broken_files_as_on_one_without_them(br
         pytest.raises(ValueError, match=r"4 of 40 samples .*rows 3, 17, 30, 31"),
     ):
         fitted.predict(broken)
+
+
+@pytest.mark.slow
+def test_worker_processes_of_joblib_skip_the_same_images(broken, labels, whole):
+    pipe = make_pipeline(
+        skipping(),
+        PseudoGroupLabeler(KMeans(2, n_init=1, random_state=0), n_seed_checks=0),
+        STRATEGIES["DFR"],
+    )
+    fitted = Parallel(n_jobs=2)(delayed(clone(pipe).fit)(broken, labels) for _ in range(2))
+    expected = quiet(pipe.fit, broken, labels)[0]
+    for one in fitted:
+        assert_array_equal(one[0].skipped_, BROKEN)
+        np.testing.assert_allclose(one[-1].coef_, expected[-1].coef_, rtol=1e-4)
+        assert_array_equal(one.predict(broken[whole]), expected.predict(broken[whole]))
 
 
 def test_an_embedding_pipeline_with_known_groups_leaves_broken_files_out(broken, labels, whole):
