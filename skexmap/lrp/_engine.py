@@ -45,6 +45,7 @@ class Attribution:
     ----------
     logits : tensor of shape (n, n_logits)
     relevance : tensor of the shape of the images
+        In the type of the logits; of float16 logits in float32, because float16 cannot hold it.
     embedding : tensor of shape (n, n_features) or None
         Input of the dense layer whose output the logits are; None if they come from none.
     """
