@@ -45,7 +45,9 @@ def spectral(v, **params):
 
 def kmeans(v, reduce=None, **params):
     # Batches, and three starts instead of ten: 14 numbers of clusters are tried on 10,000 maps of 2,352 values.
-    clusterer = OverclusteringKMeans(reduce=reduce, batch_size=2048, n_init=3, random_state=v.seed)
+    clusterer = OverclusteringKMeans(
+        reduce=reduce, batch_size=2048, n_init=3, n_seed_checks=0, random_state=v.seed
+    )
     return PseudoGroupLabeler(clusterer, **params)
 
 
@@ -64,9 +66,12 @@ LABELERS = {
 
 
 def dfr_candidates(v):
-    """DFR: 5 is the published size of the groups that do not set the subsample size."""
+    """DFR: published are subsampling, and 5 as the size of the groups that do not set the subsample's."""
     return {
-        f"min_group_size={size}": DFRClassifierCV(min_group_size=size, random_state=v.seed)
+        f"{balance}, min_group_size={size}": DFRClassifierCV(
+            balance=balance, min_group_size=size, random_state=v.seed
+        )
+        for balance in ("subsample", "reweight")
         for size in (5, 20)
     }
 
