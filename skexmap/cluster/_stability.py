@@ -3,12 +3,13 @@
 import warnings
 from dataclasses import dataclass
 from math import ceil
+from numbers import Integral
 
 import numpy as np
 from joblib import Parallel, delayed
 from sklearn.base import clone
 from sklearn.metrics import adjusted_rand_score
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, get_tags
 from sklearn.utils.validation import _num_samples
 
 from skexmap._validation import parameters_named
@@ -29,7 +30,8 @@ class ClusterStability:
         Agreement of each resample's clusters with those of all rows: 1 is the same, 0 is chance.
     jaccards : ndarray of shape (n_resamples, n_clusters)
         For each cluster of all rows, its overlap (intersection over union) with the most similar cluster
-        of each resample; NaN where the resample holds none of its rows.
+        of each resample; NaN where the resample holds none of its rows. A cluster that no resample holds
+        is not to be trusted.
     n_clusters : ndarray of shape (n_resamples,), int64
         Number of clusters found in each resample.
     n_clusters_of_all : int
@@ -48,8 +50,11 @@ class ClusterStability:
 
     @property
     def mean_jaccards(self):
-        """Mean overlap of each cluster, ndarray of shape (n_clusters,)."""
-        return np.nanmean(self.jaccards, axis=0)
+        """Mean overlap of each cluster, ndarray of shape (n_clusters,); NaN for one that no resample held."""
+        held = ~np.isnan(self.jaccards)
+        n_held = held.sum(axis=0)
+        sums = np.where(held, self.jaccards, 0.0).sum(axis=0)
+        return np.divide(sums, n_held, out=np.full(len(sums), np.nan), where=n_held > 0)
 
     @property
     def n_clusters_agreement(self):
@@ -59,7 +64,8 @@ class ClusterStability:
     @property
     def verdict(self):
         """One of "stable", "doubtful" and "do not trust"."""
-        weakest = self.mean_jaccards.min()
+        # A cluster that no resample held (NaN) has not shown that it can be found again.
+        weakest = np.nan_to_num(self.mean_jaccards).min()
         if self.mean_adjusted_rand_index < POOR_ARI or weakest < POOR_JACCARD:
             return "do not trust"
         if self.mean_adjusted_rand_index < GOOD_ARI or weakest < GOOD_JACCARD:
@@ -67,12 +73,14 @@ class ClusterStability:
         return "stable"
 
     def __str__(self):
+        # NaN is the smallest to `argmin`.
         weakest = int(self.mean_jaccards.argmin())
+        kept = self.mean_jaccards[weakest]
+        overlap = "is in no resample" if np.isnan(kept) else f"keeps a Jaccard overlap of {kept:.2f}"
         return (
             f"{self.verdict}: over {len(self.n_clusters)} resamples the adjusted Rand index is "
-            f"{self.mean_adjusted_rand_index:.2f} on average, the weakest cluster ({weakest}) keeps a Jaccard overlap "
-            f"of {self.mean_jaccards[weakest]:.2f}, and {self.n_clusters_agreement:.0%} of the resamples have "
-            f"{self.n_clusters_of_all} clusters."
+            f"{self.mean_adjusted_rand_index:.2f} on average, the weakest cluster ({weakest}) {overlap}, and "
+            f"{self.n_clusters_agreement:.0%} of the resamples have {self.n_clusters_of_all} clusters."
         )
 
 
@@ -84,7 +92,8 @@ def cluster_stability(estimator, X, *, n_resamples=20, fraction=0.8, random_stat
     estimator : clusterer
         Anything with `fit_predict`; clones of it are fitted.
     X : array-like or structured ndarray of n_samples rows
-        What to cluster, as the estimator takes it.
+        What to cluster, as the estimator takes it. Of a matrix between the rows (an estimator with the tag
+        ``pairwise``, as with ``affinity="precomputed"``) the rows and columns of a subsample are taken.
     n_resamples : int, default=20
         Number of subsamples.
     fraction : float, default=0.8
@@ -108,7 +117,8 @@ def cluster_stability(estimator, X, *, n_resamples=20, fraction=0.8, random_stat
     Raises
     ------
     ValueError
-        If `fraction` does not lie between 0 and 1, or `n_resamples` is less than 2.
+        If `fraction` does not lie between 0 and 1, if `n_resamples` is no integer of at least 2, or if the
+        estimator finds no cluster in X.
 
     Warns
     -----
@@ -153,8 +163,10 @@ def cluster_stability(estimator, X, *, n_resamples=20, fraction=0.8, random_stat
         raise ValueError(
             f"fraction={fraction} must lie between 0 and 1: it is the share of rows in a resample."
         )
-    if n_resamples < 2:
-        raise ValueError(f"n_resamples={n_resamples} cannot tell how clusters vary. Pass at least 2.")
+    if not isinstance(n_resamples, Integral) or n_resamples < 2:
+        raise ValueError(
+            f"n_resamples={n_resamples} cannot tell how clusters vary. Pass an integer of at least 2."
+        )
     random_state = check_random_state(random_state)
     estimator = clone(estimator)
     estimator.set_params(**dict.fromkeys(parameters_named(estimator, "n_seed_checks"), 0))
@@ -164,6 +176,11 @@ def cluster_stability(estimator, X, *, n_resamples=20, fraction=0.8, random_stat
     size = ceil(fraction * n_samples)
     samples = [np.sort(random_state.permutation(n_samples)[:size]) for _ in range(n_resamples)]
     reference = np.asarray(clone(estimator).fit_predict(X))
+    if reference.max() < 0:
+        raise ValueError(
+            f"{type(estimator).__name__} put all {n_samples} rows at -1 ('belongs to none'): there is no cluster to "
+            "judge. Change its parameters so that it finds one."
+        )
     found = Parallel(n_jobs=n_jobs)(
         delayed(labels_of_sample)(clone(estimator), X, sample) for sample in samples
     )
@@ -188,6 +205,8 @@ def cluster_stability(estimator, X, *, n_resamples=20, fraction=0.8, random_stat
 def labels_of_sample(estimator, X, sample):
     """Return the clusters that an estimator finds in some rows of X."""
     rows = X.iloc[sample] if hasattr(X, "iloc") else X[sample]
+    if get_tags(estimator).input_tags.pairwise:
+        rows = rows.iloc[:, sample] if hasattr(rows, "iloc") else rows[:, sample]
     return np.asarray(estimator.fit_predict(rows))
 
 

@@ -18,6 +18,10 @@ from skexmap.cluster._stability import jaccards, seed_agreement
 from skexmap.exceptions import IrreproducibleClustersWarning
 
 
+def as_frame(affinity):
+    return pytest.importorskip("pandas").DataFrame(affinity.toarray())
+
+
 def test_separated_blobs_are_stable():
     X, _ = make_blobs([150, 60, 20], n_features=6, center_box=(-40, 40), random_state=0)
     stability = cluster_stability(EigengapSpectralClustering(n_neighbors=8), X, n_resamples=6, random_state=0)
@@ -70,6 +74,31 @@ def test_a_cluster_without_a_row_in_the_sample_has_no_overlap():
     assert np.isnan(overlaps[1])
 
 
+def test_a_cluster_that_no_resample_held_is_not_trusted():
+    seen = np.array([[0.9, np.nan, 1.0], [1.0, np.nan, np.nan]])
+    stability = ClusterStability(np.ones(2), seen, np.full(2, 3), 3)
+    np.testing.assert_array_equal(stability.mean_jaccards, [0.95, np.nan, 1.0])
+    assert stability.verdict == "do not trust"
+    assert "the weakest cluster (1) is in no resample" in str(stability)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda A: A, lambda A: A.toarray(), as_frame], ids=["sparse", "dense", "frame"]
+)
+def test_matrices_between_rows_lose_rows_and_columns(make):
+    X, _ = make_blobs([150, 60, 20], n_features=6, center_box=(-40, 40), random_state=0)
+    plain = EigengapSpectralClustering(n_neighbors=8).fit(X)
+    clusterer = EigengapSpectralClustering(affinity="precomputed")
+    stability = cluster_stability(clusterer, make(plain.affinity_matrix_), n_resamples=3, random_state=0)
+    assert stability.verdict == "stable"
+    assert stability.n_clusters_of_all == 3
+
+
+def test_nothing_but_noise_leaves_nothing_to_judge():
+    with pytest.raises(ValueError, match="DBSCAN put all 5 rows at -1"):
+        cluster_stability(DBSCAN(eps=1e-9), np.eye(5))
+
+
 def test_noise_frames_and_lists_are_taken():
     pd = pytest.importorskip("pandas")
     X, _ = make_blobs(60, centers=2, random_state=0, center_box=(-40, 40))
@@ -81,8 +110,9 @@ def test_noise_frames_and_lists_are_taken():
 def test_a_share_or_number_that_makes_no_sense_is_refused():
     with pytest.raises(ValueError, match=r"fraction=1.2 must lie between 0 and 1"):
         cluster_stability(KMeans(2), np.eye(5), fraction=1.2)
-    with pytest.raises(ValueError, match="n_resamples=1"):
-        cluster_stability(KMeans(2), np.eye(5), n_resamples=1)
+    for n_resamples in (1, 2.5):
+        with pytest.raises(ValueError, match=f"n_resamples={n_resamples}"):
+            cluster_stability(KMeans(2), np.eye(5), n_resamples=n_resamples)
 
 
 class TestOtherSeeds:
