@@ -32,9 +32,10 @@ def symmetric_graph(indices, n_samples):
     return sparse.csr_array((graph + graph.T) / 2)
 
 
-def rbf_affinity(X, gamma, Y=None):
-    """Return ``exp(-gamma |x - y|^2)`` between the rows of Y (X when None) and those of X."""
-    return rbf_kernel(X if Y is None else Y, X, gamma=gamma)
+def rbf_affinity(X):
+    """Return ``exp(-|x - y|^2 / (n_features * X.var()))`` between the rows of X."""
+    variance = X.var()
+    return rbf_kernel(X, gamma=1.0 / (X.shape[1] * variance) if variance > 0 else 1.0)
 
 
 def neighbors_in_graph(distances, k, *, exclude_self):
@@ -56,9 +57,16 @@ def neighbors_in_graph(distances, k, *, exclude_self):
 
     Raises
     ------
+    TypeError
+        If the graph is dense: its zeros might be distances, or no neighbours at all.
     ValueError
         If a row has fewer than k neighbours.
     """
+    if not sparse.issparse(distances):
+        raise TypeError(
+            "affinity='precomputed_nearest_neighbors' needs a sparse graph of distances, as KNeighborsTransformer "
+            "makes it, and X is dense. For a dense matrix of affinities, use affinity='precomputed'."
+        )
     graph = distances.tocoo()
     rows, columns, values = graph.row, graph.col, graph.data
     if exclude_self:
@@ -76,7 +84,7 @@ def neighbors_in_graph(distances, k, *, exclude_self):
 
 
 def strongest_in_affinity(affinity, k):
-    """Return the k columns of largest affinity of each row, strongest first; ties by index.
+    """Return the k columns of largest positive affinity of each row, strongest first; ties by index.
 
     Parameters
     ----------
@@ -88,12 +96,14 @@ def strongest_in_affinity(affinity, k):
     Returns
     -------
     indices : ndarray of shape (n_queries, k), int64
+        -1 at the end where a row has an affinity to fewer than k columns.
     """
     indices = np.empty((affinity.shape[0], k), dtype=np.int64)
     for i in range(affinity.shape[0]):
         row = affinity[[i]]
         row = row.toarray()[0] if sparse.issparse(row) else row[0]
-        indices[i] = np.argsort(-row, kind="stable")[:k]
+        strongest = np.argsort(-row, kind="stable")[:k]
+        indices[i] = np.where(row[strongest] > 0, strongest, -1)
     return indices
 
 

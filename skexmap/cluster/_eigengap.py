@@ -20,7 +20,7 @@ from skexmap.cluster._affinity import (
     symmetric_graph,
 )
 from skexmap.cluster._base import ClustererStep
-from skexmap.cluster._neighbors import BLOCK, rows_are_identical, slices, vote
+from skexmap.cluster._neighbors import nearest_rows, rows_are_identical, vote
 from skexmap.cluster._search import fit_search
 from skexmap.cluster._sizes import merge_into_nearest, smallest_size, without_small_clusters
 from skexmap.cluster._spectrum import (
@@ -295,7 +295,8 @@ class EigengapSpectralClustering(ClustererStep):
     def predict(self, X):
         """Return the cluster of each row of X: the vote of its nearest training rows.
 
-        A row of the training set keeps its own cluster. Ties go to the nearest.
+        A row of the training set keeps its own cluster (not where X is precomputed, which cannot tell it). Ties
+        go to the nearest. A row whose precomputed affinities are all 0 gets the largest cluster, 0.
 
         Parameters
         ----------
@@ -311,7 +312,7 @@ class EigengapSpectralClustering(ClustererStep):
         check_is_fitted(self)
         rows = self._read_rows(X, reset=False)
         neighbors, found_itself = self._neighbors_among_training_rows(rows)
-        labels = vote(self._labels_of_rows[neighbors])
+        labels = vote(self._labels_of_rows[neighbors], neighbors >= 0)
         return np.where(found_itself, self._labels_of_rows[neighbors[:, 0]], labels)
 
     def __sklearn_tags__(self):
@@ -380,9 +381,7 @@ class EigengapSpectralClustering(ClustererStep):
                 neighbors_in_graph(rows, self.n_neighbors_ - 1, exclude_self=True), n_samples
             )
         if self.affinity == "rbf":
-            variance = rows.var()
-            self._gamma = 1.0 / (rows.shape[1] * variance) if variance > 0 else 1.0
-            return rbf_affinity(rows, self._gamma)
+            return rbf_affinity(rows)
         return sparse.csr_array(rows) if sparse.issparse(rows) else rows
 
     def _choose_n_clusters(self, rows):
@@ -418,18 +417,13 @@ class EigengapSpectralClustering(ClustererStep):
         return chosen
 
     def _neighbors_among_training_rows(self, rows):
-        """Return the nearest training rows of each row, and whether the first of them is the row itself."""
+        """Return the nearest training rows of each row (-1: no more), and whether the first is the row itself."""
         k = self.n_neighbors_
         if self.affinity == "nearest_neighbors":
             neighbors = self._search.of(rows, k)
         elif self.affinity == "rbf":
-            parts = slices(len(rows), BLOCK)
-            neighbors = np.concatenate(
-                [
-                    strongest_in_affinity(rbf_affinity(self._rows, self._gamma, rows[part]), k)
-                    for part in parts
-                ]
-            )
+            # The nearest rows have the largest affinities, also where those of a far row vanish.
+            neighbors = nearest_rows(self._rows, k, Y=rows, n_jobs=self.n_jobs)
         elif self.affinity == "precomputed":
             return strongest_in_affinity(rows, k), np.zeros(rows.shape[0], dtype=bool)
         else:

@@ -303,20 +303,23 @@ def first_repeats(X, Y, k):
     return repeats
 
 
-def vote(labels):
+def vote(labels, counts):
     """Return the most frequent label of each row; of equally frequent ones the first.
 
     Parameters
     ----------
     labels : ndarray of shape (n_samples, k), int64
         Labels of the neighbours, the nearest first.
+    counts : ndarray of shape (n_samples, k), bool
+        Which of them may vote. A row without any gets the label 0.
 
     Returns
     -------
     winners : ndarray of shape (n_samples,), int64
     """
-    votes = (labels[:, :, None] == labels[:, None, :]).sum(axis=2)
-    return np.take_along_axis(labels, votes.argmax(axis=1)[:, None], axis=1)[:, 0]
+    votes = ((labels[:, :, None] == labels[:, None, :]) & counts[:, None, :] & counts[:, :, None]).sum(axis=2)
+    winners = np.take_along_axis(labels, votes.argmax(axis=1)[:, None], axis=1)[:, 0]
+    return np.where(counts.any(axis=1), winners, 0)
 
 
 def rows_are_identical(X):

@@ -149,6 +149,19 @@ def test_a_precomputed_affinity_gives_the_same_clusters(make):
     assert (clusterer.predict(given) == clusterer.labels_).mean() > 0.97
 
 
+@pytest.mark.parametrize("make", [np.asarray, sparse.csr_array])
+def test_only_rows_with_an_affinity_vote(make):
+    blocks = [np.ones((m, m)) - np.eye(m) for m in (200, 100, 3, 3)]
+    affinity = linalg.block_diag(*blocks)
+    clusterer = EigengapSpectralClustering(affinity="precomputed").fit(make(affinity))
+    np.testing.assert_array_equal(clusterer.predict(make(affinity)), clusterer.labels_)
+    # Of 5 neighbours, one from the last cluster is all that there is.
+    new = np.zeros((2, 306))
+    new[0, 305] = 1
+    assert clusterer.n_neighbors_ == 5
+    assert clusterer.predict(make(new)).tolist() == [clusterer.labels_[305], 0]
+
+
 def test_rows_without_any_affinity_are_a_cluster_each():
     clusterer = EigengapSpectralClustering(affinity="precomputed").fit(np.zeros((4, 4)))
     assert clusterer.labels_.tolist() == [0, 1, 2, 3]
@@ -159,6 +172,8 @@ def test_rbf_affinity_separates_blobs_and_predicts_its_training_rows():
     clusterer = EigengapSpectralClustering(affinity="rbf").fit(X)
     assert adjusted_rand_score(y, clusterer.labels_) == 1
     np.testing.assert_array_equal(clusterer.predict(X), clusterer.labels_)
+    # So far away that every affinity is 0 in floating point.
+    assert clusterer.predict(1e4 * X[:9]).tolist() == clusterer.predict(50 * X[:9]).tolist()
 
 
 def test_float32_and_float64_give_the_same_clusters():
@@ -298,3 +313,8 @@ X_GOOD = np.random.default_rng(0).standard_normal((30, 3))
 def test_bad_input_is_refused_with_what_and_how_many(params, X, message):
     with pytest.raises(ValueError, match=message):
         EigengapSpectralClustering(**params).fit(X)
+
+
+def test_a_dense_graph_of_distances_is_refused():
+    with pytest.raises(TypeError, match="needs a sparse graph of distances"):
+        EigengapSpectralClustering(affinity="precomputed_nearest_neighbors").fit(np.ones((9, 9)))

@@ -138,7 +138,9 @@ def test_a_memory_map_is_searched_like_the_array(tmp_path):
 
 def test_the_vote_goes_to_the_most_frequent_label_and_ties_to_the_nearest():
     labels = np.array([[2, 0, 0], [1, 0, 2], [-1, -1, 4], [3, 1, 3]])
-    assert vote(labels).tolist() == [0, 1, -1, 3]
+    assert vote(labels, np.full((4, 3), True)).tolist() == [0, 1, -1, 3]
+    assert vote(labels, labels != 0).tolist() == [2, 1, -1, 3]
+    assert vote(labels, labels > 4).tolist() == [0, 0, 0, 0]
 
 
 def low_rank(n=600, d=100, rank=5):
