@@ -135,8 +135,10 @@ class EigengapSpectralClustering(ClustererStep):
     ------
     ValueError
         In `fit`: for NaN or infinite values, fewer rows than `n_neighbors`, ``min_clusters >
-        max_clusters``, fewer rows than clusters, a precomputed matrix that is not square, not symmetric
-        or negative.
+        max_clusters``, fewer rows than clusters, nothing but small clusters to merge or mark, a precomputed
+        matrix that is not square, not symmetric or negative, or a graph with too few neighbours.
+    TypeError
+        If a precomputed graph of distances is dense.
     numpy.linalg.LinAlgError
         If no eigensolver converges.
 

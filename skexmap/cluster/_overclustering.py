@@ -81,7 +81,8 @@ class OverclusteringKMeans(ClustererStep):
     Raises
     ------
     ValueError
-        In `fit`: for NaN or infinite values, a range that is empty, or more clusters than rows.
+        In `fit`: for NaN or infinite values, a range that is empty or not of integers, more clusters than rows, or
+        nothing but small clusters to merge or mark.
     ImportError
         In `fit`: if ``reduce="umap"`` and umap-learn is not installed.
 
@@ -244,7 +245,7 @@ class OverclusteringKMeans(ClustererStep):
     def _range(self, n_samples):
         if isinstance(self.n_clusters, Integral):
             fewest = most = self.n_clusters
-        elif len(self.n_clusters) == 2:
+        elif len(self.n_clusters) == 2 and all(isinstance(end, Integral) for end in self.n_clusters):
             fewest, most = self.n_clusters
         else:
             raise ValueError(f"n_clusters={self.n_clusters} is no range. Pass (fewest, most), or one number.")

@@ -40,7 +40,7 @@ def without_small_clusters(labels, min_size, policy, *, rows=None, affinity=None
     Raises
     ------
     ValueError
-        If all clusters are small.
+        If all clusters are small and the policy would leave none.
 
     Warns
     -----
@@ -51,11 +51,6 @@ def without_small_clusters(labels, min_size, policy, *, rows=None, affinity=None
     small = np.flatnonzero((sizes > 0) & (sizes < min_size))
     if not small.size:
         return labels, small
-    if len(small) == (sizes > 0).sum():
-        raise ValueError(
-            f"All {len(small)} clusters have fewer than {min_size} rows (largest: {sizes.max()}). "
-            "Lower `min_cluster_size` or ask for fewer clusters."
-        )
     if policy == "keep":
         warnings.warn(
             f"{len(small)} of {(sizes > 0).sum()} clusters have fewer than {min_size} rows (smallest: "
@@ -64,6 +59,11 @@ def without_small_clusters(labels, min_size, policy, *, rows=None, affinity=None
             TinyClusterWarning,
         )
         return labels, small
+    if len(small) == (sizes > 0).sum():
+        raise ValueError(
+            f"All {len(small)} clusters have fewer than {min_size} rows (largest: {sizes.max()}). "
+            "Lower `min_cluster_size`, ask for fewer clusters or keep them with `small_clusters='keep'`."
+        )
     if policy == "mark":
         return np.where(np.isin(labels, small), -1, labels), small
     return merge_into_nearest(labels, small, rows=rows, affinity=affinity), small

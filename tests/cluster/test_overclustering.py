@@ -101,6 +101,8 @@ def test_a_range_ends_before_every_row_is_a_cluster():
         ({"n_clusters": (4, 2)}, r"n_clusters=\(4, 2\) is an empty range"),
         ({"n_clusters": "eigengap"}, "'n_clusters' parameter"),
         ({"n_clusters": (2, 3, 4)}, r"n_clusters=\(2, 3, 4\) is no range"),
+        ({"n_clusters": (2, 3.5)}, r"n_clusters=\(2, 3.5\) is no range"),
+        ({"n_clusters": (None, 3)}, r"n_clusters=\(None, 3\) is no range"),
         ({"reduce": "tsne"}, "'reduce' parameter"),
     ],
 )

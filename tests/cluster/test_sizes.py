@@ -42,9 +42,17 @@ def test_rows_that_belong_to_none_stay_out_of_it():
     assert merged.tolist() == [0] * 5 + [1] * 6 + [0, -1]
 
 
-def test_only_small_clusters_are_refused():
+@pytest.mark.parametrize("policy", ["merge", "mark"])
+def test_only_small_clusters_are_refused(policy):
     with pytest.raises(ValueError, match=r"All 4 clusters have fewer than 6 rows \(largest: 5\)"):
-        without_small_clusters(LABELS, 6, "merge", rows=ROWS)
+        without_small_clusters(LABELS, 6, policy, rows=ROWS)
+
+
+def test_only_small_clusters_can_be_kept():
+    with pytest.warns(TinyClusterWarning, match="4 of 4 clusters have fewer than 6 rows"):
+        kept, small = without_small_clusters(LABELS, 6, "keep", rows=ROWS)
+    np.testing.assert_array_equal(kept, LABELS)
+    assert small.tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("make", [np.asarray, sparse.csr_array])
