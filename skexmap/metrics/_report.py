@@ -247,6 +247,6 @@ def group_report(
 def _name_of(label, names):
     if hasattr(names, "keys"):
         return str(names[label]) if label in names else str(label)
-    if names is not None and isinstance(label, int) and label < len(names):
+    if names is not None and isinstance(label, int) and 0 <= label < len(names):
         return str(names[label])
     return str(label)

@@ -26,7 +26,9 @@ from skexmap.metrics._group_metrics import (
 )
 
 # Parameters of a step that change how it works and not what it returns.
-WITHOUT_EFFECT = ("batch_size", "device", "keep_heatmaps", "memory", "n_jobs", "num_workers", "verbose")
+WITHOUT_EFFECT = (
+    *("batch_size", "device", "keep_heatmaps", "memory", "n_jobs", "n_seed_checks", "num_workers", "verbose"),
+)
 
 RESPONSES = ("predict", "predict_proba", "decision_function")
 

@@ -202,6 +202,7 @@ def test_report_prints_aligned_with_names():
         "plain mean              0.867",
     ]
     assert group_report(y, predicted, group_labels=["a"] * 15, names={"a": "all"}).names == ["all"]
+    assert group_report(y, predicted, group_labels=[-2] * 7 + [1] * 8, names=names).names == ["-2", names[1]]
 
 
 def test_report_converts_to_a_frame(predictions):
