@@ -96,7 +96,8 @@ def run_seed(data, seed, options):
     record.once("rows", "ERM, the net as trained", lambda: {"tests": score(v.head.predict)})
     for name, row in methods.rows().items():
         record.once("rows", name, lambda row=row: scored(*methods.run_row(row, v), score))
-    for name in [*methods.LABELERS, "true groups", "classes", "EIIL"]:
+    pooled = [name + methods.POOLED for name in methods.LABELERS]
+    for name in [*methods.LABELERS, *pooled, "true groups", "classes", "EIIL"]:
         record.once("groupings", name, lambda name=name: methods.describe_grouping(v, name))
     for side in SWEEP.get(data, ()):
         names = [f"{how}, {side}" for how in ("spectral", "k-means")]

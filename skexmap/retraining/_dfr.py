@@ -10,6 +10,7 @@ from sklearn.model_selection import check_cv
 from sklearn.utils import check_random_state
 
 from skexmap._blocks import EMBEDDING, leaves_out_missing
+from skexmap._group_labels import NO_GROUP, pool_by_rarity
 from skexmap._progress import progress, reports_fit
 from skexmap._validation import Interval, StrOptions, _fit_context
 from skexmap.exceptions import TinyGroupWarning
@@ -310,6 +311,7 @@ class _DFR(LinearHead):
         "balance": [StrOptions(set(BALANCES))],
         "min_group_size": [Interval(Integral, 0, None, closed="left")],
         "small_groups": [StrOptions({"keep", "drop"})],
+        "rare_share": [Interval(Real, 0, 0.5, closed="right"), None],
         "standardize": ["boolean"],
         "random_state": ["random_state"],
         "n_jobs": [Integral, None],
@@ -322,6 +324,12 @@ class _DFR(LinearHead):
         self.groups_, group_codes, origin = read_groups(
             self, X, embedding, self.classes_, class_codes, group_labels
         )
+        if self.rare_share is not None:
+            pooled = pool_by_rarity(group_codes, class_codes, self.rare_share)
+            stay, position = np.unique(pooled[pooled >= 0], return_inverse=True)
+            self.groups_ = self.groups_[stay]
+            group_codes = np.full_like(pooled, NO_GROUP)
+            group_codes[pooled >= 0] = position
         belongs = group_codes >= 0
         self.group_counts_ = np.bincount(group_codes[belongs], minlength=len(self.groups_))
         stays = belongs
@@ -359,7 +367,8 @@ class _DFR(LinearHead):
                 f"Group {self.groups_[smallest]} has only {size} samples, and so each of {n_groups} groups "
                 "is "
                 f"cut down to {size} (without the groups below {_SLIVER} samples: {sizable.min()}). "
-                "Raise `min_group_size`, use fewer clusters, or set `balance='reweight'`.",
+                "Raise `min_group_size`, use fewer clusters, pool them (`rare_share=0.1`), or set "
+                "`balance='reweight'`.",
                 TinyGroupWarning,
                 stacklevel=4,
             )
@@ -410,6 +419,10 @@ class DFRClassifier(_DFR):
         Groups of at most this many samples do not set the subsample size.
     small_groups : {"keep", "drop"}, default="keep"
         ``"keep"`` (published): such groups stay in whole. ``"drop"``: they are left out of the fits.
+    rare_share : float in (0, 0.5] or None, default=None
+        None (published): the groups are balanced as they are. A number: first, groups with less than this share
+        of their class are pooled into one, and the other groups of that class into another, as
+        `skexmap.groups.pool_rare_groups` does; 0.1 suits pseudo-groups that are finer than the true ones.
     standardize : bool, default=True
         Whether to standardise the embeddings, by one scaler fitted on the whole set.
     random_state : int, RandomState instance or None, default=None
@@ -431,7 +444,7 @@ class DFRClassifier(_DFR):
         The strength, C.
     groups_ : ndarray of shape (n_groups,)
         Labels of the groups that occur. Groups formed from clusters have the number
-        ``class * n_clusters + cluster``.
+        ``class * n_clusters + cluster``; a pool (`rare_share`) has that of its largest group.
     group_counts_ : ndarray of shape (n_groups,)
         Number of samples of each.
     n_features_in_ : int
@@ -500,6 +513,7 @@ class DFRClassifier(_DFR):
         balance="subsample",
         min_group_size=5,
         small_groups="keep",
+        rare_share=None,
         standardize=True,
         random_state=None,
         n_jobs=None,
@@ -510,6 +524,7 @@ class DFRClassifier(_DFR):
         self.balance = balance
         self.min_group_size = min_group_size
         self.small_groups = small_groups
+        self.rare_share = rare_share
         self.standardize = standardize
         self.random_state = random_state
         self.n_jobs = n_jobs
@@ -578,6 +593,10 @@ class DFRClassifierCV(_DFR):
         Groups of at most this many samples do not set the subsample size; they count in the score.
     small_groups : {"keep", "drop"}, default="keep"
         ``"keep"`` (published): such groups stay in whole. ``"drop"``: they are left out of the fits.
+    rare_share : float in (0, 0.5] or None, default=None
+        None (published): the groups are balanced as they are. A number: first, groups with less than this share
+        of their class are pooled into one, and the other groups of that class into another, as
+        `skexmap.groups.pool_rare_groups` does; 0.1 suits pseudo-groups that are finer than the true ones.
     standardize : bool, default=True
         Whether to standardise the embeddings.
     random_state : int, RandomState instance or None, default=None
@@ -655,6 +674,7 @@ class DFRClassifierCV(_DFR):
         balance="subsample",
         min_group_size=5,
         small_groups="keep",
+        rare_share=None,
         standardize=True,
         random_state=None,
         n_jobs=None,
@@ -667,6 +687,7 @@ class DFRClassifierCV(_DFR):
         self.balance = balance
         self.min_group_size = min_group_size
         self.small_groups = small_groups
+        self.rare_share = rare_share
         self.standardize = standardize
         self.random_state = random_state
         self.n_jobs = n_jobs

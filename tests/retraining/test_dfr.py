@@ -466,6 +466,45 @@ def test_no_warning_where_the_sliver_does_not_set_the_size_or_is_the_minority_of
         DFRClassifier(n_retrains=1).fit(X, y, group_labels=np.where(groups == 1, 0, groups))
 
 
+def split_majorities(y, shortcut, n_parts):
+    """True groups whose majorities are cut into parts, as a fine clustering does."""
+    return np.where(shortcut == y, 10 + n_parts * y + np.arange(len(y)) % n_parts, y)
+
+
+@pytest.mark.parametrize("DFR", [DFRClassifier, DFRClassifierCV])
+def test_pooled_by_rarity_split_majorities_do_not_change_a_thing(DFR):
+    X, y, shortcut = shortcut_data(800, agreement=0.95)
+    split = DFR(rare_share=0.1, random_state=0).fit(X, y, group_labels=split_majorities(y, shortcut, 6))
+    whole = DFR(random_state=0).fit(X, y, group_labels=split_majorities(y, shortcut, 1))
+    np.testing.assert_allclose(split.coef_, whole.coef_)
+    np.testing.assert_array_equal(split.group_counts_, whole.group_counts_)
+    assert split.groups_.tolist() == [0, 1, *split.groups_[2:]]
+
+
+def test_pooling_gives_the_minorities_the_weight_that_split_majorities_took():
+    X, y, shortcut = shortcut_data(4000, agreement=0.95)
+    groups = split_majorities(y, shortcut, 6)
+    against = shortcut != y
+    split, pooled = (
+        DFRClassifier(rare_share=share, random_state=0)
+        .fit(X, y, group_labels=groups)
+        .score(X[against], y[against])
+        for share in (None, 0.1)
+    )
+    assert pooled > split + 0.1
+
+
+def test_pooling_follows_the_clusters_of_blocks_and_leaves_group_minus_one_out():
+    X, y, shortcut = shortcut_data(800, agreement=0.95)
+    clusters = np.where(shortcut == 0, np.arange(len(y)) % 3, 3)
+    clusters[:50] = -1
+    blocks = make_blocks(embedding=X, cluster=clusters)
+    found = DFRClassifier(rare_share=0.1, random_state=0).fit(blocks, y)
+    true = np.where(clusters < 0, -1, 2 * y + shortcut)
+    expected = DFRClassifier(random_state=0).fit(X, y, group_labels=true)
+    np.testing.assert_allclose(found.coef_, expected.coef_)
+
+
 @pytest.mark.parametrize("Cs", [(), (1.0, 0.0), (1.0, -2.0), (np.nan,)])
 def test_strengths_must_be_positive(Cs):
     X, y, _ = shortcut_data(50)

@@ -10,6 +10,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from skexmap import PseudoGroupLabeler
 from skexmap.cluster import EigengapSpectralClustering, OverclusteringKMeans
+from skexmap.groups import pool_rare_groups
 from skexmap.retraining import (
     AFRClassifier,
     CVaRDROClassifier,
@@ -20,6 +21,8 @@ from skexmap.retraining import (
     JTTReweighter,
 )
 
+# Rare and common pseudo-groups of each class, instead of the pseudo-groups: `skexmap.groups.pool_rare_groups`.
+POOLED = ", pooled"
 # Groups with fewer images in the scored half say little about an accuracy.
 SCORED_FROM = 10
 
@@ -133,7 +136,12 @@ def rows():
     }
     for name in LABELERS:
         table[f"{name} + DFR"] = Row("DFR", dfr_candidates, name, name)
-    for name in ("GEORGE, UMAP + k-means, local", "ExMap, spectral, global"):
+        table[f"{name}, pooled + DFR"] = Row("DFR", dfr_candidates, name + POOLED, name + POOLED)
+    for name in (
+        "GEORGE, UMAP + k-means, local",
+        "ExMap, spectral, global",
+        "ExMap, spectral, global, pooled",
+    ):
         table[f"{name} + Group-DRO"] = Row("Group-DRO", group_dro_candidates, name, name)
     true = "true groups"
     table["JTT, chosen by true groups"] = Row("JTT", jtt_candidates, "none", true)
@@ -149,7 +157,9 @@ def group_labels_of(v, name):
         return None
     if name not in v.groupings:
         start = time.perf_counter()
-        if name in LABELERS:
+        if name.endswith(POOLED):
+            labels = pool_rare_groups(group_labels_of(v, name.removesuffix(POOLED)), v.y)
+        elif name in LABELERS:
             labels = LABELERS[name](v).fit(v.blocks, v.y).group_labels_
         else:
             labels = {
