@@ -66,11 +66,10 @@ def main():
     options = parser.parse_args()
     if not options.page:
         for data in options.data:
-            start = time.perf_counter()
             runs = joblib.Parallel(options.jobs)(
                 joblib.delayed(run_seed)(data, seed, options) for seed in range(options.seeds)
             )
-            write_json(data, runs, options, time.perf_counter() - start)
+            write_json(data, runs, options)
     report.write_page(options.out)
 
 
@@ -132,6 +131,7 @@ class Record:
         if name not in self[section]:
             start = time.perf_counter()
             self[section][name] = compute()
+            self["seconds"][f"{section}: {name}"] = round(time.perf_counter() - start, 1)
             self.path.write_text(json.dumps(self.content))
             print(f"{self.path.parent}: {name}, {time.perf_counter() - start:.0f} s", flush=True)
         return self[section][name]
@@ -232,7 +232,7 @@ def score_net(setting, shares):
     }
 
 
-def write_json(data, runs, options, seconds):
+def write_json(data, runs, options):
     """Write the raw figures of all seeds, and what they were computed with."""
     options.out.mkdir(parents=True, exist_ok=True)
     packages = ("skexmap", "torch", "scikit-learn", "numpy", "scipy", "umap-learn", "skorch")
@@ -240,8 +240,12 @@ def write_json(data, runs, options, seconds):
         "data": data,
         "seeds": list(range(options.seeds)),
         "command": f"python examples/benchmarks/paper_tables.py --data {data} --seeds {options.seeds}",
-        "seconds_of_this_run": round(seconds),
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "system": platform.system()},
+        "machine": {
+            "seeds_side_by_side": options.jobs,
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+            "system": platform.system(),
+        },
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
         "runs": runs,

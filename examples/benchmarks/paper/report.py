@@ -61,13 +61,15 @@ def table(header, rows):
 def section(result):
     """Return the tables of one data set."""
     runs = result["runs"]
-    hours = result["seconds_of_this_run"] / 60
     machine = result["machine"]
+    minutes = sum(sum(run["seconds"].values()) for run in runs) / 60
+    together = machine["seeds_side_by_side"]
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     text = [
         f"### {TITLES[result['data']]}",
         f"```\n{result['command']}\n```",
-        f"{len(runs)} seeds, {hours:.0f} minutes on {machine['cores']} cores ({machine['processor']}); "
+        f"{len(runs)} seeds: {minutes:.0f} minutes of work, {together} seeds side by side on {machine['cores']} cores "
+        f"({machine['processor']}), so {minutes / together:.0f} minutes; "
         f"Python {result['python']}, {versions}.",
         accuracies(runs),
     ]
