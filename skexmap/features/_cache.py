@@ -8,7 +8,9 @@ from skexmap.features._base import as_numpy
 
 
 def _keep(key, entry):
-    """Return the entry; joblib.Memory stores it under the key."""
+    """Return the entry; joblib.Memory stores it under the key, and calls this without one if it cannot read it."""
+    if entry is None:
+        raise LookupError(f"The cache holds nothing readable under {key}.")
     return entry
 
 
@@ -42,10 +44,19 @@ class ImageCache:
         blocks : dict of str to tensor
         """
         keys = [self._settings + joblib.hash(image) for image in as_numpy(images.contiguous())]
-        missing = [i for i, key in enumerate(keys) if not self._keep.check_call_in_cache(key, None)]
+        entries = [self._stored(key) for key in keys]
+        missing = [i for i, entry in enumerate(entries) if entry is None]
         if missing:
             new = {name: as_numpy(values) for name, values in compute(images[missing]).items()}
             for row, i in enumerate(missing):
-                self._keep(keys[i], {name: values[row] for name, values in new.items()})
-        entries = [self._keep(key, None) for key in keys]
+                entries[i] = self._keep(keys[i], {name: values[row] for name, values in new.items()})
         return {name: torch.from_numpy(np.stack([entry[name] for entry in entries])) for name in entries[0]}
+
+    def _stored(self, key):
+        """Return what is stored under a key; None if nothing is, or nothing that can be read."""
+        if not self._keep.check_call_in_cache(key, None):
+            return None
+        try:
+            return self._keep(key, None)
+        except LookupError:
+            return None

@@ -192,6 +192,26 @@ def test_the_cache_forgets_when_weights_or_settings_change(images, tmp_path):
     assert sum(SHOWN) == 10
 
 
+def test_a_damaged_entry_is_computed_again_and_once(images, tmp_path):
+    cached = HeatmapTransformer(CountingNet(), size=4, return_embedding=True, memory=str(tmp_path)).fit(
+        images
+    )
+    expected = cached.transform(images)
+    entry, *others = tmp_path.rglob("output.pkl")
+    assert len(others) == 9
+    entry.write_bytes(b"")
+    for n_shown in (1, 0):
+        SHOWN.clear()
+        assert_blocks_close(cached.transform(images), expected)
+        assert sum(SHOWN) == n_shown
+
+
+def test_a_memory_without_a_place_keeps_nothing_and_works(images):
+    expected = HeatmapTransformer(SmallNet(), size=4).fit_transform(images)
+    nowhere = joblib.Memory(None)
+    assert_allclose(HeatmapTransformer(SmallNet(), size=4, memory=nowhere).fit_transform(images), expected)
+
+
 def assert_blocks_close(found, expected):
     for block in ("embedding", "heatmap"):
         assert_allclose(found[block], expected[block], rtol=1e-4, atol=1e-5)
