@@ -49,9 +49,12 @@ def check_group_labels(group_labels, n_samples):
     Raises
     ------
     ValueError
-        If the length differs or a label is missing (NaN or None).
+        If there is not one label per sample, or a label is missing (NaN or None).
     """
-    group_labels = column_or_1d(group_labels)
+    try:
+        group_labels = column_or_1d(group_labels)
+    except ValueError as error:
+        raise ValueError(f"`group_labels` must be 1-dimensional: {error}") from error
     if len(group_labels) != n_samples:
         raise ValueError(
             f"`group_labels` has {len(group_labels)} entries for {n_samples} samples. "

@@ -221,6 +221,7 @@ def test_report_converts_to_a_frame(predictions):
     [
         ({"y_pred": [0, 1]}, "`y_true` has 4 entries, `y_pred` has 2"),
         ({"group_labels": [0, 1]}, "`group_labels` has 2 entries for 4 samples"),
+        ({"group_labels": [[0, 1]] * 4}, "`group_labels` must be 1-dimensional"),
         ({"group_labels": [0.0, np.nan, 1.0, 1.0]}, "1 of 4 `group_labels` are missing"),
         ({"group_labels": [None, "a", "a", None]}, "2 of 4 `group_labels` are missing"),
         ({"group_labels": np.array([1, "a", "b", 1], dtype=object)}, "`group_labels` mix int and str"),
