@@ -26,8 +26,8 @@ def first_offenders(offenders):
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def require_files(*paths):
-    """Raise FileNotFoundError naming all that do not exist, and what their folder holds."""
+def require_files(*paths, advice="Give as `root` the folder that has them."):
+    """Raise FileNotFoundError naming all that do not exist, what their folder holds, and what to do."""
     missing = [Path(path) for path in paths if not Path(path).exists()]
     if not missing:
         return
@@ -38,9 +38,20 @@ def require_files(*paths):
     else:
         there = f"the folder {folder} does not exist"
     raise FileNotFoundError(
-        f"{len(missing)} of {len(paths)} files or folders are missing: {first_offenders(missing)}; {there}. "
-        "Give as `root` the folder that has them."
+        f"{len(missing)} of {len(paths)} files or folders are missing: {first_offenders(missing)}; {there}. {advice}"
     )
+
+
+def read_lines(path):
+    """Return the lines of a text file; raise FileNotFoundError if it is absent or a folder, ValueError if not UTF-8."""
+    require_files(path)
+    if os.path.isdir(path):
+        raise FileNotFoundError(f"{path} is a folder. Give the file that lists the images.")
+    try:
+        # Not `splitlines`: it breaks lines at characters that a file name may have, too.
+        return Path(path).read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text file in UTF-8: {error}. Save it as one.") from error
 
 
 def read_csv(path, columns):
@@ -50,39 +61,53 @@ def read_csv(path, columns):
     ----------
     path : path-like
         The file; its first line names the columns.
-    columns : sequence of str
-        The columns wanted.
+    columns : sequence of str or callable
+        The columns wanted, or what chooses them from the list of those there are.
 
     Returns
     -------
     values : dict of str to list of str
+        Blanks around a value do not belong to it.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If a column is missing, a line is too short, there is no line, or the file is not UTF-8.
+        If a column is missing or there twice, a line has too few or too many values, a value is empty, there is no
+        line, or the file is not UTF-8.
     """
-    require_files(path)
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            present = reader.fieldnames or []
-            rows = list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is no CSV file in UTF-8: {error}. Save it as one.") from error
+        table = [row for row in csv.reader(read_lines(path), skipinitialspace=True) if row]
+    except csv.Error as error:
+        raise ValueError(f"{path} is no CSV file: {error}. Save it as one.") from error
+    present = [name.strip() for name in table[0]] if table else []
+    rows = table[1:]
+    columns = columns(present) if callable(columns) else columns
     missing = [column for column in columns if column not in present]
     if missing:
-        raise ValueError(f"{path} has no column {first_offenders(missing)}. It has: {', '.join(present)}.")
-    short = [i + 2 for i, row in enumerate(rows) if any(row[column] is None for column in columns)]
-    if short:
-        raise ValueError(
-            f"{len(short)} of {len(rows)} lines of {path} have too few values: lines {first_offenders(short)}."
-        )
+        there = f"It has: {', '.join(present)}." if present else "It is empty."
+        raise ValueError(f"{path} has no column {first_offenders(missing)}. {there}")
+    repeated = [column for column in columns if present.count(column) > 1]
+    if repeated:
+        raise ValueError(f"{path} has more than one column {first_offenders(repeated)}. Leave one of each.")
+    _refuse_lines([len(row) < len(present) for row in rows], "have too few values", path)
+    _refuse_lines([len(row) > len(present) for row in rows], "have too many values", path)
     if not rows:
         raise ValueError(f"{path} has column names but no lines.")
-    return {column: [row[column].strip() for row in rows] for column in columns}
+    values = {column: [row[present.index(column)].strip() for row in rows] for column in columns}
+    for column, entries in values.items():
+        _refuse_lines([not entry for entry in entries], f"have no {column}", path)
+    return values
+
+
+def _refuse_lines(offends, what, path):
+    """Raise ValueError if a line offends; the message has their number and the first ones."""
+    lines = [i + 2 for i, offence in enumerate(offends) if offence]
+    if lines:
+        raise ValueError(
+            f"{len(lines)} of {len(offends)} lines of {path} {what}: lines {first_offenders(lines)}."
+        )
 
 
 def decode(values, codes, what, path):
@@ -116,7 +141,7 @@ def decode(values, codes, what, path):
 
 def check_no_repeats(names, path):
     """Raise ValueError if an image is named twice: it could be in two splits."""
-    repeated = [name for name, count in Counter(names).items() if count > 1]
+    repeated = [name for name, count in Counter(map(os.path.normpath, names)).items() if count > 1]
     if repeated:
         raise ValueError(
             f"{len(repeated)} images are named more than once in {path}: {first_offenders(repeated)}. "

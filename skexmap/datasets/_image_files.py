@@ -15,6 +15,7 @@ from skexmap.datasets._files import (
     first_offenders,
     path_array,
     read_csv,
+    read_lines,
     require_files,
 )
 from skexmap.datasets._splits import add_frame, make_split
@@ -141,19 +142,21 @@ def load_waterbirds(root, foreground_only=False, *, verify="quick", as_frame=Fal
 
 def _read_metadata(path):
     """Return names, classes, attributes and splits of a ``metadata.csv`` as published."""
-    require_files(path)
-    with open(path, encoding="utf-8-sig") as file:
-        present = [column.strip() for column in file.readline().split(",")]
-    # The generator of Waterbirds writes `place`; the re-published CelebA and others write `spurious`.
-    attribute = "spurious" if "spurious" in present and "place" not in present else "place"
-    table = read_csv(path, ["img_filename", "y", "split", attribute])
+    table = read_csv(path, _metadata_columns)
     check_no_repeats(table["img_filename"], path)
+    attribute = list(table)[-1]
     return (
         table["img_filename"],
         np.array(decode(table["y"], BINARY, "y", path)),
         np.array(decode(table[attribute], BINARY, attribute, path)),
         decode(table["split"], SPLIT_CODES, "split", path),
     )
+
+
+def _metadata_columns(present):
+    # The generator of Waterbirds writes `place`; the re-published CelebA and others write `spurious`.
+    attribute = "spurious" if "spurious" in present and "place" not in present else "place"
+    return ["img_filename", "y", "split", attribute]
 
 
 def load_celeba(root, *, verify="quick", as_frame=False):
@@ -251,6 +254,7 @@ def _read_celeba_annotations(attributes, partition):
     table = _read_celeba_table(attributes, ["Blond_Hair", "Male"])
     check_no_repeats(table["name"], attributes)
     splits = _read_celeba_table(partition, ["partition"])
+    check_no_repeats(splits["name"], partition)
     split_of = dict(
         zip(splits["name"], decode(splits["partition"], SPLIT_CODES, "partition", partition), strict=True)
     )
@@ -275,7 +279,7 @@ def _read_celeba_table(path, columns):
     if path.suffix == ".csv":
         table = read_csv(path, ["image_id", *columns])
         return {"name": table.pop("image_id"), **table}
-    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.split() for line in read_lines(path) if line.strip()]
     if columns == ["partition"]:
         header = ["partition"]
     else:
@@ -283,7 +287,9 @@ def _read_celeba_table(path, columns):
         header, lines = (lines[1] if len(lines) > 1 else []), lines[2:]
     missing = [column for column in columns if column not in header]
     if missing:
-        raise ValueError(f"{path} has no column {first_offenders(missing)}. It has: {', '.join(header)}.")
+        raise ValueError(
+            f"{path} has no column {first_offenders(missing)}. It has: {', '.join(header)} (in its second line)."
+        )
     short = [i for i, line in enumerate(lines) if len(line) != len(header) + 1]
     if short:
         raise ValueError(
@@ -337,7 +343,7 @@ def load_urbancars(root, shortcut="both", *, verify="quick", as_frame=False):
     Raises
     ------
     FileNotFoundError
-        If folders are missing, or all images of a split.
+        If folders are missing, or hold no images.
     ValueError
         If a folder has another name than those eight, or an image cannot be read.
 
@@ -421,14 +427,15 @@ def _urbancars_images(folder):
             "Expected are obj-{urban,country}_bg-{urban,country}_co_occur_obj-{urban,country}."
         )
     require_files(*(folder / name for name in codes))
-    paths, kinds = [], []
-    for name, kind in codes.items():
-        images = sorted(path for path in (folder / name).iterdir() if _is_image(path))
-        paths += images
-        kinds += [kind] * len(images)
-    if not paths:
-        raise FileNotFoundError(f"The 8 folders of {folder} hold no images.")
-    return paths, kinds
+    images = {name: sorted(filter(_is_image, (folder / name).iterdir())) for name in codes}
+    empty = [name for name, found in images.items() if not found]
+    if empty:
+        raise FileNotFoundError(
+            f"{len(empty)} of 8 folders of {folder} hold no images: {first_offenders(empty)}. Images end in "
+            f"{', '.join(IMAGE_SUFFIXES)}."
+        )
+    paths = [path for found in images.values() for path in found]
+    return paths, [codes[name] for name, found in images.items() for _ in found]
 
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -505,8 +512,8 @@ def load_image_folder(
     """
     table = Path(table)
     wanted = [path_column, target_column, attribute_column, split_column]
+    require_files(table, advice="Give as `table` the CSV file that lists your images.")
     values = read_csv(table, [column for column in wanted if column is not None])
-    _check_no_blanks(values, table)
     check_no_repeats(values[path_column], table)
     folder = table.parent if root is None else Path(root)
     # Joining leaves an absolute path as it is.
@@ -534,15 +541,6 @@ def load_image_folder(
         target_names=target_names,
         attribute_names=attribute_names,
     )
-
-
-def _check_no_blanks(values, path):
-    for column, entries in values.items():
-        blank = [i + 2 for i, entry in enumerate(entries) if not entry]
-        if blank:
-            raise ValueError(
-                f"{len(blank)} of {len(entries)} lines of {path} have no {column}: lines {first_offenders(blank)}."
-            )
 
 
 def _number_in_order(texts):

@@ -166,6 +166,35 @@ def test_a_short_line_is_refused_with_its_number(birds):
         load_waterbirds(birds)
 
 
+def test_a_line_with_too_many_values_is_refused_with_its_number(birds):
+    edit(birds / "metadata.csv", "0_0_1.jpg,0,0,0,/o/ocean/1.jpg", "0_0_1.jpg,0,0,0,/o/ocean,1.jpg")
+    with pytest.raises(ValueError, match=r"1 of 18 lines of .* have too many values: lines 3\."):
+        load_waterbirds(birds)
+
+
+def test_an_empty_name_is_refused_with_its_line(birds):
+    edit(birds / "metadata.csv", "001.Bird/Bird_0_0_0_1.jpg", "")
+    with pytest.raises(ValueError, match=r"1 of 18 lines of .* have no img_filename: lines 3\."):
+        load_waterbirds(birds)
+
+
+def test_quotes_and_blanks_around_names_of_columns_do_not_matter(birds):
+    expected = load_waterbirds(birds).test
+    edit(birds / "metadata.csv", "img_filename,y,split,place", '"img_filename", "y", "split", "spurious"')
+    np.testing.assert_array_equal(load_waterbirds(birds).test.group_labels, expected.group_labels)
+
+
+def test_metadata_that_is_no_text_or_a_folder_is_named(birds):
+    path = birds / "metadata.csv"
+    path.write_bytes(path.read_text().replace("Bird_0", "V\xf6gel").encode("latin-1"))
+    with pytest.raises(ValueError, match=r"metadata\.csv is no text file in UTF-8"):
+        load_waterbirds(birds)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(FileNotFoundError, match=r"metadata\.csv is a folder\. Give the file"):
+        load_waterbirds(birds)
+
+
 def test_a_split_without_images_is_refused(birds):
     lines = (birds / "metadata.csv").read_text().splitlines()
     kept = [line for line in lines if "Bird_2_" not in line]
@@ -345,6 +374,23 @@ def test_celeba_images_without_a_split_are_counted(faces):
         load_celeba(faces)
 
 
+def test_a_celeba_image_in_two_splits_is_refused(faces):
+    partition = next(faces.glob("list_eval_partition.*"))
+    first = partition.read_text().splitlines()[-1]
+    partition.write_text(f"{partition.read_text()}{first[:-1]}0\n")
+    with pytest.raises(
+        ValueError, match=r"1 images are named more than once in .*list_eval_partition.*: 000012\.jpg"
+    ):
+        load_celeba(faces)
+
+
+def test_celeba_annotations_that_are_no_text_are_named(faces):
+    path = next(faces.glob("list_attr_celeba.*"))
+    path.write_bytes(path.read_text().replace("Young", "J\xfcng").encode("latin-1"))
+    with pytest.raises(ValueError, match=r"list_attr_celeba\.\w+ is no text file in UTF-8"):
+        load_celeba(faces)
+
+
 def test_celeba_without_annotations_names_the_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"list_attr_celeba.csv"):
         load_celeba(tmp_path)
@@ -447,9 +493,14 @@ def test_a_missing_urbancars_group_folder_is_named(cars):
 
 
 def test_urbancars_folders_without_images_are_refused(cars):
-    for path in (cars / URBANCARS_PLACES["test"]).glob("*/*.jpg"):
-        path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"The 8 folders of .*test hold no images"):
+    for car in ("urban", "country"):
+        folder = cars / URBANCARS_PLACES["test"] / f"obj-{car}_bg-urban_co_occur_obj-urban"
+        for path in folder.glob("*.jpg"):
+            path.unlink()
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"2 of 8 folders of .*test hold no images: obj-urban_bg-urban_.*, obj-country_bg-urban_",
+    ):
         load_urbancars(cars)
 
 
@@ -526,7 +577,7 @@ def test_an_unknown_split_of_ones_own_is_refused(pets):
 )
 def test_a_table_that_is_no_text_is_named(pets, content):
     pets.write_bytes(content)
-    with pytest.raises(ValueError, match=r"pets\.csv is no CSV file in UTF-8"):
+    with pytest.raises(ValueError, match=r"pets\.csv is no text file in UTF-8"):
         load_image_folder(pets)
 
 
@@ -542,14 +593,28 @@ def test_one_class_only_is_refused(pets):
         load_image_folder(pets, **COLUMNS)
 
 
+def test_a_table_that_is_not_there_or_a_folder_is_refused_by_name(pets):
+    with pytest.raises(FileNotFoundError, match=r"cats\.csv; .* holds images, pets\.csv\. Give as `table`"):
+        load_image_folder(pets.with_name("cats.csv"))
+    with pytest.raises(FileNotFoundError, match=r"images is a folder\. Give the file that lists the images"):
+        load_image_folder(pets.parent / "images")
+
+
+def test_a_column_that_is_there_twice_is_refused(pets):
+    edit(pets, "lens", "animal", count=1)
+    with pytest.raises(ValueError, match="has more than one column animal"):
+        load_image_folder(pets, **COLUMNS)
+
+
 def test_a_table_without_lines_is_refused(pets):
     pets.write_text("file,animal\n")
     with pytest.raises(ValueError, match="has column names but no lines"):
         load_image_folder(pets, **COLUMNS)
 
 
-def test_an_own_image_named_twice_is_refused(pets):
-    edit(pets, "images/7.png", "images/0.png")
+@pytest.mark.parametrize("again", ["images/0.png", "./images/0.png"])
+def test_an_own_image_named_twice_is_refused(pets, again):
+    edit(pets, "images/7.png", again)
     with pytest.raises(ValueError, match="1 images are named more than once"):
         load_image_folder(pets, **COLUMNS)
 
