@@ -5,6 +5,7 @@ import math
 import numbers
 import os
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +40,8 @@ def read_idx(path):
     try:
         with (gzip.open if zipped else open)(path, "rb") as file:
             content = file.read()
-    except (EOFError, OSError) as error:
-        raise ValueError(f"{path} is truncated or no gzip file: {error}.") from error
+    except (EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"{path} is truncated or no whole gzip file: {error}.") from error
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
         raise ValueError(
             f"{path} is not an IDX file of unsigned bytes (it starts with {content[:4].hex(' ')})."
@@ -81,7 +82,7 @@ def read_mnist(root):
     FileNotFoundError
         If files are missing; all of them are named.
     ValueError
-        If a file is broken, or images and labels differ in number.
+        If a file is broken, images and labels differ in number, or a label is above 9.
     """
     root = Path(root)
     kinds = {"images": ("images", "idx3-ubyte"), "labels": ("labels", "idx1-ubyte")}
@@ -105,20 +106,35 @@ def read_mnist(root):
                 f"{files[part, 'images']} has the shape {images.shape} and {files[part, 'labels']} {labels.shape}: "
                 "these are not images and a label for each."
             )
+        if labels.max(initial=0) > 9:
+            raise ValueError(
+                f"{(labels > 9).sum()} of {len(labels)} labels in {files[part, 'labels']} are above 9 (largest: "
+                f"{labels.max()}). Only sets of ten classes can be split into two."
+            )
         parts[part] = images, labels
     return parts
 
 
-def _three_parts(root):
-    """Return images and labels of train, validation and test: the first 50,000 for training, the rest held out."""
+def _three_parts(root, split_at):
+    """Return images, labels and classes of train, validation and test: the first 50,000 train, the rest validates."""
     parts = read_mnist(root)
     images, labels = parts["train"]
     # A smaller file of the same layout keeps the proportions.
     n_train = N_TRAIN if len(images) == 60_000 else round(len(images) * 5 / 6)
-    return {
+    parts = {
         "train": (images[:n_train], labels[:n_train]),
         "validation": (images[n_train:], labels[n_train:]),
         "test": parts["t10k"],
+    }
+    for name, (_, labels) in parts.items():
+        if len(np.unique(labels > split_at)) < 2:
+            raise ValueError(
+                f"The {len(labels)} images of the split {name} in {root} are not of both classes, labels up to "
+                f"{split_at} and above. Take more images, or another `split_at`."
+            )
+    return {
+        name: (images, labels, (labels > split_at).astype(np.int64))
+        for name, (images, labels) in parts.items()
     }
 
 
@@ -135,6 +151,8 @@ def _class_names(split_at):
 
 def _check(correlation, name):
     check_scalar(correlation, name, numbers.Real, min_val=0, max_val=1)
+    if math.isnan(correlation):
+        raise ValueError(f"{name} == {correlation}, must be from 0 to 1.")
 
 
 def load_colored_mnist(root, correlation=0.99, *, split_at=4, random_state=None):
@@ -173,7 +191,8 @@ def load_colored_mnist(root, correlation=0.99, *, split_at=4, random_state=None)
     FileNotFoundError
         If files are missing; all of them are named.
     ValueError
-        If a file is truncated or no IDX file, images and labels differ in number, or a parameter is out of range.
+        If a file is truncated or no IDX file, images and labels differ in number, a label is above 9, a split lacks
+        one of the classes, or a parameter is out of range.
 
     References
     ----------
@@ -181,19 +200,19 @@ def load_colored_mnist(root, correlation=0.99, *, split_at=4, random_state=None)
 
     Examples
     --------
-    Twelve training and four test images in the published format:
+    24 training and four test images in the published format:
 
     >>> import pathlib, struct, tempfile
     >>> from skexmap.datasets import load_colored_mnist
     >>> root = pathlib.Path(tempfile.mkdtemp())
-    >>> for part, n in [("train", 12), ("t10k", 4)]:
+    >>> for part, n in [("train", 24), ("t10k", 4)]:
     ...     images = struct.pack(">BBBBIII", 0, 0, 8, 3, n, 28, 28) + bytes(n * 784)
     ...     labels = struct.pack(">BBBBI", 0, 0, 8, 1, n) + bytes(3 * (i % 4) for i in range(n))
     ...     _ = (root / f"{part}-images-idx3-ubyte").write_bytes(images)
     ...     _ = (root / f"{part}-labels-idx1-ubyte").write_bytes(labels)
     >>> mnist = load_colored_mnist(root, random_state=0)
     >>> {name: split.data.shape for name, split in mnist.items()}
-    {'train': (10, 3, 28, 28), 'validation': (2, 3, 28, 28), 'test': (8, 3, 28, 28), 'test_correlated': (4, 3, 28, 28)}
+    {'train': (20, 3, 28, 28), 'validation': (4, 3, 28, 28), 'test': (8, 3, 28, 28), 'test_correlated': (4, 3, 28, 28)}
     >>> mnist.test.group_labels
     array([0, 0, 2, 2, 1, 1, 3, 3])
     """
@@ -202,8 +221,7 @@ def load_colored_mnist(root, correlation=0.99, *, split_at=4, random_state=None)
     rng = check_random_state(random_state)
     names = {"target_names": _class_names(split_at), "attribute_names": INK_NAMES}
     dataset = Bunch()
-    for name, (images, labels) in _three_parts(root).items():
-        y = (labels > split_at).astype(np.int64)
+    for name, (images, labels, y) in _three_parts(root, split_at).items():
         ink = aligned_attribute(y, correlation, rng)
         correlated = make_split(_dye(images, ink), y, ink, label=labels, **names)
         if name != "test":
@@ -302,8 +320,7 @@ def make_two_shortcut_fashion(
         )
 
     dataset = Bunch()
-    for name, (images, labels) in _three_parts(root).items():
-        y = (labels > split_at).astype(np.int64)
+    for name, (images, labels, y) in _three_parts(root, split_at).items():
         ink = aligned_attribute(y, ink_correlation, rng)
         mark = aligned_attribute(y, mark_correlation, rng)
         correlated = split(images, labels, ink, mark)

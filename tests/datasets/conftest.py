@@ -13,14 +13,14 @@ def write_idx(path, values, *, zipped=False):
 
 @pytest.fixture
 def mnist_tree(tmp_path):
-    """A folder of the four IDX files, with 120 training and 40 test images, and what they hold."""
+    """A folder of the four IDX files, with an image for each of the labels, and what they hold."""
 
-    def make(*, zipped=False, dotted=False):
+    def make(*, zipped=False, dotted=False, train_labels=tuple(range(10)) * 12):
         rng = np.random.RandomState(0)
         held = {}
-        for part, n in (("train", 120), ("t10k", 40)):
-            images = rng.randint(256, size=(n, 28, 28)).astype(np.uint8)
-            labels = np.arange(n, dtype=np.uint8) % 10
+        for part, labels in (("train", train_labels), ("t10k", tuple(range(10)) * 4)):
+            labels = np.asarray(labels, dtype=np.uint8)
+            images = rng.randint(256, size=(len(labels), 28, 28)).astype(np.uint8)
             separator, ending = "." if dotted else "-", ".gz" if zipped else ""
             write_idx(tmp_path / f"{part}-images{separator}idx3-ubyte{ending}", images, zipped=zipped)
             write_idx(tmp_path / f"{part}-labels{separator}idx1-ubyte{ending}", labels, zipped=zipped)

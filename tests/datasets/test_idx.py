@@ -151,6 +151,34 @@ def test_a_truncated_file_is_refused_by_name(mnist_tree, load, zipped):
         load(root)
 
 
+def test_a_gzip_file_with_damage_inside_is_refused_by_name(mnist_tree):
+    root, _ = mnist_tree(zipped=True)
+    path = next(root.glob("train-images*"))
+    content = bytearray(path.read_bytes())
+    # The first byte after the header of ten: the type of the compressed block, 3 being none.
+    content[10] |= 0b110
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))} is truncated or no whole gzip file"):
+        load_colored_mnist(root)
+
+
+def test_labels_above_nine_are_counted(mnist_tree):
+    root, _ = mnist_tree(train_labels=np.arange(120) % 10 + 1)
+    with pytest.raises(ValueError, match=r"12 of 120 labels in .* are above 9 \(largest: 10\)"):
+        load_colored_mnist(root)
+
+
+@pytest.mark.parametrize("load", LOADERS)
+@pytest.mark.parametrize(
+    "labels, lacking",
+    [([0, 9] * 50 + [7] * 20, "20 images of the split validation"), ([], "0 images of the split train")],
+)
+def test_a_split_without_both_classes_is_named(mnist_tree, load, labels, lacking):
+    root, _ = mnist_tree(train_labels=labels)
+    with pytest.raises(ValueError, match=f"{lacking} in .* are not of both classes"):
+        load(root)
+
+
 def test_a_file_of_another_format_is_refused_by_name(mnist_tree):
     root, _ = mnist_tree()
     path = root / "train-images-idx3-ubyte"
@@ -170,6 +198,7 @@ def test_labels_of_another_number_than_images_are_refused(mnist_tree):
     "load, parameters, message",
     [
         (load_colored_mnist, {"correlation": 1.1}, "correlation == 1.1, must be <= 1"),
+        (load_colored_mnist, {"correlation": float("nan")}, "correlation == nan, must be from 0 to 1"),
         (load_colored_mnist, {"split_at": 9}, "split_at == 9, must be <= 8"),
         (make_two_shortcut_fashion, {"ink_correlation": -1.0}, "ink_correlation == -1.0, must be >= 0"),
         (make_two_shortcut_fashion, {"mark_correlation": 2.0}, "mark_correlation == 2.0, must be <= 1"),
