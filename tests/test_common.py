@@ -46,6 +46,7 @@ from skexmap import (
     PseudoGroupLabeler,
 )
 from skexmap._torch import freeze_for_pickle
+from skexmap.cluster import OverclusteringKMeans
 
 
 class CosineNet(torch.nn.Module):
@@ -88,6 +89,11 @@ CONFIGURED = {
         EigengapSpectralClustering(),
         EigengapSpectralClustering(affinity="rbf"),
         EigengapSpectralClustering(n_clusters=2, n_neighbors=4),
+        EigengapSpectralClustering(projection="pca", n_components=2, min_cluster_size=0.1),
+    ],
+    OverclusteringKMeans: [
+        OverclusteringKMeans((2, 4), n_init=1),
+        OverclusteringKMeans(3, reduce="pca", n_init=2, batch_size=1024),
     ],
     PseudoGroupLabeler: [
         PseudoGroupLabeler(),

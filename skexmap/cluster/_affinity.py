@@ -131,7 +131,9 @@ def check_precomputed(X, affinity):
     values = X.data if sparse.issparse(X) else X
     n_negative = int((values < 0).sum())
     if n_negative:
-        raise ValueError(f"{n_negative} entries of the precomputed matrix are negative. Pass values >= 0.")
+        raise ValueError(
+            f"Negative values in data: {n_negative} entries of the precomputed matrix. Pass values >= 0."
+        )
     if affinity == "precomputed":
         difference = abs(X - X.T)
         largest = difference.max() if X.shape[0] else 0.0

@@ -321,6 +321,7 @@ class EigengapSpectralClustering(ClustererStep):
         tags = super().__sklearn_tags__()
         tags.input_tags.pairwise = self._precomputed
         tags.input_tags.sparse = self._precomputed
+        tags.input_tags.positive_only = self._precomputed
         return tags
 
     def _read_rows(self, X, *, reset):

@@ -290,7 +290,8 @@ def mean_silhouette(points, labels, size, seed):
 
 def pca_reducer(n_components, seed):
     """Return an unfitted PCA."""
-    return PCA(n_components, random_state=seed)
+    # Arrays, whatever `sklearn.set_config` asks of the transformers that the user sees.
+    return PCA(n_components, random_state=seed).set_output(transform="default")
 
 
 def umap_reducer(n_components, seed):

@@ -12,6 +12,7 @@ from sklearn.datasets import make_blobs
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import KNeighborsTransformer, NearestNeighbors, kneighbors_graph
 from sklearn.pipeline import make_pipeline
+from sklearn.utils import get_tags
 
 from skexmap._blocks import block_names, get_block, make_blocks
 from skexmap.cluster import EigengapSpectralClustering
@@ -301,7 +302,7 @@ X_GOOD = np.random.default_rng(0).standard_normal((30, 3))
         ({"affinity": "cosine"}, X_GOOD, "'affinity' parameter"),
         ({}, X_GOOD[:1], "minimum of 2 is required"),
         ({"affinity": "precomputed"}, X_GOOD, r"needs a square matrix.* got shape \(30, 3\)"),
-        ({"affinity": "precomputed"}, -np.ones((9, 9)), "81 entries of the precomputed matrix are negative"),
+        ({"affinity": "precomputed"}, -np.ones((9, 9)), "Negative values in data: 81 entries"),
         ({"affinity": "precomputed"}, np.triu(np.ones((9, 9))), "is not symmetric"),
         (
             {"affinity": "precomputed_nearest_neighbors", "n_neighbors": 6},
@@ -318,3 +319,17 @@ def test_bad_input_is_refused_with_what_and_how_many(params, X, message):
 def test_a_dense_graph_of_distances_is_refused():
     with pytest.raises(TypeError, match="needs a sparse graph of distances"):
         EigengapSpectralClustering(affinity="precomputed_nearest_neighbors").fit(np.ones((9, 9)))
+
+
+@pytest.mark.parametrize(
+    "affinity, precomputed",
+    [
+        ("precomputed", True),
+        ("precomputed_nearest_neighbors", True),
+        ("nearest_neighbors", False),
+        ("rbf", False),
+    ],
+)
+def test_the_tags_say_what_a_precomputed_matrix_is(affinity, precomputed):
+    tags = get_tags(EigengapSpectralClustering(affinity=affinity)).input_tags
+    assert tags.pairwise == tags.sparse == tags.positive_only == precomputed
