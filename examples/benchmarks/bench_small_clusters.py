@@ -27,10 +27,11 @@ from torch import nn
 
 from skexmap.cluster import EigengapSpectralClustering
 from skexmap.features import EmbeddingTransformer, HeatmapTransformer
-from skexmap.groups import PseudoGroupLabeler
+from skexmap.groups import PseudoGroupLabeler, pool_rare_groups
 from skexmap.retraining import DFRClassifierCV
 
-CANDIDATES = (None, *[(policy, size) for policy in ("merge", "mark") for size in (3, 6, 10, 20, 40)])
+# None: as they come. A policy and the size below which it applies. "pool": rare against common, by pool_rare_groups.
+CANDIDATES = (None, *[(policy, size) for policy in ("merge", "mark") for size in (3, 6, 10, 20, 40)], "pool")
 YARDSTICK_ROWS = 20
 
 
@@ -96,13 +97,24 @@ def purity(groups, true):
     return sum(np.bincount(true[groups == g]).max() for g in names) / (groups >= 0).sum()
 
 
-def choose(labelers, maps, embedding, y, seed):
+def make_groups(candidate, clusterer, maps, y):
+    """Return the pseudo-groups under a policy."""
+    if candidate is None or candidate == "pool":
+        groups = PseudoGroupLabeler(clusterer, n_seed_checks=0).fit_predict(maps, y)
+        return groups if candidate is None else pool_rare_groups(groups, y)
+    policy, size = candidate
+    labeler = PseudoGroupLabeler(clusterer, min_cluster_size=size, small_clusters=policy, n_seed_checks=0)
+    return labeler.fit_predict(maps, y)
+
+
+def choose(clusterer, maps, embedding, y, seed):
     """Return the candidate with the best worst pseudo-group on the second half of the validation set."""
     fit, score = np.split(np.random.default_rng(seed).permutation(len(y)), 2)
-    yardstick = labelers[None].fit(maps[fit], y[fit]).predict_groups(maps[score], y[score])
+    labeler = PseudoGroupLabeler(clusterer, n_seed_checks=0).fit(maps[fit], y[fit])
+    yardstick = labeler.predict_groups(maps[score], y[score])
     scores = {}
-    for candidate, labeler in labelers.items():
-        groups = labeler.fit_predict(maps[fit], y[fit])
+    for candidate in CANDIDATES:
+        groups = make_groups(candidate, clusterer, maps[fit], y[fit])
         dfr = DFRClassifierCV(random_state=seed).fit(embedding[fit], y[fit], group_labels=groups)
         scores[candidate] = worst(y[score], dfr.predict(embedding[score]), yardstick, YARDSTICK_ROWS)
     return max(scores, key=scores.get), scores
@@ -144,12 +156,12 @@ def report(d, seed):
         dfr = DFRClassifierCV(random_state=seed).fit(d["embedding"], y, group_labels=groups)
         predicted = dfr.predict(d["embedding_test"])
         print(
-            f"seed {seed}  {name:34s} worst {worst(y_test, predicted, true_test):.3f}"
+            f"seed {seed}  {name:37s} worst {worst(y_test, predicted, true_test):.3f}"
             f"  mean {(predicted == y_test).mean():.3f}  purity {purity(groups, true):.3f}"
             f"  pseudo-groups {(sizes > 0).sum():2d}  smallest {sizes[sizes > 0].min()}"
         )
 
-    print(f"seed {seed}  {'ERM':34s} worst {worst(y_test, d['erm'], true_test):.3f}")
+    print(f"seed {seed}  {'ERM':37s} worst {worst(y_test, d['erm'], true_test):.3f}")
     row("DFR, classes", y)
     row("DFR, true groups", true)
     row(
@@ -157,13 +169,12 @@ def report(d, seed):
         PseudoGroupLabeler(EigengapSpectralClustering(random_state=seed)).fit_predict(maps, y),
     )
     kmeans = KMeans(8, n_init=10, random_state=seed)
-    labelers = {None: PseudoGroupLabeler(kmeans)}
-    for policy, size in CANDIDATES[1:]:
-        labelers[policy, size] = PseudoGroupLabeler(kmeans, min_cluster_size=size, small_clusters=policy)
-    for candidate, labeler in labelers.items():
-        name = "as they come" if candidate is None else "{} below {}".format(*candidate)
-        row(f"ExMap, k-means 8, {name}", labeler.fit_predict(maps, y))
-    chosen, scores = choose(labelers, maps, d["embedding"], y, seed)
+    for candidate in CANDIDATES:
+        name = {None: "as they come", "pool": "rare against common"}.get(candidate) or "{} below {}".format(
+            *candidate
+        )
+        row(f"ExMap, k-means 8, {name}", make_groups(candidate, kmeans, maps, y))
+    chosen, scores = choose(kmeans, maps, d["embedding"], y, seed)
     print(
         f"seed {seed}  chosen on validation pseudo-groups: {chosen}",
         {k: round(v, 3) for k, v in scores.items()},

@@ -185,7 +185,7 @@ def features(setting, net, seed, folder, record):
     validation = setting.validation
     dense = [layer for layer in net.modules() if isinstance(layer, torch.nn.Linear)][-1]
     head = ERMClassifier.from_layer(dense, classes=np.unique(validation.target))
-    v = methods.Validation(kept["blocks"], validation.target, validation.group_labels, head, seed)
+    v = methods.Validation(kept["blocks"], validation.target, validation.group_labels, head, seed, folder)
     return v, {name: kept[f"test {name}"] for name in setting.tests}, setting.tests
 
 

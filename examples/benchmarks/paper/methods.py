@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from sklearn.base import clone
@@ -23,8 +24,8 @@ from skexmap.retraining import (
 
 # Rare and common pseudo-groups of each class, instead of the pseudo-groups: `skexmap.groups.pool_rare_groups`.
 POOLED = ", pooled"
-# Groups with fewer images in the scored half say little about an accuracy.
-SCORED_FROM = 10
+# Groups of fewer images in the scored half do not judge: as in DFR, 5 images are too few.
+SCORED_FROM = 6
 
 
 @dataclass
@@ -36,6 +37,7 @@ class Validation:
     true_groups: np.ndarray
     head: ERMClassifier
     seed: int
+    folder: Path
     groupings: dict = field(default_factory=dict)
 
     def __post_init__(self):
@@ -152,23 +154,33 @@ def rows():
 
 
 def group_labels_of(v, name):
-    """Return the group of every validation image under a grouping, None where there is none; made once."""
+    """Return the group of every validation image under a grouping, None where there is none.
+
+    What a labeler found is kept in the folder of the seed.
+    """
     if name == "none":
         return None
-    if name not in v.groupings:
-        start = time.perf_counter()
-        if name.endswith(POOLED):
-            labels = pool_rare_groups(group_labels_of(v, name.removesuffix(POOLED)), v.y)
-        elif name in LABELERS:
-            labels = LABELERS[name](v).fit(v.blocks, v.y).group_labels_
-        else:
-            labels = {
-                "classes": lambda: v.y,
-                "true groups": lambda: v.true_groups,
-                "EIIL": lambda: eiil_groups(v),
-            }[name]()
-        v.groupings[name] = labels, time.perf_counter() - start
-    return v.groupings[name][0]
+    if name in v.groupings:
+        return v.groupings[name][0]
+    path = v.folder / f"{name}.npz"
+    if path.exists():
+        kept = np.load(path)
+        v.groupings[name] = kept["labels"], float(kept["seconds"])
+        return kept["labels"]
+    start = time.perf_counter()
+    if name.endswith(POOLED):
+        labels = pool_rare_groups(group_labels_of(v, name.removesuffix(POOLED)), v.y)
+    elif name in LABELERS:
+        labels = LABELERS[name](v).fit(v.blocks, v.y).group_labels_
+        np.savez(path, labels=labels, seconds=time.perf_counter() - start)
+    else:
+        labels = {
+            "classes": lambda: v.y,
+            "true groups": lambda: v.true_groups,
+            "EIIL": lambda: eiil_groups(v),
+        }[name]()
+    v.groupings[name] = labels, time.perf_counter() - start
+    return labels
 
 
 def fit(estimator, X, y, groups):
