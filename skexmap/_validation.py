@@ -21,6 +21,7 @@ __all__ = [
     "_check_feature_names_in",
     "_fit_context",
     "check_group_labels",
+    "codes_of_known_classes",
     "l1_logistic_regression",
     "output_container",
     "parameters_named",
@@ -95,6 +96,41 @@ def l1_logistic_regression(C, **params):
     """
     l1 = {"l1_ratio": 1.0} if parse_version("1.8") <= _SKLEARN_VERSION else {"penalty": "l1"}
     return LogisticRegression(C=C, solver="liblinear", **l1, **params)
+
+
+def codes_of_known_classes(y, classes, n_samples):
+    """Return the position of each label among the classes that `fit` saw.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+        Labels.
+    classes : ndarray of shape (n_classes,)
+        The sorted classes.
+    n_samples : int
+        Number of samples they belong to.
+
+    Returns
+    -------
+    class_codes : ndarray of shape (n_samples,), int64
+
+    Raises
+    ------
+    ValueError
+        If the shape differs, or a label is none of the classes.
+    """
+    if y is None:
+        raise ValueError(f"y is None. Pass the class of each of {n_samples} samples.")
+    y = column_or_1d(y, warn=True)
+    if len(y) != n_samples:
+        raise ValueError(f"y has {len(y)} entries for {n_samples} samples. Pass one label per sample.")
+    unknown = np.setdiff1d(y, classes)
+    if unknown.size:
+        raise ValueError(
+            f"y holds {unknown.size} class(es) that `fit` did not see: {unknown[:5].tolist()}. "
+            f"Known are {classes.tolist()}."
+        )
+    return np.searchsorted(classes, y)
 
 
 def parameters_named(estimator, name):

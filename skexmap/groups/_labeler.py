@@ -24,6 +24,7 @@ from skexmap._validation import (
     RealNotInt,
     StrOptions,
     _fit_context,
+    codes_of_known_classes,
     parameters_named,
 )
 from skexmap.cluster import EigengapSpectralClustering
@@ -279,13 +280,7 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         rows, y = self._read(X, y, reset=False)
-        unknown = np.setdiff1d(y, self.classes_)
-        if unknown.size:
-            raise ValueError(
-                f"y holds {unknown.size} class(es) that `fit` did not see: {unknown[:5].tolist()}. "
-                f"Known are {self.classes_.tolist()}."
-            )
-        class_codes = np.searchsorted(self.classes_, y)
+        class_codes = codes_of_known_classes(y, self.classes_, len(rows))
         return encode_groups(
             class_codes, cluster_of_class(self._clusters_of(rows), class_codes), self.n_clusters_
         )

@@ -1,6 +1,4 @@
-"""Automatic feature reweighting: weigh the samples that the model does not believe in, and refit the last "
-"layer.
-"""
+"""Automatic feature reweighting: weigh the samples that the model does not believe in, refit the last layer."""
 
 from numbers import Real
 
@@ -183,8 +181,7 @@ class AFRClassifier(LinearHead):
         reference, name = self.reference_estimator_, type(self.reference_estimator_).__name__
         if not hasattr(reference, "coef_"):
             raise ValueError(
-                f"The reference model {name} has no `coef_`, so that the last layer has nothing to start "
-                "from. "
+                f"The reference model {name} has no `coef_`, so that the last layer has nothing to start from. "
                 "Use a linear classifier."
             )
         if not np.array_equal(reference.classes_, self.classes_):

@@ -14,7 +14,7 @@ from skexmap._group_labels import NO_GROUP, pool_by_rarity
 from skexmap._progress import progress, reports_fit
 from skexmap._validation import Interval, StrOptions, _fit_context
 from skexmap.exceptions import TinyGroupWarning
-from skexmap.retraining._inputs import read_classes, read_embedding, read_groups
+from skexmap.retraining._inputs import read_classes, read_embedding, read_groups, refuse_lost_classes
 from skexmap.retraining._l1_logistic import l1_logistic
 from skexmap.retraining._linear import LinearHead, fold_scaler, one_versus_rest_probabilities, standardizer
 
@@ -337,13 +337,11 @@ class _DFR(LinearHead):
             self._check_group_sizes(class_codes[belongs], group_codes[belongs])
             if self.small_groups == "drop":
                 stays = belongs & (self.group_counts_[group_codes] > self.min_group_size)
-        lost = np.setdiff1d(np.arange(len(self.classes_)), class_codes[stays])
-        if len(lost):
-            raise ValueError(
-                f"No sample of {len(lost)} of {len(self.classes_)} classes ({self.classes_[lost].tolist()}) "
-                "is left to retrain on: all belong to no group (-1) or to groups that `small_groups='drop'` "
-                "leaves out."
-            )
+        refuse_lost_classes(
+            self.classes_,
+            class_codes[stays],
+            "no group (-1) or to groups that `small_groups='drop'` leaves out",
+        )
         return embedding, class_codes, group_codes
 
     def _check_group_sizes(self, class_codes, group_codes):

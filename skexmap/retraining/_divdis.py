@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skexmap._blocks import EMBEDDING, leaves_out_missing
 from skexmap._progress import reports_fit
-from skexmap._validation import Interval, _fit_context
+from skexmap._validation import Interval, _fit_context, codes_of_known_classes
 from skexmap.retraining._dfr import worst_group_accuracies
 from skexmap.retraining._inputs import read_classes, read_embedding, read_groups
 from skexmap.retraining._linear import LinearHead
@@ -353,18 +353,8 @@ class DivDisClassifier(LinearHead):
             If y holds a class that `fit` did not see, or is of another length.
         """
         check_is_fitted(self)
-        embedding, y = read_embedding(self, X, reset=False), np.asarray(y)
-        if y.shape != (len(embedding),):
-            raise ValueError(
-                f"y has the shape {y.shape} for {len(embedding)} samples. Pass one label per sample."
-            )
-        unknown = np.setdiff1d(y, self.classes_)
-        if unknown.size:
-            raise ValueError(
-                f"y holds {unknown.size} class(es) that `fit` did not see: {unknown[:5].tolist()}. "
-                f"Known are {self.classes_.tolist()}."
-            )
-        class_codes = np.searchsorted(self.classes_, y)
+        embedding = read_embedding(self, X, reset=False)
+        class_codes = codes_of_known_classes(y, self.classes_, len(embedding))
         if group_labels is None:
             group_codes = np.zeros_like(class_codes)
         else:

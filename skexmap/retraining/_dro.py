@@ -8,7 +8,7 @@ from sklearn.utils import check_random_state
 from skexmap._blocks import EMBEDDING, leaves_out_missing
 from skexmap._progress import reports_fit
 from skexmap._validation import Interval, _fit_context
-from skexmap.retraining._inputs import read_classes, read_embedding, read_groups
+from skexmap.retraining._inputs import read_classes, read_embedding, read_groups, refuse_lost_classes
 from skexmap.retraining._linear import LinearHead
 from skexmap.retraining._training import (
     cross_entropies,
@@ -113,7 +113,7 @@ class GroupDROClassifier(LinearHead):
     Raises
     ------
     ValueError
-        From `fit`: one class only, or a missing block.
+        From `fit`: one class only, a missing block, or a class of which no sample belongs to a group.
 
     See Also
     --------
@@ -194,7 +194,9 @@ class GroupDROClassifier(LinearHead):
         self.groups_, group_codes, _ = read_groups(
             self, X, embedding, self.classes_, class_codes, group_labels
         )
-        self.group_counts_ = np.bincount(group_codes[group_codes >= 0], minlength=len(self.groups_))
+        belongs = group_codes >= 0
+        refuse_lost_classes(self.classes_, class_codes[belongs], "no group (-1)")
+        self.group_counts_ = np.bincount(group_codes[belongs], minlength=len(self.groups_))
         n_groups = len(self.groups_)
         group_weights = np.full(n_groups, 1 / n_groups)
         adjustments = self.adjustment / np.sqrt(self.group_counts_)

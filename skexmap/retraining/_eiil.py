@@ -8,7 +8,7 @@ from skexmap._blocks import EMBEDDING, gives_missing_no_cluster, leaves_out_miss
 from skexmap._estimator import EstimatorMixin
 from skexmap._group_labels import cluster_of_class, encode_groups
 from skexmap._progress import reports_fit
-from skexmap._validation import HasMethods, _check_feature_names_in, _fit_context
+from skexmap._validation import HasMethods, _check_feature_names_in, _fit_context, codes_of_known_classes
 from skexmap.cluster._output import columns_handed_on, hand_on
 from skexmap.retraining._erm import ERMClassifier
 from skexmap.retraining._inputs import read_classes, read_embedding
@@ -170,16 +170,15 @@ class EIILLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         group_labels : ndarray of shape (n_samples,), int64
+
+        Raises
+        ------
+        ValueError
+            If y holds a class that `fit` did not see, or is of another length.
         """
         check_is_fitted(self)
         environments = self._environments_of(X)
-        unknown = np.setdiff1d(y, self.classes_)
-        if unknown.size:
-            raise ValueError(
-                f"y holds {unknown.size} class(es) that `fit` did not see: {unknown[:5].tolist()}. "
-                f"Known are {self.classes_.tolist()}."
-            )
-        class_codes = np.searchsorted(self.classes_, y)
+        class_codes = codes_of_known_classes(y, self.classes_, len(environments))
         return encode_groups(class_codes, cluster_of_class(environments, class_codes), 2)
 
     def transform(self, X):

@@ -1,6 +1,4 @@
-"""Weighted logistic regression of the last layer: the baseline, and the second stage of the reweighting "
-"methods.
-"""
+"""Weighted logistic regression of the last layer: the baseline, and the second stage of reweighting methods."""
 
 from numbers import Real
 

@@ -136,6 +136,26 @@ def read_groups(estimator, X, embedding, classes, class_codes, group_labels):
     return groups, group_codes.astype(np.int64), origin
 
 
+def refuse_lost_classes(classes, codes_left, where):
+    """Raise ValueError if a class has no sample left to retrain on.
+
+    Parameters
+    ----------
+    classes : ndarray of shape (n_classes,)
+        The sorted classes.
+    codes_left : ndarray of int
+        Classes of the samples that are left.
+    where : str
+        What its samples belong to; the end of the message.
+    """
+    lost = np.setdiff1d(np.arange(len(classes)), codes_left)
+    if len(lost):
+        raise ValueError(
+            f"No sample of {len(lost)} of {len(classes)} classes ({classes[lost].tolist()}) is left to retrain on: "
+            f"all belong to {where}."
+        )
+
+
 def _class_by_cluster(clusters, classes, class_codes):
     clusters = np.asarray(clusters, dtype=np.int64)
     if clusters.ndim == 2 and clusters.shape[1] != len(classes):

@@ -206,8 +206,7 @@ class JTTReweighter(EstimatorMixin, MetaEstimatorMixin, ClassifierMixin, BaseEst
         method = self.method if self.method != "auto" else "weight" if takes_weights else "repeat"
         if method == "repeat" and self.upweight != int(self.upweight):
             raise ValueError(
-                f"Samples cannot be repeated upweight={self.upweight} times. Use an integer, or an "
-                "estimator that "
+                f"Samples cannot be repeated upweight={self.upweight} times. Use an integer, or an estimator that "
                 f"takes sample_weight ({name} {'does' if takes_weights else 'does not'})."
             )
         return method
@@ -223,8 +222,7 @@ class JTTReweighter(EstimatorMixin, MetaEstimatorMixin, ClassifierMixin, BaseEst
             )
         elif n_errors == n_samples:
             warnings.warn(
-                f"{name} gets all {n_samples} training samples wrong, so that upweighting them changes "
-                "nothing. "
+                f"{name} gets all {n_samples} training samples wrong, so that upweighting them changes nothing. "
                 "Strengthen `identification_estimator`.",
                 FullErrorSetWarning,
                 stacklevel=3,

@@ -2,12 +2,15 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize, minimize_scalar
+from sklearn.exceptions import DataConversionWarning
 from torch.nn import functional as F
 
 from skexmap.retraining import (
     AFRClassifier,
     CVaRDROClassifier,
     CVaRDROLoss,
+    DFRClassifier,
+    DFRClassifierCV,
     EIILLabeler,
     ERMClassifier,
     GroupDROClassifier,
@@ -320,3 +323,25 @@ def test_unknown_classes_are_refused():
     X, y, _ = shortcut_data(100)
     with pytest.raises(ValueError, match=r"1 class\(es\) that `fit` did not see: \[7\]"):
         EIILLabeler().fit(X, y).predict_groups(X, np.full(100, 7))
+
+
+@pytest.mark.parametrize("y_new, message", [([0, 1, 0], "3 entries for 100"), (None, "y is None")])
+def test_groups_need_the_class_of_every_sample(y_new, message):
+    X, y, _ = shortcut_data(100)
+    with pytest.raises(ValueError, match=message):
+        EIILLabeler().fit(X, y).predict_groups(X, y_new)
+
+
+def test_a_column_of_classes_is_read_as_the_classes():
+    X, y, _ = shortcut_data(100)
+    labeler = EIILLabeler().fit(X, y)
+    with pytest.warns(DataConversionWarning):
+        groups = labeler.predict_groups(X, y[:, None])
+    np.testing.assert_array_equal(groups, labeler.group_labels_)
+
+
+@pytest.mark.parametrize("strategy", [DFRClassifier(), DFRClassifierCV(), GroupDROClassifier()])
+def test_a_class_without_a_group_is_refused_by_name(strategy):
+    X, y, _ = shortcut_data(100)
+    with pytest.raises(ValueError, match=r"No sample of 1 of 2 classes \(\[1\]\) is left to retrain on"):
+        strategy.fit(X, y, group_labels=np.where(y == 1, -1, 0))
