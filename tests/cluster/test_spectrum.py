@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import linalg, sparse
 
-from skexmap.cluster import _spectrum
+from skexmap.cluster import EigengapSpectralClustering, _spectrum
 from skexmap.cluster._spectrum import (
     cluster_qr,
     clusters_at_widest_gap,
@@ -57,6 +57,15 @@ def test_disjoint_cliques_have_exact_zeros_and_the_smallest_of_the_other_eigenva
     for c in range(3):
         assert np.ptp(vectors[components == c, c]) < 1e-12
         assert (vectors[components != c, c] == 0).all()
+
+
+def test_blobs_without_noise_are_disjoint_cliques():
+    X = np.repeat([[0.0, 0.0], [1.0, 0.0], [0.0, 9.0]], 20, axis=0)
+    clusterer = EigengapSpectralClustering(n_neighbors=20).fit(X)
+    np.testing.assert_allclose(clusterer.eigenvalues_, [0] * 3 + [20 / 19] * 8, atol=1e-12)
+    np.testing.assert_array_equal(clusterer.labels_, np.repeat([0, 1, 2], 20))
+    assert (clusterer.n_clusters_, clusterer.n_connected_components_) == (3, 3)
+    assert clusterer.eigengap_margin_ == pytest.approx(1)
 
 
 def random_graph(sizes, rng):
