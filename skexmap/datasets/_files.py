@@ -186,6 +186,30 @@ def check_images(paths, where, verify="quick"):
         )
 
 
+def check_sizes_agree(paths, mask_paths, where):
+    """Raise ValueError if a mask differs in size from its image; only the headers of the files are read.
+
+    Parameters
+    ----------
+    paths, mask_paths : sequence of str
+        Images and the mask of each.
+    where : str
+        What named them; part of the message.
+    """
+    from PIL import Image
+
+    def size_of(path):
+        with open(path, "rb") as file, Image.open(file) as image:
+            return image.size
+
+    odd = [mask for path, mask in zip(paths, mask_paths, strict=True) if size_of(path) != size_of(mask)]
+    if odd:
+        raise ValueError(
+            f"{len(odd)} of {len(mask_paths)} masks of images named in {where} differ in size from their images: "
+            f"{first_offenders(odd)}."
+        )
+
+
 def unreadable_images(paths, verify="quick"):
     """Return the indices of the image files that are absent, empty, truncated or no images.
 

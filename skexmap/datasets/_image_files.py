@@ -11,6 +11,7 @@ from skexmap.datasets._files import (
     SPLIT_CODES,
     check_images,
     check_no_repeats,
+    check_sizes_agree,
     decode,
     first_offenders,
     path_array,
@@ -86,7 +87,8 @@ def load_waterbirds(root, foreground_only=False, *, verify="quick", as_frame=Fal
     FileNotFoundError
         If ``metadata.csv``, or images or masks that it names, are absent: their number and the first ones.
     ValueError
-        If a column is missing, a value is unknown, a split is empty, an image is named twice or cannot be read.
+        If a column is missing, a value is unknown, a split is empty, an image is named twice or cannot be read, or a
+        mask differs in size from its image.
 
     Notes
     -----
@@ -135,7 +137,10 @@ def load_waterbirds(root, foreground_only=False, *, verify="quick", as_frame=Fal
         attribute_names=("land", "water"),
     )
     if foreground_only:
-        check_images(path_array(map(mask_path, dataset.test.data)), f"{metadata} (as masks)", verify)
+        masks = path_array(map(mask_path, dataset.test.data))
+        check_images(masks, f"{metadata} (as masks)", verify)
+        if verify != "exists":
+            check_sizes_agree(dataset.test.data, masks, metadata)
         dataset.test.transform = ImageNetTransform(foreground_only=True)
     return dataset
 

@@ -28,6 +28,11 @@ class ImageNetTransform:
         Black out what the mask beside the image (same name, ``.png``) does not mark as foreground: mask values of at
         most 200 of 255.
 
+    Raises
+    ------
+    ValueError
+        If `crop` is larger than `resize`, or not positive.
+
     Notes
     -----
     It compares and pickles by its parameters, so that cached heatmaps are found again.
@@ -47,6 +52,8 @@ class ImageNetTransform:
     """
 
     def __init__(self, resize=256, crop=224, *, foreground_only=False):
+        if not 0 < crop <= resize:
+            raise ValueError(f"A square of {crop} pixels cannot be cut out of {resize} x {resize} pixels.")
         self.resize = resize
         self.crop = crop
         self.foreground_only = foreground_only

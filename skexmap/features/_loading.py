@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from skexmap.datasets import ImageNetTransform
 from skexmap.datasets._files import unreadable_images
+from skexmap.datasets._transforms import mask_path
 
 
 class ImageLoader:
@@ -152,7 +153,7 @@ class _Images(Dataset):
 
 
 def check_readable(X, load):
-    """Raise if files of X are absent, empty, truncated or no images, before any is shown to the model.
+    """Raise if files of X, or their masks, are absent, empty, truncated or no images, before the model sees any.
 
     Only file paths that are opened as image files can be looked at: those without a `load`, or with one of ours.
 
@@ -169,7 +170,10 @@ def check_readable(X, load):
     if not (load is None or isinstance(load, ImageLoader | ImageNetTransform)) or not are_paths(X):
         return
     images = _Images(X, load)
-    suspects = unreadable_images([os.fspath(path) for path in images.X])
+    paths = [os.fspath(path) for path in images.X]
+    suspects = unreadable_images(paths)
+    if getattr(load, "foreground_only", False):
+        suspects = sorted({*suspects, *unreadable_images([mask_path(path) for path in paths])})
     if suspects:
         shown = [images._load(row) for row in suspects[:N_SHOWN]]
         refuse_unread(

@@ -294,7 +294,9 @@ def test_a_mask_of_another_size_is_refused(birds):
     paths = load_waterbirds(birds).test.data
     for path in paths:
         Image.new("L", (10, 10), 255).save(os.path.splitext(path)[0] + ".png")
-    transform = load_waterbirds(birds, foreground_only=True).test.transform
+    with pytest.raises(ValueError, match=r"6 of 6 masks .* differ in size from their images: .*_0\.png"):
+        load_waterbirds(birds, foreground_only=True)
+    transform = load_waterbirds(birds, foreground_only=True, verify="exists").test.transform
     with pytest.raises(ValueError, match=r"has the size \(10, 10\), its image .* \(24, 20\)"):
         transform(paths[0])
 
@@ -665,6 +667,12 @@ def test_equal_transforms_pickle_to_equal_bytes():
     assert pickle.dumps(first) == pickle.dumps(again)
     assert first != ImageNetTransform(64, 56, foreground_only=True)
     assert pickle.loads(pickle.dumps(first)) == first
+
+
+@pytest.mark.parametrize("crop", [0, 257])
+def test_a_crop_must_fit_into_the_resized_image(crop):
+    with pytest.raises(ValueError, match=f"square of {crop} pixels cannot be cut out of 256 x 256"):
+        ImageNetTransform(crop=crop)
 
 
 def test_a_masked_image_needs_its_path():

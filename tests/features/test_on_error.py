@@ -142,6 +142,19 @@ def test_files_are_looked_at_before_any_work_with_the_published_transform_too(pa
         EmbeddingTransformer(SmallNet(), load=load).fit(paths)
 
 
+def test_masks_are_looked_at_before_any_work_too(paths, tmp_path):
+    for path in paths:
+        Image.new("L", (8, 8), 255).save(Path(path).with_suffix(".png"))
+    Path(paths[38]).with_suffix(".png").unlink()
+    truncate(Path(paths[39]).with_suffix(".png"))
+    load = ImageNetTransform(8, 8, foreground_only=True)
+    transformer = EmbeddingTransformer(CountingNet(), load=load, batch_size=8).fit(paths[:8])
+    SHOWN.clear()
+    with pytest.raises(ValueError, match=r"2 of 40 images: image 38 .*38\.png.*; image 39"):
+        transformer.transform(paths)
+    assert not SHOWN
+
+
 def odd_item_fails(item):
     """Load nothing for items of value 5 and 6; a load callable that workers can import."""
     if item in (5, 6):
