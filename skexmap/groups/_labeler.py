@@ -194,8 +194,8 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or structured ndarray or data frame with named
-        blocks
+        X : array-like of shape (n_samples, n_features), or structured ndarray or data frame with \
+                named blocks
             What to cluster.
         y : array-like of shape (n_samples,)
             Class of each row: numbers or strings.
@@ -244,8 +244,8 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or structured ndarray or data frame with named
-        blocks
+        X : array-like of shape (n_samples, n_features), or structured ndarray or data frame with \
+                named blocks
             What to cluster.
         y : array-like of shape (n_samples,)
             Class of each row.
@@ -262,8 +262,8 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or structured ndarray or data frame with named
-        blocks
+        X : array-like of shape (n_samples, n_features), or structured ndarray or data frame with \
+                named blocks
             New rows.
         y : array-like of shape (n_samples,)
             Class of each row.
@@ -290,8 +290,8 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or structured ndarray or data frame with named
-        blocks
+        X : array-like of shape (n_samples, n_features), or structured ndarray or data frame with \
+                named blocks
             New rows.
 
         Returns
@@ -312,8 +312,8 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or structured ndarray or data frame with named
-        blocks
+        X : array-like of shape (n_samples, n_features), or structured ndarray or data frame with \
+                named blocks
             What to cluster.
         y : array-like of shape (n_samples,)
             Class of each row.
