@@ -28,13 +28,12 @@ from skexmap._validation import (
     parameters_named,
 )
 from skexmap.cluster import EigengapSpectralClustering
+from skexmap.cluster._base import FLOATS
 from skexmap.cluster._neighbors import nearest_rows
 from skexmap.cluster._output import check_columns_in, columns_handed_on, flat_block, hand_on
 from skexmap.cluster._sizes import smallest_size, without_small_clusters
 from skexmap.cluster._spectrum import renumber_by_size
 from skexmap.cluster._stability import seed_agreement
-
-FLOATS = (np.float64, np.float32)
 
 
 class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
@@ -98,7 +97,7 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
         In `fit`: if y is missing, of another length or no classification target; if X holds NaN or
         infinite values; if the block is missing; if a class has too few samples for the clusterer (the
         message names the class); if the clusterer put every row of a class at -1; if all clusters of a
-        class are small.
+        class are small and to be merged or marked.
 
     Warns
     -----

@@ -443,6 +443,9 @@ class TestWithoutGroupLabels:
         local = clustered_pipeline(scope="local").fit(X, y)
         with pytest.raises(ValueError, match=r"1 classes that the estimator was not trained on: \[7\]"):
             worst_pseudo_group_accuracy_scorer(local, X, y_new)
+        labeler = PseudoGroupLabeler(KMeans(2, n_init=3, random_state=0)).fit(X, y)
+        with pytest.raises(ValueError, match=r"1 class\(es\) that `fit` did not see: \[7\]"):
+            make_worst_pseudo_group_scorer(labeler)(model, X, y_new)
 
     def test_slivers_do_not_decide_unless_asked_to(self, data):
         X, y, _ = data
