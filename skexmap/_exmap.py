@@ -17,7 +17,7 @@ from skexmap.features import EmbeddingTransformer, HeatmapTransformer
 from skexmap.groups import PseudoGroupLabeler
 from skexmap.groups._diagnosis import warn_of_constant_predictions
 from skexmap.metrics import group_report
-from skexmap.retraining import DFRClassifier, DFRClassifierCV
+from skexmap.retraining import DFRClassifier, DFRClassifierCV, EIILLabeler
 from skexmap.retraining._inputs import read_classes
 
 
@@ -39,7 +39,8 @@ def make_exmap_pipeline(
         Trained classifier; never changed.
     clusterer : estimator or None, default=None
         Step that replaces the heatmaps by clusters; `EigengapSpectralClustering` for None. A clusterer that does not
-        know the named blocks, such as `sklearn.cluster.KMeans`, is wrapped in a `PseudoGroupLabeler`.
+        know the named blocks, such as `sklearn.cluster.KMeans`, is wrapped in a `PseudoGroupLabeler`; an
+        `EIILLabeler` is taken as it is.
     strategy : estimator or None, default=None
         Last step, which reads the embedding and the clusters; `DFRClassifier` for None.
     memory : str, joblib.Memory or None, default=None
@@ -73,7 +74,7 @@ def make_exmap_pipeline(
     """
     heatmaps = HeatmapTransformer(model, return_embedding=True, verbose=verbose, **heatmap_parameters)
     clusterer = EigengapSpectralClustering() if clusterer is None else clone(clusterer)
-    if not isinstance(clusterer, ClustererStep | PseudoGroupLabeler):
+    if not isinstance(clusterer, ClustererStep | PseudoGroupLabeler | EIILLabeler):
         clusterer = PseudoGroupLabeler(clusterer)
     name, strategy = ("dfr", DFRClassifier()) if strategy is None else ("strategy", clone(strategy))
     seed_parts(random_state, clusterer, strategy)
@@ -103,7 +104,8 @@ class ExMapClassifier(FrozenModelMixin, EstimatorMixin, ClassifierMixin, BaseEst
     heatmaps : HeatmapTransformer or None, default=None
         How to explain; `model` is set to this one and `return_embedding` switched on. None for the default.
     clusterer : clusterer or None, default=None
-        How to cluster the heatmaps; `EigengapSpectralClustering` for None. A `PseudoGroupLabeler` is taken as it is.
+        How to cluster the heatmaps; `EigengapSpectralClustering` for None. A `PseudoGroupLabeler` is taken as it is,
+        and so is an `EIILLabeler`, which looks at the embeddings instead.
     scope : {"global", "local"}, default="global"
         Whether all heatmaps are clustered at once (G-ExMap) or those of each class (L-ExMap).
     strategy : classifier or None, default=None
@@ -128,7 +130,7 @@ class ExMapClassifier(FrozenModelMixin, EstimatorMixin, ClassifierMixin, BaseEst
         What the last layer sees.
     heatmaps_ : ndarray of shape (n_samples, channels, size, size)
         With `keep_heatmaps`.
-    labeler_ : PseudoGroupLabeler
+    labeler_ : PseudoGroupLabeler or EIILLabeler
         The fitted pseudo-groups; missing when group labels were passed.
     transformer_ : HeatmapTransformer or EmbeddingTransformer
         What the model was looked at with.
@@ -239,10 +241,15 @@ class ExMapClassifier(FrozenModelMixin, EstimatorMixin, ClassifierMixin, BaseEst
                 labeler.fit(blocks, y)
             self.embeddings_, self.group_labels_ = blocks[EMBEDDING], labeler.group_labels_
             self.transformer_, self.labeler_ = heatmaps, labeler
-            self.cluster_labels_ = labeler.cluster_labels_
+            by_clusters = isinstance(labeler, PseudoGroupLabeler)
+            self.cluster_labels_ = labeler.cluster_labels_ if by_clusters else labeler.environment_labels_
             if self.keep_heatmaps:
                 self.heatmaps_ = blocks[HEATMAP]
-            clusters = _clusters_for_strategy(labeler, y, self.cluster_labels_)
+            clusters = self.cluster_labels_
+            if by_clusters and labeler.scope == "local":
+                clusters = _in_own_class(
+                    clusters, np.searchsorted(labeler.classes_, y), len(labeler.classes_)
+                )
             blocks = make_blocks(**{EMBEDDING: self.embeddings_, CLUSTER: clusters})
             with step(self, strategy, "retraining", blocks, y):
                 self.strategy_ = strategy.fit(blocks, y)
@@ -274,10 +281,10 @@ class ExMapClassifier(FrozenModelMixin, EstimatorMixin, ClassifierMixin, BaseEst
         heatmaps = HeatmapTransformer() if self.heatmaps is None else clone(self.heatmaps)
         heatmaps.set_params(model=self.model, return_embedding=True).set_output(transform="default")
         labeler = self.clusterer if self.clusterer is not None else EigengapSpectralClustering()
-        if not isinstance(labeler, PseudoGroupLabeler):
+        if not isinstance(labeler, PseudoGroupLabeler | EIILLabeler):
             labeler = PseudoGroupLabeler(labeler, scope=self.scope)
         labeler = clone(labeler)
-        if labeler.clusterer is None:
+        if isinstance(labeler, PseudoGroupLabeler) and labeler.clusterer is None:
             labeler.set_params(clusterer=EigengapSpectralClustering())
         strategy = DFRClassifierCV() if self.strategy is None else clone(self.strategy)
         seed_parts(self.random_state, labeler, strategy)
@@ -369,11 +376,8 @@ def _embeddings_like(transformer, *, fitted=False):
     return embeddings.adopt(transformer) if fitted else embeddings
 
 
-def _clusters_for_strategy(labeler, y, cluster_labels):
-    """Return the clusters as the labeler's scope has them: one per image, or one per image and class."""
-    if labeler.scope == "global":
-        return cluster_labels
-    # Clusters inside each class: whoever knows y picks the entry of its class; the others are not needed here.
-    clusters = np.full((len(cluster_labels), len(labeler.classes_)), -1)
-    clusters[np.arange(len(clusters)), np.searchsorted(labeler.classes_, y)] = cluster_labels
+def _in_own_class(cluster_labels, class_codes, n_classes):
+    """Return clusters that were formed inside each class with a column per class: whoever knows y picks its entry."""
+    clusters = np.full((len(cluster_labels), n_classes), -1)
+    clusters[np.arange(len(clusters)), class_codes] = cluster_labels
     return clusters

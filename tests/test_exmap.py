@@ -20,12 +20,13 @@ from skexmap import (
     ExMapClassifier,
     HeatmapTransformer,
     PseudoGroupLabeler,
+    export_model,
     make_exmap_pipeline,
 )
 from skexmap._blocks import make_blocks
 from skexmap.exceptions import ClassInOneClusterWarning, ConstantPredictionWarning, OneClusterWarning
 from skexmap.metrics import group_report, worst_pseudo_group_accuracy_scorer
-from skexmap.retraining import ERMClassifier, JTTReweighter
+from skexmap.retraining import EIILLabeler, ERMClassifier, JTTReweighter
 
 TWO = KMeans(2, n_init=10, random_state=0)
 DFR = DFRClassifier(n_retrains=3, min_group_size=0, random_state=0)
@@ -260,6 +261,23 @@ class TestFit:
             with pytest.raises(ValueError, match=message):
                 exmap.fit(X, y)
         assert counts == {"heatmaps": 0, "images": 0}
+
+    def test_environments_take_the_place_of_clusters_by_one_argument(self, exmap, images, net):
+        X, y = images
+        by_hand = EmbeddingTransformer(net).fit_transform(X)
+        labeler = EIILLabeler(ERMClassifier(C=1e-2)).fit(by_hand, y)
+        expected = clone(DFR).fit(by_hand, y, group_labels=labeler.group_labels_)
+        exmap.set_params(clusterer=EIILLabeler(ERMClassifier(C=1e-2))).fit(X, y)
+        assert_array_equal(exmap.group_labels_, labeler.group_labels_)
+        assert_array_equal(exmap.cluster_labels_, labeler.environment_labels_)
+        assert_array_equal(exmap.predict_groups(X, y), labeler.group_labels_)
+        assert_allclose(exmap.strategy_.coef_, expected.coef_, rtol=1e-4, atol=1e-6)
+        pipe = make_exmap_pipeline(net, size=4, clusterer=exmap.clusterer, strategy=DFR).fit(X, y)
+        assert_allclose(pipe[-1].coef_, expected.coef_, rtol=1e-4, atol=1e-6)
+        for fitted in (exmap, pipe):
+            with torch.no_grad():
+                logits = export_model(fitted)(torch.as_tensor(X)).numpy()
+            assert_allclose(logits[:, 1] - logits[:, 0], fitted.decision_function(X), atol=1e-5)
 
     def test_frames_asked_for_by_the_global_setting_do_not_disturb_it(self, exmap, images):
         pytest.importorskip("pandas")

@@ -79,7 +79,7 @@ def read_classes(estimator, y, n_samples):
     classes, class_codes = np.unique(y, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(
-            f"{name} needs samples of at least 2 classes, but y holds only one class: {classes[0]!r}."
+            f"{name} needs samples of at least 2 classes, but y holds only one class: {classes.tolist()[0]!r}."
         )
     return classes, class_codes.astype(np.int64)
 
