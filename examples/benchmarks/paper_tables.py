@@ -78,6 +78,8 @@ def run_seed(data, seed, options):
     torch.set_num_threads(max(1, os.cpu_count() // options.jobs))
     # A tiny pseudo-group or an empty error set is a result here: its row shows what it costs.
     warnings.simplefilter("ignore", SkexmapWarning)
+    # One image of no judged group may be alone of its class.
+    warnings.filterwarnings("ignore", message="The least populated class")
     # UMAP says that a seed makes it run on one thread, and scikit-learn renames what UMAP calls.
     warnings.filterwarnings("ignore", module="umap")
     warnings.filterwarnings("ignore", message=".*force_all_finite.*")
