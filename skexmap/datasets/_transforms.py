@@ -79,7 +79,8 @@ class ImageNetTransform:
         from PIL import Image
 
         if isinstance(image, (str, os.PathLike)):
-            path = os.fspath(image)
+            # A plain string: errors show one of NumPy by its type.
+            path = str(os.fspath(image))
             # Opened here: Pillow leaves a file that it opened and could not read open.
             with open(path, "rb") as file, Image.open(file) as opened:
                 image = opened.convert("RGB")

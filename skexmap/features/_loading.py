@@ -39,8 +39,9 @@ class ImageLoader:
         """Return the image at a path as a tensor."""
         from PIL import Image
 
-        # Opened here: Pillow leaves a file that it opened and could not read open.
-        with open(path, "rb") as file, Image.open(file) as image:
+        # Opened here: Pillow leaves a file that it opened and could not read open. A plain string: errors show one of
+        # NumPy by its type.
+        with open(str(os.fspath(path)), "rb") as file, Image.open(file) as image:
             image = image.convert("RGB")
         if self.transform is not None:
             return self.transform(image)
@@ -148,8 +149,9 @@ class _Images(Dataset):
         # Pillow alone reports a broken file by half a dozen exceptions, and `load` may be anybody's.
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
-            item = repr(str(self.X[row]) if are_paths(self.X) else self.X[row])
-            return Unread(row, item, why, error if get_worker_info() is None else None)
+            item = self.X[row]
+            item = str(item) if are_paths(self.X) else item.item() if isinstance(item, np.generic) else item
+            return Unread(row, repr(item), why, error if get_worker_info() is None else None)
 
 
 def check_readable(X, load):
