@@ -612,7 +612,8 @@ class DFRClassifierCV(_DFR):
     Cs_ : ndarray of shape (n_Cs,)
         The strengths, as given.
     cv_scores_ : ndarray of shape (n_Cs, n_splits)
-        Worst-group accuracy of each strength on each split. Groups that a split lacks do not count.
+        Worst-group accuracy of each strength on each split. Groups that a split lacks do not count; NaN where a split
+        of `cv` lacks all of them, and it does not count in the mean.
     mean_cv_scores_ : ndarray of shape (n_Cs,)
         Their mean: the curve that C_ is the maximum of.
     best_score_ : float
@@ -720,7 +721,12 @@ class DFRClassifierCV(_DFR):
             self.cv_scores_ = self._score_halvings(*data, seeds=_draw_seeds(rng, self.n_splits))
         else:
             self.cv_scores_ = self._score_splits(*data, seeds=refit_seeds)
-        self.mean_cv_scores_ = self.cv_scores_.mean(axis=1)
+        scored = np.isfinite(self.cv_scores_).all(axis=0)
+        if not scored.any():
+            raise ValueError(
+                f"None of {len(scored)} splits has a sample to score on that belongs to a group: all are of group -1."
+            )
+        self.mean_cv_scores_ = self.cv_scores_[:, scored].mean(axis=1)
         best = self.mean_cv_scores_.argmax()
         self.best_score_ = float(self.mean_cv_scores_[best])
         self.C_ = float(self.Cs_[best])

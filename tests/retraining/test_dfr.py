@@ -349,6 +349,20 @@ def test_a_half_without_a_class_still_scores():
     assert (scores[:, (scores == 0).all(axis=0)] == 0).all()
 
 
+def test_a_split_without_any_group_to_score_on_does_not_count():
+    X, y, shortcut = shortcut_data(300)
+    groups = np.where(np.arange(300) < 200, 2 * y + shortcut, -1)
+    first, second, third = np.split(np.arange(300), 3)
+    halves = [(first, second), (second, first)]
+    dfr = DFRClassifierCV(cv=halves, n_retrains=2, min_group_size=0, random_state=0)
+    expected = dfr.fit(X, y, group_labels=groups).mean_cv_scores_
+    with_empty = clone(dfr).set_params(cv=[(first, third), *halves]).fit(X, y, group_labels=groups)
+    assert np.isnan(with_empty.cv_scores_[:, 0]).all()
+    np.testing.assert_array_equal(with_empty.mean_cv_scores_, expected)
+    with pytest.raises(ValueError, match="None of 1 splits has a sample to score on"):
+        clone(dfr).set_params(cv=[(first, third)]).fit(X, y, group_labels=groups)
+
+
 def test_codes_of_one_score_and_of_many():
     assert predict_codes(np.array([[0.3], [-0.3], [0.0]])).tolist() == [1, 0, 0]
     assert predict_codes(np.array([[0.3, 0.5], [1.0, -0.3]])).tolist() == [1, 0]
