@@ -252,14 +252,14 @@ class ExMapClassifier(FrozenModelMixin, EstimatorMixin, ClassifierMixin, BaseEst
                 )
             blocks = make_blocks(**{EMBEDDING: self.embeddings_, CLUSTER: clusters})
             with step(self, strategy, "retraining", blocks, y):
-                self.strategy_ = strategy.fit(blocks, y)
+                self.strategy_ = _fit_strategy(strategy, blocks, y)
         else:
             self.group_labels_ = check_group_labels(group_labels, len(y))
             self.transformer_ = _embeddings_like(heatmaps)
             with step(self, self.transformer_, "embeddings", X, y):
                 self.embeddings_ = self.transformer_.fit_transform(X, y)
             with step(self, strategy, "retraining", self.embeddings_, y):
-                self.strategy_ = strategy.fit(self.embeddings_, y, group_labels=self.group_labels_)
+                self.strategy_ = _fit_strategy(strategy, self.embeddings_, y, group_labels=self.group_labels_)
 
         for name in ("n_features_in_", "feature_names_in_", "skipped_"):
             if hasattr(self.transformer_, name):
@@ -374,6 +374,18 @@ def _embeddings_like(transformer, *, fitted=False):
     )
     embeddings.set_output(transform="default")
     return embeddings.adopt(transformer) if fitted else embeddings
+
+
+def _fit_strategy(strategy, X, y, **groups):
+    """Fit a strategy; where it cannot take what strategies are given, say what that is."""
+    try:
+        return strategy.fit(X, y, **groups)
+    except TypeError as error:
+        given = "embeddings and `group_labels`" if groups else f"the blocks {', '.join(X.dtype.names)}"
+        raise TypeError(
+            f"The strategy {type(strategy).__name__} could not be fitted: {error}. It is given {given}, which the "
+            "classifiers of skexmap.retraining read; ERMClassifier is the logistic regression among them."
+        ) from error
 
 
 def _in_own_class(cluster_labels, class_codes, n_classes):

@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.cluster import KMeans
 from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from small_pipeline import make_images, make_net
 
@@ -261,6 +262,17 @@ class TestFit:
             with pytest.raises(ValueError, match=message):
                 exmap.fit(X, y)
         assert counts == {"heatmaps": 0, "images": 0}
+
+    @pytest.mark.parametrize(
+        "given, what",
+        [(None, "blocks embedding, cluster"), (np.arange(60) % 4, "embeddings and .group_labels.")],
+    )
+    def test_a_strategy_that_reads_no_blocks_is_named_with_one_that_does(self, exmap, images, given, what):
+        exmap.set_params(strategy=LogisticRegression())
+        with pytest.raises(
+            TypeError, match=f"strategy LogisticRegression .* given (the )?{what}.* ERMClassifier is"
+        ):
+            exmap.fit(*images, group_labels=given)
 
     def test_environments_take_the_place_of_clusters_by_one_argument(self, exmap, images, net):
         X, y = images
