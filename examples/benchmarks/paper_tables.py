@@ -65,11 +65,11 @@ def main():
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="seeds that run side by side")
     options = parser.parse_args()
     if not options.page:
+        # By seed and then by data set, so that a run that is stopped has a little of each.
+        pairs = [(data, seed) for seed in range(options.seeds) for data in options.data]
+        runs = joblib.Parallel(options.jobs)(joblib.delayed(run_seed)(*pair, options) for pair in pairs)
         for data in options.data:
-            runs = joblib.Parallel(options.jobs)(
-                joblib.delayed(run_seed)(data, seed, options) for seed in range(options.seeds)
-            )
-            write_json(data, runs, options)
+            write_json(data, [run for run, pair in zip(runs, pairs, strict=True) if pair[0] == data], options)
     report.write_page(options.out)
 
 
