@@ -7,6 +7,10 @@ import torch
 from skexmap.features._base import as_numpy
 
 
+# To be raised whenever the engine's maps, or what an entry holds, change: older entries are then computed anew.
+FORMAT = 2
+
+
 def _keep(key, entry):
     """Return the entry; joblib.Memory stores it under the key, and calls this without one if it cannot read it."""
     if entry is None:
@@ -28,7 +32,7 @@ class ImageCache:
     def __init__(self, memory, settings):
         memory = joblib.Memory(memory, verbose=0) if isinstance(memory, str) else memory
         self._keep = memory.cache(_keep, ignore=["entry"])
-        self._settings = joblib.hash(settings)
+        self._settings = joblib.hash((FORMAT, settings))
 
     def blocks(self, images, compute):
         """Return the blocks of a batch of images.
