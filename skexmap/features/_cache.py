@@ -6,7 +6,6 @@ import torch
 
 from skexmap.features._base import as_numpy
 
-
 # To be raised whenever the engine's maps, or what an entry holds, change: older entries are then computed anew.
 FORMAT = 2
 
