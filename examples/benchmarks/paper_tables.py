@@ -70,7 +70,9 @@ def main():
         runs = joblib.Parallel(options.jobs)(joblib.delayed(run_seed)(*pair, options) for pair in pairs)
         for data in options.data:
             write_json(data, [run for run, pair in zip(runs, pairs, strict=True) if pair[0] == data], options)
-    report.write_page(options.out)
+    # Figures that are kept elsewhere are nobody's but the user's: the page stays.
+    if options.out.resolve() == RESULTS.resolve():
+        report.write_page(options.out)
 
 
 def run_seed(data, seed, options):
@@ -162,9 +164,16 @@ def trained_net(data, setting, seed, folder, record, options):
     return net.eval()
 
 
+def batch_size(setting):
+    """Return how many images are explained at once: photographs take far more memory."""
+    return 256 if setting.load is None else 16
+
+
 def heatmaps(setting, net, side=28):
     """Return the blocks of the validation images, the maps of a side."""
-    transformer = HeatmapTransformer(net, size=side, return_embedding=True, load=setting.load, batch_size=256)
+    transformer = HeatmapTransformer(
+        net, size=side, return_embedding=True, load=setting.load, batch_size=batch_size(setting)
+    )
     return transformer.fit_transform(setting.validation.data, setting.validation.target)
 
 
@@ -176,9 +185,12 @@ def features(setting, net, seed, folder, record):
         start = time.perf_counter()
         kept = {"blocks": heatmaps(setting, net)}
         seconds = time.perf_counter() - start
-        embed = EmbeddingTransformer(net, load=setting.load, batch_size=256).fit(setting.validation.data)
         for name, split in setting.tests.items():
-            kept[f"test {name}"] = embed.transform(split.data)
+            # A test without the shortcut may be loaded in its own way.
+            embed = EmbeddingTransformer(
+                net, load=split.get("transform", setting.load), batch_size=batch_size(setting)
+            )
+            kept[f"test {name}"] = embed.fit(split.data).transform(split.data)
         np.savez(path, **kept)
         return {"seconds": seconds, "n": len(setting.validation.target)}
 

@@ -207,11 +207,19 @@ def choose(row, v):
     # A group that cannot be on both sides, and images of no group, go with their class.
     sizes = {g: n for g, n in zip(*np.unique(judges, return_counts=True), strict=True) if g >= 0 and n > 1}
     strata = np.where(np.isin(judges, list(sizes)), judges, -1 - v.y)
+    refusals = {}
     for half, other in halves.split(v.embedding, strata):
         for name, estimator in candidates.items():
-            model = fit(estimator, v.embedding[half], v.y[half], None if groups is None else groups[half])
+            try:
+                model = fit(estimator, v.embedding[half], v.y[half], None if groups is None else groups[half])
+            except ValueError as refusal:
+                # DFR refuses groups that are all small: a candidate that does so on a half is out.
+                refusals[name] = refusal
+                continue
             scores[name].append(worst_accuracy(v.y[other], model.predict(v.embedding[other]), judges[other]))
-    means = {name: float(np.mean(pair)) for name, pair in scores.items()}
+    if len(refusals) == len(candidates):
+        raise next(iter(refusals.values()))
+    means = {name: float(np.mean(pair)) for name, pair in scores.items() if name not in refusals}
     best = max(means, key=means.get)
     return candidates[best], best, means
 
