@@ -14,6 +14,7 @@ from skexmap.retraining._dfr import worst_group_accuracies
 from skexmap.retraining._inputs import read_classes, read_embedding, read_groups
 from skexmap.retraining._linear import LinearHead
 from skexmap.retraining._training import (
+    TRAINING_CONSTRAINTS,
     cross_entropy_slope,
     group_balanced_batches,
     log_probabilities,
@@ -185,11 +186,7 @@ class DivDisClassifier(LinearHead):
         "diversity": [Interval(Real, 0, None, closed="left")],
         "regularization": [Interval(Real, 0, None, closed="left")],
         "min_group_size": [Interval(Integral, 0, None, closed="left")],
-        "l2": [Interval(Real, 0, None, closed="left")],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "n_steps": [Interval(Integral, 1, None, closed="left")],
-        "random_state": ["random_state"],
+        **TRAINING_CONSTRAINTS,
     }
 
     def __init__(

@@ -1,6 +1,6 @@
 """Distributionally robust last layers: over the groups, and over all subpopulations of a given size."""
 
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -11,6 +11,7 @@ from skexmap._validation import Interval, _fit_context
 from skexmap.retraining._inputs import read_classes, read_embedding, read_groups, refuse_lost_classes
 from skexmap.retraining._linear import LinearHead
 from skexmap.retraining._training import (
+    TRAINING_CONSTRAINTS,
     cross_entropies,
     cross_entropy_slope,
     group_balanced_batches,
@@ -19,14 +20,6 @@ from skexmap.retraining._training import (
 )
 
 __all__ = ["CVaRDROClassifier", "GroupDROClassifier"]
-
-_TRAINING_CONSTRAINTS: dict = {
-    "l2": [Interval(Real, 0, None, closed="left")],
-    "learning_rate": [Interval(Real, 0, None, closed="neither")],
-    "batch_size": [Interval(Integral, 1, None, closed="left")],
-    "n_steps": [Interval(Integral, 1, None, closed="left")],
-    "random_state": ["random_state"],
-}
 
 
 def raised_weights(group_weights, group_losses, eta):
@@ -148,7 +141,7 @@ class GroupDROClassifier(LinearHead):
     _parameter_constraints: dict = {
         "eta": [Interval(Real, 0, None, closed="left")],
         "adjustment": [Interval(Real, 0, None, closed="left")],
-        **_TRAINING_CONSTRAINTS,
+        **TRAINING_CONSTRAINTS,
     }
 
     def __init__(
@@ -297,7 +290,7 @@ class CVaRDROClassifier(LinearHead):
 
     _parameter_constraints: dict = {
         "alpha": [Interval(Real, 0, 1, closed="right")],
-        **_TRAINING_CONSTRAINTS,
+        **TRAINING_CONSTRAINTS,
     }
 
     def __init__(

@@ -1,6 +1,6 @@
 """Learning from failure: a head that is made to lean on the shortcut says which samples another one learns from."""
 
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -10,7 +10,13 @@ from skexmap._progress import reports_fit
 from skexmap._validation import Interval, _fit_context
 from skexmap.retraining._inputs import read_classes, read_embedding
 from skexmap.retraining._linear import LinearHead
-from skexmap.retraining._training import cross_entropies, cross_entropy_slope, shuffled_batches, train_heads
+from skexmap.retraining._training import (
+    TRAINING_CONSTRAINTS,
+    cross_entropies,
+    cross_entropy_slope,
+    shuffled_batches,
+    train_heads,
+)
 
 __all__ = ["LfFClassifier"]
 
@@ -159,11 +165,7 @@ class LfFClassifier(LinearHead):
     _parameter_constraints: dict = {
         "q": [Interval(Real, 0, 1, closed="right")],
         "decay": [Interval(Real, 0, 1, closed="left")],
-        "l2": [Interval(Real, 0, None, closed="left")],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "n_steps": [Interval(Integral, 1, None, closed="left")],
-        "random_state": ["random_state"],
+        **TRAINING_CONSTRAINTS,
     }
 
     def __init__(

@@ -1,9 +1,21 @@
 """Mini-batch training of linear heads on embeddings, for the objectives that are defined by it."""
 
+from numbers import Integral, Real
+
 import numpy as np
 from scipy.special import log_softmax
 
+from skexmap._validation import Interval
 from skexmap.retraining._linear import fold_scaler, standardizer
+
+# The parameters that every estimator trained by `train_heads` has.
+TRAINING_CONSTRAINTS: dict = {
+    "l2": [Interval(Real, 0, None, closed="left")],
+    "learning_rate": [Interval(Real, 0, None, closed="neither")],
+    "batch_size": [Interval(Integral, 1, None, closed="left")],
+    "n_steps": [Interval(Integral, 1, None, closed="left")],
+    "random_state": ["random_state"],
+}
 
 
 def shuffled_batches(n_samples, batch_size, n_steps, rng):
