@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from paper.base_model import small_net
 from sklearn.cluster import KMeans
 from torch import nn
 
@@ -67,13 +68,7 @@ def load(folder, seed, rate=0.99):
 
 
 def train(X, y, seed, epochs=4):
-    torch.manual_seed(seed)
-    net = nn.Sequential(
-        *(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2)),
-        *(nn.Flatten(), nn.Linear(256, 2)),
-    )
+    net = small_net(seed)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     X, y = torch.from_numpy(X), torch.from_numpy(y)
     for _ in range(epochs):

@@ -10,7 +10,6 @@ PAGE = Path(__file__).parents[3] / "docs" / "results.md"
 CEILING = "true groups + DFR"
 ERM = "ERM, the net as trained"
 EXMAP = "ExMap, spectral, global + DFR"
-GEORGE = "GEORGE, spectral, global + DFR"
 START, END = "<!-- figures: written by paper_tables.py -->", "<!-- end of figures -->"
 TITLES = {
     "colored_fashion": "Coloured Fashion-MNIST",

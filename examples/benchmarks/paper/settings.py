@@ -36,44 +36,28 @@ def in_grey(images):
     return np.repeat(images.mean(axis=1, keepdims=True), 3, axis=1)
 
 
-def grey_split(split, images):
-    return Bunch(**{**split, "data": images})
+def dyed(splits, unmarked=None, shortcuts=()):
+    """Return a set that we dyed; `unmarked` are the published test images without their other shortcut, if any."""
+    published = splits.test_correlated
+    grey = Bunch(**{**published, "data": in_grey(published.data if unmarked is None else unmarked)})
+    tests = {"every ink": splits.test, "published": published, "no shortcut": grey}
+    return Setting(splits.train, splits.validation, tests, shortcuts)
 
 
 def colored_fashion(root, seed):
-    fashion = load_colored_mnist(root, correlation=0.99, random_state=seed)
-    published = fashion.test_correlated
-    tests = {
-        "every ink": fashion.test,
-        "published": published,
-        "no shortcut": grey_split(published, in_grey(published.data)),
-    }
-    return Setting(fashion.train, fashion.validation, tests)
+    return dyed(load_colored_mnist(root, correlation=0.99, random_state=seed))
 
 
 def two_shortcut_fashion(root, seed):
     fashion = make_two_shortcut_fashion(root, random_state=seed)
-    published = fashion.test_correlated
     # The pixels under one mark are those of the twin with the mark in the other corner.
-    n = len(published.target)
+    n = len(fashion.test_correlated.target)
     unmarked = np.minimum(fashion.test.data[:n], fashion.test.data[n : 2 * n])
-    tests = {
-        "every ink": fashion.test,
-        "published": published,
-        "no shortcut": grey_split(published, in_grey(unmarked)),
-    }
-    return Setting(fashion.train, fashion.validation, tests, shortcuts=("ink", "mark"))
+    return dyed(fashion, unmarked, shortcuts=("ink", "mark"))
 
 
 def colored_digits(root, seed):
-    digits = make_colored_digits(correlation=0.95, n_copies=10, random_state=seed)
-    published = digits.test_correlated
-    tests = {
-        "every ink": digits.test,
-        "published": published,
-        "no shortcut": grey_split(published, in_grey(published.data)),
-    }
-    return Setting(digits.train, digits.validation, tests)
+    return dyed(make_colored_digits(correlation=0.95, n_copies=10, random_state=seed))
 
 
 def on_disk(loader, root, *, shortcuts=(), foreground=None):
