@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from small_nets import SHOWN, CountingNet, SmallNet
 
-from skexmap.features import EmbeddingTransformer, HeatmapTransformer
+from skexmap.features import EmbeddingTransformer, HeatmapTransformer, _cache
 
 TRANSFORMERS = [HeatmapTransformer, EmbeddingTransformer]
 
@@ -190,6 +190,16 @@ def test_the_cache_forgets_when_weights_or_settings_change(images, tmp_path):
     SHOWN.clear()
     cached.set_params(gamma=1.0).transform(images)
     assert sum(SHOWN) == 10
+
+
+def test_entries_of_another_format_are_not_served(images, tmp_path, monkeypatch):
+    cached = HeatmapTransformer(CountingNet(), size=4, memory=str(tmp_path)).fit(images)
+    cached.transform(images)
+    monkeypatch.setattr(_cache, "FORMAT", _cache.FORMAT + 1)
+    for n_shown in (10, 0):
+        SHOWN.clear()
+        cached.transform(images)
+        assert sum(SHOWN) == n_shown
 
 
 def test_a_damaged_entry_is_computed_again_and_once(images, tmp_path):

@@ -23,6 +23,10 @@ def test_a_share_is_one_of_the_class_and_not_of_all():
     y = np.repeat([0, 0, 1, 1], [9000, 100, 90, 10])
     # 90 of 9,200 are few, but most of their class; 10 of its 100 are not below a tenth.
     assert sizes(pool_rare_groups(groups, y)) == {0: 9000, 1: 100, 2: 90, 3: 10}
+    # Of all images every group of class 1 would be rare, and the class stay as it is.
+    groups[-4:] = 4
+    assert sizes(pool_rare_groups(groups, y)) == {0: 9000, 1: 100, 2: 90, 3: 10}
+    assert sizes(groups)[3] == 6
 
 
 @pytest.mark.parametrize("counts", [[50, 30, 20], [9] * 11 + [1]], ids=["all common", "all rare"])
