@@ -1,12 +1,13 @@
-# `make demo` and `make test` make a virtual environment in .venv if there is none, install what they need and do their
-# job. PYTHON=... chooses the interpreter that .venv is made from; VENV=... puts the environment elsewhere.
+# `make demo`, `make test` and `make tables` make a virtual environment in .venv if there is none, install what they need
+# and do their job. PYTHON=... chooses the interpreter that .venv is made from; VENV=... puts the environment elsewhere.
 SHELL := /bin/bash
 VENV ?= .venv
 PYTEST_ARGS ?= -n auto --maxprocesses 4
+TABLES_ARGS ?=
 IN_VENV := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint
+.PHONY: help demo test lint tables
 # A half-made environment must not count as made.
 .DELETE_ON_ERROR:
 
@@ -14,6 +15,7 @@ help:
 	@echo "make demo   show a network lean on a shortcut, and skexmap repair it (a few minutes)"
 	@echo "make test   run the tests"
 	@echo "make lint   check style and formatting"
+	@echo "make tables run every method on every data set at hand, and rewrite docs/results.md (an hour)"
 
 demo: $(VENV)/.installed-demo
 	@$(IN_VENV) examples/demo.py
@@ -25,6 +27,10 @@ test: $(VENV)/.installed-test
 lint: $(VENV)/.installed-test
 	@$(IN_VENV) -m ruff check .
 	@$(IN_VENV) -m ruff format --check .
+
+# Seeds run side by side, each on its share of the cores.
+tables: $(VENV)/.installed-tables
+	@$(IN_VENV) examples/benchmarks/paper_tables.py $(TABLES_ARGS)
 
 # The stamp is older than pyproject.toml whenever the dependencies may have changed.
 $(VENV)/.installed-%: pyproject.toml | $(IN_VENV)

@@ -65,11 +65,13 @@ def main():
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="seeds that run side by side")
     options = parser.parse_args()
     if not options.page:
+        start = time.perf_counter()
         # By seed and then by data set, so that a run that is stopped has a little of each.
         pairs = [(data, seed) for seed in range(options.seeds) for data in options.data]
         runs = joblib.Parallel(options.jobs)(joblib.delayed(run_seed)(*pair, options) for pair in pairs)
         for data in options.data:
             write_json(data, [run for run, pair in zip(runs, pairs, strict=True) if pair[0] == data], options)
+        print(f"All of it took {(time.perf_counter() - start) / 60:.0f} minutes", flush=True)
     # Figures that are kept elsewhere are nobody's but the user's: the page stays.
     if options.out.resolve() == RESULTS.resolve():
         report.write_page(options.out)
