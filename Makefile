@@ -1,5 +1,6 @@
-# `make demo`, `make test` and `make tables` make a virtual environment in .venv if there is none, install what they need
-# and do their job. PYTHON=... chooses the interpreter that .venv is made from; VENV=... puts the environment elsewhere.
+# `make demo`, `make test` and `make tables` make a virtual environment in .venv if there is none, install what they
+# need and do their job. PYTHON=... chooses the interpreter that .venv is made from; VENV=... puts the environment
+# elsewhere.
 SHELL := /bin/bash
 VENV ?= .venv
 PYTEST_ARGS ?= -n auto --maxprocesses 4

@@ -16,10 +16,12 @@ from skexmap.retraining import (
     AFRClassifier,
     CVaRDROClassifier,
     DFRClassifierCV,
+    DivDisClassifier,
     EIILLabeler,
     ERMClassifier,
     GroupDROClassifier,
     JTTReweighter,
+    LfFClassifier,
 )
 
 # Rare and common pseudo-groups of each class, instead of the pseudo-groups: `skexmap.groups.pool_rare_groups`.
@@ -113,6 +115,18 @@ def cvar_candidates(v):
     }
 
 
+def lff_candidates(v):
+    return {f"l2={l2}": LfFClassifier(l2=l2, random_state=v.seed) for l2 in (0.003, 0.03, 0.3)}
+
+
+def divdis_candidates(v):
+    """DivDis; the unlabelled images are the validation images, equally many of every group."""
+    return {
+        f"diversity={diversity}": DivDisClassifier(diversity=diversity, random_state=v.seed)
+        for diversity in (1.0, 10.0)
+    }
+
+
 def eiil_groups(v):
     return EIILLabeler(FrozenEstimator(v.head)).fit_predict(v.embedding, v.y)
 
@@ -133,6 +147,7 @@ def rows():
         "DFR, classes as groups": Row("DFR", dfr_candidates, "classes"),
         "CVaR-DRO": Row("CVaR-DRO", cvar_candidates),
         "AFR": Row("AFR", afr_candidates),
+        "LfF": Row("LfF", lff_candidates),
         "EIIL + DFR": Row("DFR", dfr_candidates, "EIIL", "EIIL"),
         "JTT, chosen by ExMap's pseudo-groups": Row("JTT", jtt_candidates),
     }
@@ -145,6 +160,8 @@ def rows():
         "ExMap, spectral, global, pooled",
     ):
         table[f"{name} + Group-DRO"] = Row("Group-DRO", group_dro_candidates, name, name)
+    for name in ("ExMap, spectral, global", "ExMap, spectral, global, pooled"):
+        table[f"{name} + DivDis"] = Row("DivDis", divdis_candidates, name, name)
     true = "true groups"
     table["JTT, chosen by true groups"] = Row("JTT", jtt_candidates, "none", true)
     table["AFR, chosen by true groups"] = Row("AFR", afr_candidates, "none", true)
