@@ -105,7 +105,8 @@ class ExMapClassifier(FrozenModelMixin, EstimatorMixin, ClassifierMixin, BaseEst
         How to explain; `model` is set to this one and `return_embedding` switched on. None for the default.
     clusterer : clusterer or None, default=None
         How to cluster the heatmaps; `EigengapSpectralClustering` for None. A `PseudoGroupLabeler` is taken as it is,
-        and so is an `EIILLabeler`, which looks at the embeddings instead.
+        and so is an `EIILLabeler`. Where it looks at the embeddings (an `EIILLabeler`, ``block="embedding"``), no
+        heatmap is computed unless `keep_heatmaps` asks for them.
     scope : {"global", "local"}, default="global"
         Whether all heatmaps are clustered at once (G-ExMap) or those of each class (L-ExMap).
     strategy : classifier or None, default=None
@@ -235,12 +236,14 @@ class ExMapClassifier(FrozenModelMixin, EstimatorMixin, ClassifierMixin, BaseEst
             vars(self).pop(name, None)
 
         if group_labels is None:
-            with step(self, heatmaps, "heatmaps", X, y):
-                blocks = heatmaps.fit_transform(X, y)
+            explained = self.keep_heatmaps or _clusters_heatmaps(labeler)
+            self.transformer_ = heatmaps if explained else _embeddings_like(heatmaps)
+            with step(self, self.transformer_, "heatmaps" if explained else "embeddings", X, y):
+                blocks = self.transformer_.fit_transform(X, y)
             with step(self, labeler, "pseudo-groups", blocks, y):
                 labeler.fit(blocks, y)
-            self.embeddings_, self.group_labels_ = blocks[EMBEDDING], labeler.group_labels_
-            self.transformer_, self.labeler_ = heatmaps, labeler
+            self.embeddings_ = blocks[EMBEDDING] if explained else blocks
+            self.labeler_, self.group_labels_ = labeler, labeler.group_labels_
             by_clusters = isinstance(labeler, PseudoGroupLabeler)
             self.cluster_labels_ = labeler.cluster_labels_ if by_clusters else labeler.environment_labels_
             if self.keep_heatmaps:
@@ -362,6 +365,11 @@ class ExMapClassifier(FrozenModelMixin, EstimatorMixin, ClassifierMixin, BaseEst
     def _embed(self, X):
         check_is_fitted(self)
         return _embeddings_like(self.transformer_, fitted=True).transform(X)
+
+
+def _clusters_heatmaps(labeler):
+    """Return whether a labeler looks at heatmaps; one that looks at the embeddings spares computing them."""
+    return isinstance(labeler, PseudoGroupLabeler) and labeler.block == HEATMAP
 
 
 def _embeddings_like(transformer, *, fitted=False):

@@ -291,6 +291,24 @@ class TestFit:
                 logits = export_model(fitted)(torch.as_tensor(X)).numpy()
             assert_allclose(logits[:, 1] - logits[:, 0], fitted.decision_function(X), atol=1e-5)
 
+    @pytest.mark.parametrize(
+        "labeler",
+        [EIILLabeler(), PseudoGroupLabeler(TWO, block="embedding")],
+        ids=lambda labeler: type(labeler).__name__,
+    )
+    def test_no_heatmap_is_computed_for_a_labeler_that_looks_at_embeddings(
+        self, exmap, images, counts, labeler
+    ):
+        X, y = images
+        exmap.set_params(clusterer=labeler, strategy=DFR).fit(X, y)
+        assert counts["heatmaps"] == 0
+        exmap.predict_groups(X, y)
+        assert counts["heatmaps"] == 0
+        kept = clone(exmap).set_params(keep_heatmaps=True).fit(X, y)
+        assert counts["heatmaps"] >= len(X) and len(kept.heatmaps_) == len(X)
+        assert_array_equal(kept.group_labels_, exmap.group_labels_)
+        assert_allclose(kept.strategy_.coef_, exmap.strategy_.coef_, rtol=1e-4, atol=1e-6)
+
     def test_frames_asked_for_by_the_global_setting_do_not_disturb_it(self, exmap, images):
         pytest.importorskip("pandas")
         sklearn = pytest.importorskip("sklearn")
