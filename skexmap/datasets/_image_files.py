@@ -1,6 +1,7 @@
 """Loaders of published image data sets, and of one's own, from their layout on disk."""
 
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -495,8 +496,8 @@ def load_image_folder(
     FileNotFoundError
         If `table`, or images that it names, are absent: their number and the first ones.
     ValueError
-        If a column is missing, a value is empty, a split is unknown, there is one class only, an image is named twice
-        or cannot be read.
+        If a column is missing or named for two purposes, a value is empty, a number is written in two ways (``1`` and
+        ``1.0``), a split is unknown, there is one class only, an image is named twice or cannot be read.
 
     Examples
     --------
@@ -516,19 +517,26 @@ def load_image_folder(
     True
     """
     table = Path(table)
-    wanted = [path_column, target_column, attribute_column, split_column]
+    given = (path_column, target_column, attribute_column, split_column)
+    wanted = [column for column in given if column is not None]
+    for column in wanted:
+        if wanted.count(column) > 1:
+            raise ValueError(
+                f"The column {column!r} is named {wanted.count(column)} times among `path_column`, `target_column`, "
+                "`attribute_column` and `split_column`. Name a column of its own for each."
+            )
     require_files(table, advice="Give as `table` the CSV file that lists your images.")
-    values = read_csv(table, [column for column in wanted if column is not None])
+    values = read_csv(table, wanted)
     check_no_repeats(values[path_column], table)
     folder = table.parent if root is None else Path(root)
     # Joining leaves an absolute path as it is.
     paths = path_array(os.path.join(folder, name) for name in values[path_column])
-    target_names, target = _number_in_order(values[target_column])
+    target_names, target = _number_in_order(values[target_column], target_column, table)
     if len(target_names) < 2:
         raise ValueError(f"{table} has one class only ({target_names[0]!r}) in the column {target_column!r}.")
     attribute_names, attributes = None, None
     if attribute_column is not None:
-        attribute_names, attributes = _number_in_order(values[attribute_column])
+        attribute_names, attributes = _number_in_order(values[attribute_column], attribute_column, table)
     split, splits = ["all"] * len(paths), ("all",)
     if split_column is not None:
         known = {**{name: name for name in SPLITS}, **SPLIT_ALIASES}
@@ -548,13 +556,20 @@ def load_image_folder(
     )
 
 
-def _number_in_order(texts):
-    """Return the distinct texts in order, numbers by their value, and the position of each."""
+def _number_in_order(texts, column, table):
+    """Return the distinct texts of a column in order, numbers by their value, and the position of each."""
     names = sorted(set(texts))
     try:
         names.sort(key=float)
     except ValueError:
         # Some are no numbers: the order of text stays.
         names.sort()
+    else:
+        for one, other in pairwise(names):
+            if float(one) == float(other):
+                raise ValueError(
+                    f"{table} writes a number of the column {column!r} in two ways, {one!r} and {other!r}: they would "
+                    "be two names for one thing. Write it in one."
+                )
     codes = {name: i for i, name in enumerate(names)}
     return names, np.array([codes[text] for text in texts])

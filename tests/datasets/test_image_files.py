@@ -695,3 +695,14 @@ def test_paths_and_transform_go_straight_into_the_transformers(birds):
     from_paths = EmbeddingTransformer(net, load=split.transform).fit_transform(split.data)
     pixels = np.stack([split.transform(path) for path in split.data])
     np.testing.assert_allclose(from_paths, EmbeddingTransformer(net).fit_transform(pixels), rtol=1e-5)
+
+
+def test_a_column_that_is_named_for_two_purposes_is_refused(pets):
+    with pytest.raises(ValueError, match=r"column 'animal' is named 2 times among .* a column of its own"):
+        load_image_folder(pets, attribute_column="animal", **COLUMNS)
+
+
+def test_a_number_written_in_two_ways_is_no_two_attributes(pets):
+    edit(pets, ",9,", ",10.0,", count=1)
+    with pytest.raises(ValueError, match=r"the column 'lens' in two ways, '10' and '10\.0'"):
+        load_image_folder(pets, attribute_column="lens", **COLUMNS)
