@@ -3,9 +3,10 @@
 import numbers
 
 import numpy as np
-from sklearn.utils import check_consistent_length, check_scalar, column_or_1d
+from sklearn.utils import check_scalar, column_or_1d
 
 from skexmap._group_labels import NO_GROUP, pool_by_rarity
+from skexmap._validation import check_group_labels
 
 
 def pool_rare_groups(group_labels, y, *, rare_share=0.1):
@@ -60,8 +61,8 @@ def pool_rare_groups(group_labels, y, *, rare_share=0.1):
     {0: 90, 2: 10, 4: 95, 5: 5}
     """
     check_scalar(rare_share, "rare_share", numbers.Real, min_val=0, max_val=0.5, include_boundaries="right")
-    labels, y = column_or_1d(group_labels), column_or_1d(y)
-    check_consistent_length(labels, y)
+    y = column_or_1d(y)
+    labels = check_group_labels(group_labels, len(y))
     if labels.dtype.kind not in "iu" or labels.min(initial=NO_GROUP) < NO_GROUP:
         raise ValueError(
             f"`group_labels` must be integers from -1 up, got {labels.dtype} values from "

@@ -43,11 +43,11 @@ class GroupDROLoss(nn.Module):
     Parameters
     ----------
     n_groups : int
-        Number of groups.
+        Number of groups, at least 1.
     eta : float, default=0.01
-        Step size of the group weights.
+        Step size of the group weights; 0 keeps them equal.
     adjustment : float, default=0.0
-        C, the generalisation adjustment; above 0 it needs `group_counts`.
+        C, the generalisation adjustment, at least 0; above 0 it needs `group_counts`.
     group_counts : sequence of int of length n_groups, default=None
         Number of training samples of each group.
 
@@ -59,7 +59,8 @@ class GroupDROLoss(nn.Module):
     Raises
     ------
     ValueError
-        If `adjustment` is given without `group_counts`, or these have another length or are not positive.
+        If `n_groups` is below 1, `eta` or `adjustment` is negative, or `adjustment` is given without `group_counts`,
+        or these have another length or are not positive.
 
     References
     ----------
@@ -81,6 +82,11 @@ class GroupDROLoss(nn.Module):
 
     def __init__(self, n_groups, *, eta=0.01, adjustment=0.0, group_counts=None):
         super().__init__()
+        if n_groups < 1 or not eta >= 0 or not adjustment >= 0:
+            raise ValueError(
+                "Group DRO needs at least one group, and an `eta` and an `adjustment` of at least 0, got "
+                f"n_groups={n_groups!r}, eta={eta!r}, adjustment={adjustment!r}."
+            )
         if adjustment and group_counts is None:
             raise ValueError("`adjustment` needs `group_counts`: the adjustment of a group is C / sqrt(n_g).")
         counts = torch.ones(n_groups) if group_counts is None else torch.as_tensor(group_counts).float()
@@ -173,8 +179,15 @@ class CVaRDROLoss(nn.Module):
         Returns
         -------
         loss : Tensor, scalar
+
+        Raises
+        ------
+        ValueError
+            If the batch is empty: it has no worst samples.
         """
         losses = losses_per_sample(logits, targets)
+        if not len(losses):
+            raise ValueError("The batch is empty: there are no worst samples to take the mean loss of.")
         share = self.alpha * len(losses)
         # The minimum over eta is attained at the loss that completes the share; it counts with what is left
         # of it.

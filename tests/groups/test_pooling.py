@@ -51,5 +51,7 @@ def test_what_is_no_group_label_is_refused():
         pool_rare_groups([-2, 1], [0, 1])
     with pytest.raises(ValueError, match="rare_share"):
         pool_rare_groups([0, 1], [0, 1], rare_share=0)
-    with pytest.raises(ValueError, match="inconsistent"):
+    with pytest.raises(ValueError, match="3 samples"):
         pool_rare_groups([0, 1], [0, 1, 1])
+    with pytest.raises(ValueError, match="1 of 2 `group_labels` are missing"):
+        pool_rare_groups([0.0, float("nan")], [0, 1])

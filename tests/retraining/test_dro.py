@@ -110,6 +110,16 @@ def test_group_counts_must_fit_the_groups(options):
         GroupDROLoss(2, **options)
 
 
+@pytest.mark.parametrize(
+    "n_groups, options", [(0, {}), (2, {"eta": -1.0}), (2, {"adjustment": -1.0}), (2, {"eta": float("nan")})]
+)
+def test_what_is_no_setting_of_group_dro_is_refused(n_groups, options):
+    with pytest.raises(
+        ValueError, match="at least one group, and an `eta` and an `adjustment` of at least 0"
+    ):
+        GroupDROLoss(n_groups, **options)
+
+
 @pytest.mark.parametrize("alpha", [0.1, 0.25, 0.33, 1.0])
 def test_cvar_is_the_minimum_over_eta_of_its_definition(alpha):
     rng = np.random.RandomState(0)
@@ -133,6 +143,11 @@ def test_cvar_is_the_minimum_over_eta_of_its_definition(alpha):
 def test_alpha_is_a_share(alpha):
     with pytest.raises(ValueError, match=r"share of the samples in \(0, 1\]"):
         CVaRDROLoss(alpha)
+
+
+def test_an_empty_batch_has_no_worst_samples():
+    with pytest.raises(ValueError, match="batch is empty"):
+        CVaRDROLoss(0.5)(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64))
 
 
 # -- the last layers ---------------------------------------------------------------------------------------------
