@@ -25,7 +25,7 @@ from skexmap import (
 )
 from skexmap.datasets import make_colored_digits
 from skexmap.display import EigengapDisplay, GroupHeatmapDisplay
-from skexmap.metrics import group_accuracies, mean_accuracy
+from skexmap.metrics import group_accuracies, mean_accuracy, purity_score, worst_group_accuracy
 
 # Chosen on the validation split: the widest gap of choose_correlation_and_epochs, over 0.95 and 0.97, 2 to 6 epochs.
 CORRELATION = 0.95
@@ -83,17 +83,6 @@ def net_predictions(net, images):
     return np.concatenate([net(batch).argmax(1).numpy() for batch in torch.from_numpy(images).split(500)])
 
 
-def worst(y, predicted, group_labels):
-    """Return the accuracy of the worst group."""
-    return min(group_accuracies(y, predicted, group_labels=group_labels).values())
-
-
-def purity(pseudo_groups, group_labels):
-    """Return the share of images that belong to the true group most frequent in their pseudo-group."""
-    own = [group_labels[pseudo_groups == group] for group in np.unique(pseudo_groups)]
-    return sum(np.bincount(labels).max() for labels in own) / len(group_labels)
-
-
 def retrained_predictions(seed, net, validation, test):
     """Retrain the last layer on the validation split in four ways, and predict the test images.
 
@@ -147,13 +136,15 @@ def run_seed(seed):
             mean_accuracy(test.y, p, group_labels=test.group_labels, weights=shares),
             *accuracies.values(),
             np.mean(p[correlated] == test.y[correlated]),
-            worst(test.y[correlated], p[correlated], test.group_labels[correlated]),
+            worst_group_accuracy(
+                test.y[correlated], p[correlated], group_labels=test.group_labels[correlated]
+            ),
         ]
     clusters = {
         name: (
             labeler.n_clusters_,
             np.unique(labeler.group_labels_, return_counts=True)[1].min(),
-            purity(labeler.group_labels_, validation.group_labels),
+            purity_score(validation.group_labels, labeler.group_labels_),
         )
         for name, labeler in found.items()
     }
@@ -267,8 +258,10 @@ def choose_correlation_and_epochs(seeds, correlations=(0.95, 0.97), n_epochs=6):
                     predicted[score] = dfr.predict(embedding[score])
                 found[epoch].append(
                     (
-                        worst(v.y, net_predictions(net, v.images), v.group_labels),
-                        worst(v.y, predicted, v.group_labels),
+                        worst_group_accuracy(
+                            v.y, net_predictions(net, v.images), group_labels=v.group_labels
+                        ),
+                        worst_group_accuracy(v.y, predicted, group_labels=v.group_labels),
                     )
                 )
 

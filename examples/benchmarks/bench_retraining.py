@@ -26,7 +26,7 @@ from skexmap import EmbeddingTransformer, HeatmapTransformer, PseudoGroupLabeler
 from skexmap.cluster import OverclusteringKMeans
 from skexmap.datasets import make_colored_digits
 from skexmap.exceptions import SkexmapWarning
-from skexmap.metrics import group_accuracies, make_worst_pseudo_group_scorer
+from skexmap.metrics import group_accuracies, make_worst_pseudo_group_scorer, purity_score
 from skexmap.retraining import (
     AFRClassifier,
     CVaRDROClassifier,
@@ -164,8 +164,8 @@ def run_seed(seed):
             flush=True,
         )
     sizes = np.unique(labeler.group_labels_, return_counts=True)[1].tolist()
-    purity = demo.purity(labeler.group_labels_, validation.group_labels)
-    return {"rows": rows, "pseudo_group_sizes": sorted(sizes), "purity": float(purity)}
+    purity = purity_score(validation.group_labels, labeler.group_labels_)
+    return {"rows": rows, "pseudo_group_sizes": sorted(sizes), "purity": purity}
 
 
 def main():

@@ -29,6 +29,7 @@ from torch import nn
 from skexmap.cluster import EigengapSpectralClustering
 from skexmap.features import EmbeddingTransformer, HeatmapTransformer
 from skexmap.groups import PseudoGroupLabeler, pool_rare_groups
+from skexmap.metrics import purity_score, worst_group_accuracy
 from skexmap.retraining import DFRClassifierCV
 
 # None: as they come. A policy and the size below which it applies. "pool": rare against common, by pool_rare_groups.
@@ -80,18 +81,6 @@ def train(X, y, seed, epochs=4):
     return net.eval()
 
 
-def worst(y, predicted, groups, at_least=1):
-    """Return the accuracy of the worst group of a size."""
-    names, sizes = np.unique(groups, return_counts=True)
-    return min((predicted[groups == g] == y[groups == g]).mean() for g in names[sizes >= at_least])
-
-
-def purity(groups, true):
-    """Return the share of grouped rows whose true group is the most frequent one of their pseudo-group."""
-    names = np.unique(groups[groups >= 0])
-    return sum(np.bincount(true[groups == g]).max() for g in names) / (groups >= 0).sum()
-
-
 def make_groups(candidate, clusterer, maps, y):
     """Return the pseudo-groups under a policy."""
     if candidate is None or candidate == "pool":
@@ -111,7 +100,12 @@ def choose(clusterer, maps, embedding, y, seed):
     for candidate in CANDIDATES:
         groups = make_groups(candidate, clusterer, maps[fit], y[fit])
         dfr = DFRClassifierCV(random_state=seed).fit(embedding[fit], y[fit], group_labels=groups)
-        scores[candidate] = worst(y[score], dfr.predict(embedding[score]), yardstick, YARDSTICK_ROWS)
+        scores[candidate] = worst_group_accuracy(
+            y[score],
+            dfr.predict(embedding[score]),
+            group_labels=yardstick,
+            min_group_size=YARDSTICK_ROWS - 1,
+        )
     return max(scores, key=scores.get), scores
 
 
@@ -151,12 +145,14 @@ def report(d, seed):
         dfr = DFRClassifierCV(random_state=seed).fit(d["embedding"], y, group_labels=groups)
         predicted = dfr.predict(d["embedding_test"])
         print(
-            f"seed {seed}  {name:37s} worst {worst(y_test, predicted, true_test):.3f}"
-            f"  mean {(predicted == y_test).mean():.3f}  purity {purity(groups, true):.3f}"
+            f"seed {seed}  {name:37s} worst {worst_group_accuracy(y_test, predicted, group_labels=true_test):.3f}"
+            f"  mean {(predicted == y_test).mean():.3f}  purity {purity_score(true, groups):.3f}"
             f"  pseudo-groups {(sizes > 0).sum():2d}  smallest {sizes[sizes > 0].min()}"
         )
 
-    print(f"seed {seed}  {'ERM':37s} worst {worst(y_test, d['erm'], true_test):.3f}")
+    print(
+        f"seed {seed}  {'ERM':37s} worst {worst_group_accuracy(y_test, d['erm'], group_labels=true_test):.3f}"
+    )
     row("DFR, classes", y)
     row("DFR, true groups", true)
     row(

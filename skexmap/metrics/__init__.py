@@ -8,6 +8,7 @@ from skexmap.metrics._group_metrics import (
     worst_group_accuracy,
     worst_group_score,
 )
+from skexmap.metrics._purity import purity_score
 from skexmap.metrics._report import GroupReport, group_report, wilson_interval
 from skexmap.metrics._scorers import (
     make_worst_group_scorer,
@@ -24,6 +25,7 @@ __all__ = [
     "make_worst_group_scorer",
     "make_worst_pseudo_group_scorer",
     "mean_accuracy",
+    "purity_score",
     "shortcut_gaps",
     "wilson_interval",
     "worst_group_accuracy",

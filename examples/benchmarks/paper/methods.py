@@ -12,6 +12,7 @@ from sklearn.model_selection import StratifiedKFold
 from skexmap import PseudoGroupLabeler
 from skexmap.cluster import EigengapSpectralClustering, OverclusteringKMeans
 from skexmap.groups import pool_rare_groups
+from skexmap.metrics import purity_score, worst_group_accuracy
 from skexmap.retraining import (
     AFRClassifier,
     CVaRDROClassifier,
@@ -26,8 +27,8 @@ from skexmap.retraining import (
 
 # Rare and common pseudo-groups of each class, instead of the pseudo-groups: `skexmap.groups.pool_rare_groups`.
 POOLED = ", pooled"
-# Groups of fewer images in the scored half do not judge: as in DFR, 5 images are too few.
-SCORED_FROM = 6
+# Groups of at most this many images in the scored half do not judge, as in DFR.
+TOO_SMALL = 5
 
 
 @dataclass
@@ -204,12 +205,6 @@ def fit(estimator, X, y, groups):
     return clone(estimator).fit(X, y) if groups is None else clone(estimator).fit(X, y, group_labels=groups)
 
 
-def worst_accuracy(y, predicted, groups, at_least=SCORED_FROM):
-    """Return the accuracy of the worst group of a size."""
-    hits = [(predicted == y)[groups == g] for g in np.unique(groups[groups >= 0])]
-    return min((h.mean() for h in hits if len(h) >= at_least), default=np.nan)
-
-
 def choose(row, v):
     """Return the candidate with the best worst group of the validation set, and the score of each.
 
@@ -233,7 +228,12 @@ def choose(row, v):
                 # DFR refuses groups that are all small: a candidate that does so on a half is out.
                 refusals[name] = refusal
                 continue
-            scores[name].append(worst_accuracy(v.y[other], model.predict(v.embedding[other]), judges[other]))
+            predicted = model.predict(v.embedding[other])
+            scores[name].append(
+                worst_group_accuracy(
+                    v.y[other], predicted, group_labels=judges[other], min_group_size=TOO_SMALL
+                )
+            )
     if len(refusals) == len(candidates):
         raise next(iter(refusals.values()))
     means = {name: float(np.mean(pair)) for name, pair in scores.items() if name not in refusals}
@@ -254,10 +254,9 @@ def describe_grouping(v, name):
     """Return how many pseudo-groups there are, how small the smallest is, and how pure they are."""
     groups, seconds = group_labels_of(v, name), v.groupings[name][1]
     names, sizes = np.unique(groups[groups >= 0], return_counts=True)
-    pure = sum(np.bincount(v.true_groups[groups == g]).max() for g in names)
     return {
         "n_groups": len(names),
         "sizes": sizes.tolist(),
-        "purity": float(pure / sizes.sum()),
+        "purity": purity_score(v.true_groups, groups),
         "seconds": seconds,
     }
