@@ -6,6 +6,7 @@ from paper import base_model, methods
 from skorch import NeuralNetClassifier
 from skorch.callbacks import LRScheduler
 
+from skexmap.metrics import worst_group_accuracy
 from skexmap.retraining import JTTReweighter
 
 # Errors of the first net weigh so much in training the second.
@@ -53,7 +54,9 @@ def jtt(setting, v, seed, recipe, score):
         name = f"upweight={upweight}"
         models[name] = model.fit(X, y)
         predicted = model.predict(setting.validation.data)
-        scores[name] = float(methods.worst_accuracy(v.y, predicted, judges))
+        scores[name] = worst_group_accuracy(
+            v.y, predicted, group_labels=judges, min_group_size=methods.TOO_SMALL
+        )
     best = max(scores, key=scores.get)
     n_errors = len(models[best].error_set_)
     wrong = np.bincount(setting.train.group_labels[models[best].error_set_], minlength=4)
