@@ -1,0 +1,153 @@
+"""Do the defaults decide? Map side, channels, neighbours and the policy for small clusters, one changed at a time.
+
+    python examples/benchmarks/bench_defaults.py
+
+No test image is looked at, and none of the seeds of the tables is used: a fifth of the *training* images is kept back,
+the net is trained on the others, the validation images are explained, clustered and retrained on as always, and the
+images kept back are scored in every ink (and with every mark), with their true groups. Some ten minutes on two cores;
+needs the Debian package dataset-fashion-mnist, or its four files in --root.
+"""
+
+import argparse
+import os
+import warnings
+from itertools import product
+
+import joblib
+import numpy as np
+import torch
+from paper import base_model, report
+from sklearn.utils import Bunch
+
+from skexmap import EigengapSpectralClustering, EmbeddingTransformer, HeatmapTransformer, PseudoGroupLabeler
+from skexmap.datasets import load_colored_mnist, make_colored_digits, make_two_shortcut_fashion
+from skexmap.exceptions import SkexmapWarning
+from skexmap.metrics import worst_group_accuracy
+from skexmap.retraining import DFRClassifierCV
+
+FASHION = "/usr/share/datasets/fashion-mnist"
+# Data set -> correlation of each shortcut, and the images for given correlations.
+DATA = {
+    "coloured Fashion-MNIST": (
+        [0.99],
+        lambda root, seed, ink: load_colored_mnist(root, ink, random_state=seed),
+    ),
+    "two shortcuts": (
+        [0.95, 0.95],
+        lambda root, seed, ink, mark: make_two_shortcut_fashion(
+            root, ink_correlation=ink, mark_correlation=mark, random_state=seed
+        ),
+    ),
+    "coloured digits": (
+        [0.95],
+        lambda root, seed, ink: make_colored_digits(correlation=ink, n_copies=10, random_state=seed),
+    ),
+}
+DEFAULT = "the defaults"
+# Name -> what differs: parameters of the heatmaps, of the clusterer, of the labeler and of DFR.
+VARIANTS = {
+    DEFAULT: ({}, {}, {}, {}),
+    **{f"size={side}": ({"size": side}, {}, {}, {}) for side in (14, 7, 3)},
+    'channels="sum"': ({"channels": "sum"}, {}, {}, {}),
+    **{f"n_neighbors={k}": ({}, {"n_neighbors": k}, {}, {}) for k in (5, 20, 40)},
+    **{
+        f'min_cluster_size=20, "{policy}"': (
+            {},
+            {},
+            {"min_cluster_size": 20, "small_clusters": policy},
+            {},
+        )
+        for policy in ("merge", "mark")
+    },
+    "DFR: min_group_size=20": ({}, {}, {}, {"min_group_size": 20}),
+    "DFR: rare_share=0.1": ({}, {}, {}, {"rare_share": 0.1}),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[100, 101, 102, 103, 104])
+    parser.add_argument("--root", default=FASHION, help="folder of the Fashion-MNIST files")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="seeds that run side by side")
+    options = parser.parse_args()
+    pairs = [(data, seed) for seed in options.seeds for data in DATA]
+    runs = joblib.Parallel(options.jobs)(joblib.delayed(run)(*pair, options) for pair in pairs)
+    for data in DATA:
+        found = [run for run, pair in zip(runs, pairs, strict=True) if pair[0] == data]
+        print(f"\n{data}\n\n{table(found)}")
+
+
+def run(data, seed, options):
+    """Return what each variant comes to: accuracy of the worst group, and the sizes of the pseudo-groups."""
+    torch.set_num_threads(max(1, os.cpu_count() // options.jobs))
+    # Tiny pseudo-groups are what is compared here.
+    warnings.simplefilter("ignore", SkexmapWarning)
+    correlations, load = DATA[data]
+    splits = load(options.root, seed, *correlations)
+    kept_back = choose_kept_back(splits.train, seed)
+    train = Bunch(data=splits.train.data[~kept_back], target=splits.train.target[~kept_back])
+    net = base_model.small_net(seed)
+    n_epochs = 10 if data == "coloured digits" else 5
+    setting = Bunch(train=train, validation=splits.validation, load=None)
+    base_model.train(net, setting, seed, n_epochs=n_epochs, learning_rate=0.05)
+
+    # Correlations of 0 and 1 give every image each shortcut once, with the noise and the shifts it had before.
+    worlds = [load(options.root, seed, *world).train for world in product([0, 1], repeat=len(correlations))]
+    embed = EmbeddingTransformer(net).fit(splits.validation.data)
+    X_new = np.concatenate([embed.transform(world.data[kept_back]) for world in worlds])
+    y_new = np.concatenate([world.target[kept_back] for world in worlds])
+    groups_new = np.concatenate([world.group_labels[kept_back] for world in worlds])
+
+    X, y = splits.validation.data, splits.validation.target
+    maps, found = {}, {}
+    for name, (of_maps, of_clusterer, of_labeler, of_dfr) in VARIANTS.items():
+        if (key := str(of_maps)) not in maps:
+            transformer = HeatmapTransformer(net, return_embedding=True, **of_maps)
+            maps[key] = transformer.fit_transform(X)
+        clusterer = EigengapSpectralClustering(random_state=seed, n_seed_checks=0, **of_clusterer)
+        try:
+            groups = PseudoGroupLabeler(clusterer, **of_labeler).fit_predict(maps[key], y)
+            embedding = np.ascontiguousarray(maps[key]["embedding"])
+            dfr = DFRClassifierCV(random_state=seed, **of_dfr).fit(embedding, y, group_labels=groups)
+        except ValueError as refusal:
+            print(f"{data}, seed {seed}: {name} is refused: {refusal}", flush=True)
+            continue
+        sizes = np.unique(groups[groups >= 0], return_counts=True)[1]
+        worst = worst_group_accuracy(y_new, dfr.predict(X_new), group_labels=groups_new)
+        found[name] = {"worst": worst, "n_groups": len(sizes), "smallest": int(sizes.min())}
+    print(f"{data}, seed {seed}: {found[DEFAULT]}", flush=True)
+    return found
+
+
+def choose_kept_back(train, seed):
+    """Return the mask of a fifth of the images, all copies of a handwritten digit on the same side."""
+    source = train.get("source", np.arange(len(train.target)))
+    sources = np.unique(source)
+    chosen = np.random.default_rng(seed).permutation(sources)[: len(sources) // 5]
+    return np.isin(source, chosen)
+
+
+def table(runs):
+    """Return the Markdown table of a data set."""
+    lines = []
+    for name in VARIANTS:
+        own = [run for run in runs if name in run]
+        if not own:
+            continue
+        worst = [run[name]["worst"] for run in own]
+        lines.append(
+            [
+                name,
+                report.mean_and_spread(worst),
+                "" if name == DEFAULT else report.paired(worst, [run[DEFAULT]["worst"] for run in own]),
+                ", ".join(str(run[name]["n_groups"]) for run in own),
+                ", ".join(str(run[name]["smallest"]) for run in own),
+            ]
+        )
+    return report.table(
+        ["", "worst group", "difference, points [95%]", "pseudo-groups, each seed", "smallest"], lines
+    )
+
+
+if __name__ == "__main__":
+    main()
