@@ -5,23 +5,28 @@
     python examples/benchmarks/paper_tables.py --data waterbirds --root FOLDER --weights resnet50.pth
 
 For every seed a net is trained as usual (SGD, cosine schedule, weight decay, stopped at the best mean validation
-accuracy), the validation images are explained and clustered, and every method retrains the last layer on them. Test
-images are looked at once, at the end. Settings are chosen on the validation images alone, for all methods by one rule:
-see `paper/methods.py`. True groups are used by the rows that say so, and by the scores.
+accuracy), the validation images are explained and clustered, and every method retrains the last layer on them. No
+setting is chosen on test images: all are chosen on the validation images, for all methods by one rule, see
+`paper/methods.py`. True groups are used by the rows that say so, and by the scores.
 
-Nets, heatmaps and finished rows are kept in --cache: a run that was stopped goes on where it was. The raw figures go
-to ``docs/results/<data>.json`` and from there, with --page, into docs/results.md.
+Nets, heatmaps and finished rows are kept in --cache: a run that was stopped goes on where it was. (After a change of
+the code, delete it.) The raw figures go to ``docs/results/<data>.json`` and from there into docs/results.md, again
+with --page alone.
 
-The coloured Fashion-MNIST sets need the Debian package dataset-fashion-mnist, or its four files in --root; UMAP needs
-umap-learn, the last row skorch. Waterbirds, CelebA and UrbanCars need --root.
+umap-learn and skorch are needed (`pip install -e '.[tables]'`). The coloured Fashion-MNIST sets need the Debian
+package dataset-fashion-mnist, or its four files in --root. Waterbirds, CelebA and UrbanCars need --root.
 """
 
 import argparse
+import functools
 import json
 import os
 import platform
+import shlex
+import sys
 import time
 import warnings
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -35,10 +40,13 @@ from skexmap.exceptions import SkexmapWarning
 from skexmap.metrics import group_accuracies, group_shares, mean_accuracy, shortcut_gaps
 from skexmap.retraining import ERMClassifier
 
+FIGURES = "figures.json"
 OFFLINE = ("colored_fashion", "two_shortcut_fashion", "colored_digits")
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 # Data set -> sides of the maps in the sweep; the tables have the default of HeatmapTransformer, 28.
 SWEEP = {"colored_fashion": (14, 7, 5, 3), "two_shortcut_fashion": (14, 7), "colored_digits": (14, 7, 5, 3)}
+PACKAGES = ("skexmap", "torch", "scikit-learn", "numpy", "scipy", "umap-learn", "skorch")
+FULL_NETWORK = "full-network JTT, chosen by ExMap's pseudo-groups"
 RECIPES = {name: {"n_epochs": 5, "learning_rate": 0.05} for name in settings.SETTINGS}
 RECIPES["colored_digits"]["n_epochs"] = 10
 for published in settings.NEEDS_ROOT:
@@ -64,17 +72,49 @@ def main():
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="seeds that run side by side")
     options = parser.parse_args()
+    refuse_early(parser, options)
     if not options.page:
         start = time.perf_counter()
         # By seed and then by data set, so that a run that is stopped has a little of each.
         pairs = [(data, seed) for seed in range(options.seeds) for data in options.data]
+        in_one_go = not any((folder_of(options, *pair) / FIGURES).exists() for pair in pairs)
         runs = joblib.Parallel(options.jobs)(joblib.delayed(run_seed)(*pair, options) for pair in pairs)
+        minutes = (time.perf_counter() - start) / 60
+        print(f"All of it took {minutes:.0f} minutes", flush=True)
         for data in options.data:
-            write_json(data, [run for run, pair in zip(runs, pairs, strict=True) if pair[0] == data], options)
-        print(f"All of it took {(time.perf_counter() - start) / 60:.0f} minutes", flush=True)
+            own = [run for run, pair in zip(runs, pairs, strict=True) if pair[0] == data]
+            write_json(data, own, options, minutes if in_one_go else None)
     # Figures that are kept elsewhere are nobody's but the user's: the page stays.
     if options.out.resolve() == RESULTS.resolve():
         report.write_page(options.out)
+
+
+def refuse_early(parser, options):
+    """End with an error what would fail only after work was done."""
+    if options.page and options.out.resolve() != RESULTS.resolve():
+        parser.error(f"--page writes the page from {RESULTS}; it does not go with --out.")
+    of_fashion = {"colored_fashion", "two_shortcut_fashion"} & set(options.data)
+    if options.page:
+        return
+    if options.root is None and (named := sorted(set(settings.NEEDS_ROOT) & set(options.data))):
+        parser.error(f"{', '.join(named)}: --root must name the folder of the images.")
+    if of_fashion and not Path(options.root or settings.FASHION).is_dir():
+        parser.error(
+            f"There is no folder {options.root or settings.FASHION}. Install the Debian package "
+            "dataset-fashion-mnist (apt-get install dataset-fashion-mnist), or give the folder of its files as --root."
+        )
+    if options.weights is None and set(settings.NEEDS_ROOT) & set(options.data):
+        print("No --weights: the ResNet-50 starts from random weights, not from ImageNet's.", file=sys.stderr)
+    versions()
+
+
+def versions():
+    """Return the versions of what the figures depend on."""
+    return {name: version(name) for name in PACKAGES}
+
+
+def folder_of(options, data, seed):
+    return options.cache / data / str(seed)
 
 
 def run_seed(data, seed, options):
@@ -87,9 +127,11 @@ def run_seed(data, seed, options):
     # UMAP says that a seed makes it run on one thread, and scikit-learn renames what UMAP calls.
     warnings.filterwarnings("ignore", module="umap")
     warnings.filterwarnings("ignore", message=".*force_all_finite.*")
-    folder = options.cache / data / str(seed)
+    folder = folder_of(options, data, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    record = Record(folder / "figures.json")
+    made_with = {"versions": versions()}
+    made_with |= {name: getattr(options, name) for name in ("root", "weights", "epochs")}
+    record = Record(folder / FIGURES, made_with)
     setting = settings.SETTINGS[data](options.root or settings.FASHION, seed)
     net = trained_net(data, setting, seed, folder, record, options)
     v, tests, labels = features(setting, net, seed, folder, record)
@@ -105,29 +147,37 @@ def run_seed(data, seed, options):
     for name in [*methods.LABELERS, *pooled, "true groups", "classes", "EIIL"]:
         record.once("groupings", name, lambda name=name: methods.describe_grouping(v, name))
     for side in SWEEP.get(data, ()):
-        names = [f"{how}, {side}" for how in ("spectral", "k-means")]
-        if all(name in record["sweep"] for name in names):
-            continue
-        smaller = heatmaps(setting, net, side)
-        for name, labeler in zip(names, (methods.spectral, methods.kmeans), strict=True):
+        # The maps of a side are made once, by whoever comes first.
+        smaller = functools.cache(lambda side=side: heatmaps(setting, net, side))
+        for how, labeler in (("spectral", methods.spectral), ("k-means", methods.kmeans)):
             record.once(
-                "sweep", name, lambda labeler=labeler, smaller=smaller: sweep(labeler, v, smaller, score)
+                "sweep",
+                f"{how}, {side}",
+                lambda labeler=labeler, smaller=smaller: sweep(labeler, v, smaller(), score),
             )
     if seed == 0 and data == "colored_fashion":
         record.once(
             "rows",
-            "full-network JTT, chosen by ExMap's pseudo-groups",
+            FULL_NETWORK,
             lambda: full_network.jtt(setting, v, seed, RECIPES[data], score_net(setting, shares)),
         )
-    return record.content
+    # The cache may hold rows that are no more.
+    known = [report.ERM, *methods.rows(), FULL_NETWORK]
+    rows = {name: row for name, row in record["rows"].items() if name in known}
+    return {name: part for name, part in record.content.items() if name != "made_with"} | {"rows": rows}
 
 
 class Record:
     """Figures in a JSON file; what stands there is not computed again."""
 
-    def __init__(self, path):
+    def __init__(self, path, made_with):
         self.path = path
-        self.content = json.loads(path.read_text()) if path.exists() else {}
+        self.content = json.loads(path.read_text()) if path.exists() else {"made_with": made_with}
+        if self.content.get("made_with") != made_with:
+            raise ValueError(
+                f"{path} was made with {self.content.get('made_with')}, and this run has {made_with}. Delete that "
+                "folder, or give another --cache."
+            )
 
     def __getitem__(self, section):
         return self.content.setdefault(section, {})
@@ -138,9 +188,18 @@ class Record:
             start = time.perf_counter()
             self[section][name] = compute()
             self["seconds"][f"{section}: {name}"] = round(time.perf_counter() - start, 1)
-            self.path.write_text(json.dumps(self.content))
+            with replaced(self.path) as path:
+                path.write_text(json.dumps(self.content))
             print(f"{self.path.parent}: {name}, {time.perf_counter() - start:.0f} s", flush=True)
         return self[section][name]
+
+
+@contextmanager
+def replaced(path):
+    """Give the path to write to; the file appears whole or, when the run is stopped, not at all."""
+    part = path.with_name(f"part of {path.name}")
+    yield part
+    os.replace(part, path)
 
 
 def trained_net(data, setting, seed, folder, record, options):
@@ -159,7 +218,8 @@ def trained_net(data, setting, seed, folder, record, options):
 
     def train():
         accuracies = base_model.train(net, setting, seed, device=device, **recipe)
-        torch.save(net.state_dict(), path)
+        with replaced(path) as part:
+            torch.save(net.state_dict(), part)
         return {**recipe, "validation_accuracy": accuracies}
 
     record.once("base", "net", train)
@@ -193,7 +253,8 @@ def features(setting, net, seed, folder, record):
                 net, load=split.get("transform", setting.load), batch_size=batch_size(setting)
             )
             kept[f"test {name}"] = embed.fit(split.data).transform(split.data)
-        np.savez(path, **kept)
+        with replaced(path) as part:
+            np.savez(part, **kept)
         return {"seconds": seconds, "n": len(setting.validation.target)}
 
     record.once("base", "heatmaps", compute)
@@ -248,14 +309,17 @@ def score_net(setting, shares):
     }
 
 
-def write_json(data, runs, options):
-    """Write the raw figures of all seeds, and what they were computed with."""
+def write_json(data, runs, options, minutes):
+    """Write the raw figures of all seeds, and what they were computed with.
+
+    `minutes` are those of the whole run, all data sets together; None where some of it came from the cache.
+    """
     options.out.mkdir(parents=True, exist_ok=True)
-    packages = ("skexmap", "torch", "scikit-learn", "numpy", "scipy", "umap-learn", "skorch")
     result = {
         "data": data,
         "seeds": list(range(options.seeds)),
-        "command": f"python examples/benchmarks/paper_tables.py --data {data} --seeds {options.seeds}",
+        "command": shlex.join(["python", "examples/benchmarks/paper_tables.py", *sys.argv[1:]]),
+        "minutes_in_one_go": minutes,
         "machine": {
             "seeds_side_by_side": options.jobs,
             "processor": platform.machine(),
@@ -263,7 +327,7 @@ def write_json(data, runs, options):
             "system": platform.system(),
         },
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
+        "versions": versions(),
         "runs": runs,
     }
     (options.out / f"{data}.json").write_text(json.dumps(result, indent=1) + "\n")

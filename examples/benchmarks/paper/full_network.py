@@ -6,7 +6,6 @@ from paper import base_model, methods
 from skorch import NeuralNetClassifier
 from skorch.callbacks import LRScheduler
 
-from skexmap.metrics import worst_group_accuracy
 from skexmap.retraining import JTTReweighter
 
 # Errors of the first net weigh so much in training the second.
@@ -54,9 +53,7 @@ def jtt(setting, v, seed, recipe, score):
         name = f"upweight={upweight}"
         models[name] = model.fit(X, y)
         predicted = model.predict(setting.validation.data)
-        scores[name] = worst_group_accuracy(
-            v.y, predicted, group_labels=judges, min_group_size=methods.TOO_SMALL
-        )
+        scores[name] = methods.judged(v.y, predicted, judges)
     best = max(scores, key=scores.get)
     n_errors = len(models[best].error_set_)
     wrong = np.bincount(setting.train.group_labels[models[best].error_set_], minlength=4)

@@ -193,7 +193,9 @@ def group_labels_of(v, name):
         labels = pool_rare_groups(group_labels_of(v, name.removesuffix(POOLED)), v.y)
     elif name in LABELERS:
         labels = LABELERS[name](v).fit(v.blocks, v.y).group_labels_
-        np.savez(path, labels=labels, seconds=time.perf_counter() - start)
+        part = path.with_name(f"part of {path.name}")
+        np.savez(part, labels=labels, seconds=time.perf_counter() - start)
+        part.replace(path)
     else:
         labels = {
             "classes": lambda: v.y,
@@ -206,6 +208,14 @@ def group_labels_of(v, name):
 
 def fit(estimator, X, y, groups):
     return clone(estimator).fit(X, y) if groups is None else clone(estimator).fit(X, y, group_labels=groups)
+
+
+def judged(y, predicted, judges):
+    """Return the accuracy of the worst group that is large enough; where none is, of the worst of the largest."""
+    largest = np.unique(judges[judges >= 0], return_counts=True)[1].max()
+    return worst_group_accuracy(
+        y, predicted, group_labels=judges, min_group_size=int(min(TOO_SMALL, largest - 1))
+    )
 
 
 def choose(row, v):
@@ -231,12 +241,7 @@ def choose(row, v):
                 # DFR refuses groups that are all small: a candidate that does so on a half is out.
                 refusals[name] = refusal
                 continue
-            predicted = model.predict(v.embedding[other])
-            scores[name].append(
-                worst_group_accuracy(
-                    v.y[other], predicted, group_labels=judges[other], min_group_size=TOO_SMALL
-                )
-            )
+            scores[name].append(judged(v.y[other], model.predict(v.embedding[other]), judges[other]))
     if len(refusals) == len(candidates):
         raise next(iter(refusals.values()))
     means = {name: float(np.mean(pair)) for name, pair in scores.items() if name not in refusals}

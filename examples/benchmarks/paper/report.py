@@ -42,6 +42,12 @@ def mean_and_spread(values):
     return f"{values.mean():.3f}" + (f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else "")
 
 
+def in_points(values):
+    """Return mean and standard deviation of differences as a text, in points."""
+    values = 100 * np.asarray(values, dtype=float)
+    return f"{values.mean():+.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "")
+
+
 def paired(values, others):
     """Return the mean difference of paired seeds with its 95% interval (t), in points."""
     difference = 100 * (np.asarray(values) - np.asarray(others))
@@ -63,13 +69,15 @@ def section(result):
     machine = result["machine"]
     minutes = sum(sum(run["seconds"].values()) for run in runs) / 60
     together = machine["seeds_side_by_side"]
+    in_one_go = result["minutes_in_one_go"]
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     text = [
         f"### {TITLES[result['data']]}",
         f"```\n{result['command']}\n```",
         f"{len(runs)} seeds: {minutes:.0f} minutes of work, {together} seeds side by side on {machine['cores']} cores "
-        f"({machine['processor']}), so {minutes / together:.0f} minutes; "
-        f"Python {result['python']}, {versions}.",
+        f"({machine['processor']})"
+        + (f"; the whole command took {in_one_go:.0f} minutes" if in_one_go else "")
+        + f". Python {result['python']}, {versions}.",
         accuracies(runs),
     ]
     if any("gaps" in test for test in runs[0]["rows"][ERM]["tests"].values()):
@@ -111,7 +119,7 @@ def accuracies(runs):
     for test in others:
         header += [f"worst group, {test}", f"mean, {test}"]
     if "no shortcut" in tests:
-        header.append("mean accuracy lost without the shortcut, points")
+        header.append("accuracy over all images lost without the shortcut, points")
     lines = []
     for name in row_names(runs):
         own = [run for run in runs if name in run["rows"]]
@@ -144,13 +152,17 @@ def gaps(runs):
     names = [name for name in runs[0]["rows"][ERM]["tests"][test]["gaps"] if name != "mean_accuracy"]
     lines = []
     for row in row_names(runs):
-        found = [run["rows"][row]["tests"][test]["gaps"] for run in runs if row in run["rows"]]
-        lines.append(
-            [row]
-            + [f"{np.mean([f['mean_accuracy'] for f in found]):.3f}"]
-            + [f"{100 * np.mean([f[name] for f in found]):+.1f}" for name in names]
-        )
-    return table([f"method ({test})", "mean accuracy", *(f"{name} gap" for name in names)], lines)
+        own = [run for run in runs if row in run["rows"]]
+        found, of_net = ([run["rows"][name]["tests"][test]["gaps"] for run in own] for name in (row, ERM))
+        line = [row, f"{np.mean([f['mean_accuracy'] for f in found]):.3f}"]
+        for name in names:
+            values = [f[name] for f in found]
+            line += [in_points(values), "" if row == ERM else paired(values, [f[name] for f in of_net])]
+        lines.append(line)
+    header = [f"method ({test})", "mean accuracy"]
+    for name in names:
+        header += [f"{name} gap", "less the net's [95%]"]
+    return table(header, lines)
 
 
 def groupings(runs):
