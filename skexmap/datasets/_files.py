@@ -68,21 +68,20 @@ def read_csv(path, columns):
     -------
     values : dict of str to list of str
         Blanks around a value do not belong to it.
+    numbers : list of int
+        Number of the line that each value is in; the file may have empty lines.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If a column is missing or there twice, a line has too few or too many values, a value is empty, there is no
-        line, or the file is not UTF-8.
+        If a column is missing or there twice, a line has too few or too many values or a quote that is not closed, a
+        value is empty, there is no line, or the file is not UTF-8.
     """
-    try:
-        table = [row for row in csv.reader(read_lines(path), skipinitialspace=True) if row]
-    except csv.Error as error:
-        raise ValueError(f"{path} is no CSV file: {error}. Save it as one.") from error
-    present = [name.strip() for name in table[0]] if table else []
-    rows = table[1:]
+    rows, numbers = _read_rows(path)
+    present = [name.strip() for name in rows[0]] if rows else []
+    rows, numbers = rows[1:], numbers[1:]
     columns = columns(present) if callable(columns) else columns
     missing = [column for column in columns if column not in present]
     if missing:
@@ -91,26 +90,57 @@ def read_csv(path, columns):
     repeated = [column for column in columns if present.count(column) > 1]
     if repeated:
         raise ValueError(f"{path} has more than one column {first_offenders(repeated)}. Leave one of each.")
-    _refuse_lines([len(row) < len(present) for row in rows], "have too few values", path)
-    _refuse_lines([len(row) > len(present) for row in rows], "have too many values", path)
+    refuse_lines([len(row) < len(present) for row in rows], "have too few values", path, numbers)
+    refuse_lines([len(row) > len(present) for row in rows], "have too many values", path, numbers)
     if not rows:
         raise ValueError(f"{path} has column names but no lines.")
     values = {column: [row[present.index(column)].strip() for row in rows] for column in columns}
     for column, entries in values.items():
-        _refuse_lines([not entry for entry in entries], f"have no {column}", path)
-    return values
+        refuse_lines([not entry for entry in entries], f"have no {column}", path, numbers)
+    return values, numbers
 
 
-def _refuse_lines(offends, what, path):
-    """Raise ValueError if a line offends; the message has their number and the first ones."""
-    lines = [i + 2 for i, offence in enumerate(offends) if offence]
+def _read_rows(path):
+    """Return the values in each line of a CSV file, and the number of each line; empty lines are left out."""
+    lines = [(number, line) for number, line in enumerate(read_lines(path), start=1) if line.strip()]
+    rows, broken = [], []
+    for number, line in lines:
+        # One line at a time: a quote that is not closed would take the lines after it, and their images, into one
+        # value, and nobody would miss them.
+        try:
+            rows.append(next(csv.reader([line], skipinitialspace=True, strict=True)))
+        except csv.Error as error:
+            broken.append(f"line {number} ({error})")
+    if broken:
+        raise ValueError(
+            f"{len(broken)} of {len(lines)} lines of {path} are no lines of a CSV file: {first_offenders(broken)}. "
+            "Close every quote in the line that it is opened in, and put nothing but a comma after it."
+        )
+    return rows, [number for number, _ in lines]
+
+
+def refuse_lines(offends, what, path, numbers):
+    """Raise ValueError if a line offends; the message has how many do and the numbers of the first ones.
+
+    Parameters
+    ----------
+    offends : sequence of bool
+        One per line.
+    what : str
+        What they do; part of the message.
+    path : path-like
+        The file.
+    numbers : sequence of int
+        Number of each line in the file.
+    """
+    lines = [number for number, offence in zip(numbers, offends, strict=True) if offence]
     if lines:
         raise ValueError(
             f"{len(lines)} of {len(offends)} lines of {path} {what}: lines {first_offenders(lines)}."
         )
 
 
-def decode(values, codes, what, path):
+def decode(values, codes, what, path, numbers):
     """Translate text by a table; raise ValueError that lists the values the table lacks.
 
     Parameters
@@ -123,14 +153,16 @@ def decode(values, codes, what, path):
         Name of the column.
     path : path-like
         Where it was read.
+    numbers : list of int
+        Number of each line in the file.
 
     Returns
     -------
     decoded : list
     """
-    lines = [i + 2 for i, value in enumerate(values) if value not in codes]
+    lines = [number for number, value in zip(numbers, values, strict=True) if value not in codes]
     if lines:
-        unknown = sorted({values[line - 2] for line in lines})
+        unknown = sorted({value for value in values if value not in codes})
         raise ValueError(
             f"{len(lines)} of {len(values)} lines of {path} have an unknown {what}: "
             f"{first_offenders([repr(value) for value in unknown])} (lines {first_offenders(lines)}). "

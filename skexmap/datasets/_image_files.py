@@ -18,6 +18,7 @@ from skexmap.datasets._files import (
     path_array,
     read_csv,
     read_lines,
+    refuse_lines,
     require_files,
 )
 from skexmap.datasets._splits import add_frame, make_split
@@ -148,14 +149,14 @@ def load_waterbirds(root, foreground_only=False, *, verify="quick", as_frame=Fal
 
 def _read_metadata(path):
     """Return names, classes, attributes and splits of a ``metadata.csv`` as published."""
-    table = read_csv(path, _metadata_columns)
+    table, numbers = read_csv(path, _metadata_columns)
     check_no_repeats(table["img_filename"], path)
     attribute = list(table)[-1]
     return (
         table["img_filename"],
-        np.array(decode(table["y"], BINARY, "y", path)),
-        np.array(decode(table[attribute], BINARY, attribute, path)),
-        decode(table["split"], SPLIT_CODES, "split", path),
+        np.array(decode(table["y"], BINARY, "y", path, numbers)),
+        np.array(decode(table[attribute], BINARY, attribute, path, numbers)),
+        decode(table["split"], SPLIT_CODES, "split", path, numbers),
     )
 
 
@@ -257,13 +258,12 @@ def _celeba_folder(root, name):
 
 
 def _read_celeba_annotations(attributes, partition):
-    table = _read_celeba_table(attributes, ["Blond_Hair", "Male"])
+    table, numbers = _read_celeba_table(attributes, ["Blond_Hair", "Male"])
     check_no_repeats(table["name"], attributes)
-    splits = _read_celeba_table(partition, ["partition"])
+    splits, lines = _read_celeba_table(partition, ["partition"])
     check_no_repeats(splits["name"], partition)
-    split_of = dict(
-        zip(splits["name"], decode(splits["partition"], SPLIT_CODES, "partition", partition), strict=True)
-    )
+    decoded = decode(splits["partition"], SPLIT_CODES, "partition", partition, lines)
+    split_of = dict(zip(splits["name"], decoded, strict=True))
     absent = [name for name in table["name"] if name not in split_of]
     if absent:
         raise ValueError(
@@ -274,8 +274,8 @@ def _read_celeba_annotations(attributes, partition):
     signs = {"-1": 0, **BINARY}
     return (
         table["name"],
-        np.array(decode(table["Blond_Hair"], signs, "Blond_Hair", attributes)),
-        np.array(decode(table["Male"], signs, "Male", attributes)),
+        np.array(decode(table["Blond_Hair"], signs, "Blond_Hair", attributes, numbers)),
+        np.array(decode(table["Male"], signs, "Male", attributes, numbers)),
         [split_of[name] for name in table["name"]],
     )
 
@@ -283,29 +283,25 @@ def _read_celeba_annotations(attributes, partition):
 def _read_celeba_table(path, columns):
     """Read a CelebA annotation file: CSV with ``image_id``, or the original text in columns of blanks."""
     if path.suffix == ".csv":
-        table = read_csv(path, ["image_id", *columns])
-        return {"name": table.pop("image_id"), **table}
-    lines = [line.split() for line in read_lines(path) if line.strip()]
-    if columns == ["partition"]:
-        header = ["partition"]
-    else:
+        table, numbers = read_csv(path, ["image_id", *columns])
+        return {"name": table.pop("image_id"), **table}, numbers
+    lines = [(number, line.split()) for number, line in enumerate(read_lines(path), start=1) if line.strip()]
+    numbers, rows = [number for number, _ in lines], [row for _, row in lines]
+    header = ["partition"]
+    if columns != header:
         # The first line of list_attr_celeba.txt is the number of images.
-        header, lines = (lines[1] if len(lines) > 1 else []), lines[2:]
+        header, rows, numbers = (rows[1] if len(rows) > 1 else []), rows[2:], numbers[2:]
     missing = [column for column in columns if column not in header]
     if missing:
         raise ValueError(
             f"{path} has no column {first_offenders(missing)}. It has: {', '.join(header)} (in its second line)."
         )
-    short = [i for i, line in enumerate(lines) if len(line) != len(header) + 1]
-    if short:
-        raise ValueError(
-            f"{len(short)} of {len(lines)} lines of {path} do not have {len(header) + 1} values; the first: "
-            f"{' '.join(lines[short[0]][:6])!r}."
-        )
-    if not lines:
+    n_values = len(header) + 1
+    refuse_lines([len(row) != n_values for row in rows], f"do not have {n_values} values", path, numbers)
+    if not rows:
         raise ValueError(f"{path} names no images.")
-    values = {column: [line[1 + header.index(column)] for line in lines] for column in columns}
-    return {"name": [line[0] for line in lines], **values}
+    values = {column: [row[1 + header.index(column)] for row in rows] for column in columns}
+    return {"name": [row[0] for row in rows], **values}, numbers
 
 
 URBAN_COUNTRY = ("urban", "country")
@@ -526,7 +522,7 @@ def load_image_folder(
                 "`attribute_column` and `split_column`. Name a column of its own for each."
             )
     require_files(table, advice="Give as `table` the CSV file that lists your images.")
-    values = read_csv(table, wanted)
+    values, numbers = read_csv(table, wanted)
     check_no_repeats(values[path_column], table)
     folder = table.parent if root is None else Path(root)
     # Joining leaves an absolute path as it is.
@@ -540,7 +536,7 @@ def load_image_folder(
     split, splits = ["all"] * len(paths), ("all",)
     if split_column is not None:
         known = {**{name: name for name in SPLITS}, **SPLIT_ALIASES}
-        split = decode(values[split_column], known, split_column, table)
+        split = decode(values[split_column], known, split_column, table, numbers)
         splits = [name for name in SPLITS if name in set(split)]
     check_images(paths, table, verify)
     return _in_splits(

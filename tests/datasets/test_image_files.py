@@ -178,6 +178,26 @@ def test_an_empty_name_is_refused_with_its_line(birds):
         load_waterbirds(birds)
 
 
+def insert_line(path, number, line):
+    """Put a line into a file so that it is the one of that number, counted from 1."""
+    lines = path.read_text().split("\n")
+    path.write_text("\n".join([*lines[: number - 1], line, *lines[number - 1 :]]))
+
+
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_lines_are_counted_as_in_the_file_where_some_are_blank(birds, blank):
+    insert_line(birds / "metadata.csv", 1, blank)
+    insert_line(birds / "metadata.csv", 3, blank)
+    sizes = {name: len(split.data) for name, split in load_waterbirds(birds).items()}
+    assert sizes == {"train": 6, "validation": 6, "test": 6}
+    edit(birds / "metadata.csv", "0_0_1.jpg,0,0,0", "0_0_1.jpg,0,7,0")
+    with pytest.raises(ValueError, match=r"1 of 18 lines .* unknown split: '7' \(lines 5\)"):
+        load_waterbirds(birds)
+    edit(birds / "metadata.csv", "0_0_1.jpg,0,7,0,/o/ocean/1.jpg", "0_0_1.jpg")
+    with pytest.raises(ValueError, match=r"1 of 18 lines of .* have too few values: lines 5\."):
+        load_waterbirds(birds)
+
+
 def test_quotes_and_blanks_around_names_of_columns_do_not_matter(birds):
     expected = load_waterbirds(birds).test
     edit(birds / "metadata.csv", "img_filename,y,split,place", '"img_filename", "y", "split", "spurious"')
@@ -386,6 +406,38 @@ def test_a_celeba_image_in_two_splits_is_refused(faces):
         load_celeba(faces)
 
 
+def test_celeba_lines_are_counted_as_in_the_file(faces):
+    attributes = next(faces.glob("list_attr_celeba.*"))
+    head = 1 if attributes.suffix == ".csv" else 2
+    insert_line(attributes, head + 1, "")
+    assert len(load_celeba(faces).train.data) == 4
+    edit(attributes, "000002.jpg", "000002.jpg 1,1")
+    with pytest.raises(ValueError, match=rf"1 of 12 lines of .* values: lines {head + 3}\."):
+        load_celeba(faces)
+
+
+def test_an_unknown_blond_hair_is_refused_with_its_line(faces):
+    path = next(faces.glob("list_attr_celeba.*"))
+    lines = path.read_text().split("\n")
+    head = 1 if path.suffix == ".csv" else 2
+    separator = "," if path.suffix == ".csv" else "  "
+    lines[head + 2] = separator.join(["000003.jpg", "-1", "2", "1", "1"])
+    path.write_text("\n".join(lines))
+    with pytest.raises(
+        ValueError,
+        match=rf"1 of 12 lines .* unknown Blond_Hair: '2' \(lines {head + 3}\)\. Known are -1, 0, 1",
+    ):
+        load_celeba(faces)
+
+
+def test_an_unknown_partition_is_refused_with_its_line(faces):
+    path = next(faces.glob("list_eval_partition.*"))
+    separator, line = (",", 13) if path.suffix == ".csv" else (" ", 12)
+    edit(path, f"000012.jpg{separator}2", f"000012.jpg{separator}3")
+    with pytest.raises(ValueError, match=rf"1 of 12 lines .* unknown partition: '3' \(lines {line}\)"):
+        load_celeba(faces)
+
+
 def test_celeba_annotations_that_are_no_text_are_named(faces):
     path = next(faces.glob("list_attr_celeba.*"))
     path.write_bytes(path.read_text().replace("Young", "J\xfcng").encode("latin-1"))
@@ -581,6 +633,53 @@ def test_a_table_that_is_no_text_is_named(pets, content):
     pets.write_bytes(content)
     with pytest.raises(ValueError, match=r"pets\.csv is no text file in UTF-8"):
         load_image_folder(pets)
+
+
+STRAY_QUOTES = {
+    "opened in the column wanted": ('images/3.png,"cat,10,test', "unexpected end of data"),
+    "opened in a column that nobody reads": ('images/3.png,cat,10,"blurry', "unexpected end of data"),
+    "followed by more than a comma": ('images/3.png,"cat" x,10,test', "',' expected after"),
+}
+
+
+@pytest.mark.parametrize("line, why", STRAY_QUOTES.values(), ids=STRAY_QUOTES)
+def test_a_stray_quote_is_refused_with_its_line(pets, line, why):
+    lines = pets.read_text().split("\n")
+    lines[4] = line
+    pets.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=rf"1 of 9 lines of .*pets\.csv .* CSV file: line 5 \({why}"):
+        load_image_folder(pets, **COLUMNS)
+
+
+def test_a_quote_that_a_later_line_closes_swallows_no_images(pets):
+    lines = pets.read_text().split("\n")
+    lines[3], lines[5] = 'images/2.png,cat,10,"blurry', 'images/4.png,dog,10,so-so"'
+    pets.write_text("\n".join(lines))
+    with pytest.raises(
+        ValueError, match=r"1 of 9 lines .*: line 4 \(unexpected end of data\)\. Close every quote"
+    ):
+        load_image_folder(pets, **COLUMNS)
+
+
+def test_a_quote_left_open_in_the_last_line_is_refused(pets):
+    lines = pets.read_text().rstrip("\n").split("\n")
+    lines[8] = 'images/7.png,dog,9,"test'
+    pets.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"1 of 9 lines .*: line 9 \(unexpected end of data\)"):
+        load_image_folder(pets, **COLUMNS)
+
+
+def test_quotes_that_belong_to_a_value_are_kept(pets):
+    edit(pets, "cat", '"small, ""grey"" cat"')
+    edit(pets, "dog", '5" dog')
+    names = load_image_folder(pets, **COLUMNS)["all"].target_names
+    assert names == ['5" dog', 'small, "grey" cat']
+
+
+def test_a_value_too_long_for_a_table_is_refused_with_its_line(pets):
+    edit(pets, ",9,", f",{'9' * 140_000},", count=1)
+    with pytest.raises(ValueError, match=r"line 3 \(field larger than field limit"):
+        load_image_folder(pets, **COLUMNS)
 
 
 def test_blank_labels_are_counted(pets):
