@@ -31,27 +31,45 @@ def require_files(*paths, advice="Give as `root` the folder that has them."):
     missing = [Path(path) for path in paths if not Path(path).exists()]
     if not missing:
         return
-    folder = missing[0].parent
-    if folder.is_dir():
-        holds = sorted(entry.name for entry in folder.iterdir())
-        there = f"{folder} holds {first_offenders(holds) if holds else 'nothing'}"
-    else:
-        there = f"the folder {folder} does not exist"
     raise FileNotFoundError(
-        f"{len(missing)} of {len(paths)} files or folders are missing: {first_offenders(missing)}; {there}. {advice}"
+        f"{len(missing)} of {len(paths)} files or folders are missing: {first_offenders(missing)}; "
+        f"{what_is_at(missing[0].parent)}. {advice}"
     )
 
 
+def require_folders(*paths, advice="Give as `root` the folder that has them."):
+    """Raise FileNotFoundError naming all that do not exist or are files, and what to do."""
+    require_files(*paths, advice=advice)
+    files = [path for path in paths if not os.path.isdir(path)]
+    if files:
+        raise FileNotFoundError(
+            f"{len(files)} of {len(paths)} folders are files: {first_offenders(files)}. {advice}"
+        )
+
+
+def what_is_at(folder):
+    """Return as text what a folder holds, or why it holds nothing."""
+    if folder.is_dir():
+        holds = sorted(entry.name for entry in folder.iterdir())
+        return f"{folder} holds {first_offenders(holds) if holds else 'nothing'}"
+    file = next((path for path in (folder, *folder.parents) if path.is_file()), None)
+    return f"the folder {folder} does not exist" if file is None else f"{file} is a file and no folder"
+
+
 def read_lines(path):
-    """Return the lines of a text file; raise FileNotFoundError if it is absent or a folder, ValueError if not UTF-8."""
+    """Return ``(number, line)`` of the lines of a text file that are not blank, counted from 1.
+
+    Raise FileNotFoundError if the file is absent or a folder, ValueError if it is not UTF-8.
+    """
     require_files(path)
     if os.path.isdir(path):
         raise FileNotFoundError(f"{path} is a folder. Give the file that lists the images.")
     try:
         # Not `splitlines`: it breaks lines at characters that a file name may have, too.
-        return Path(path).read_text(encoding="utf-8-sig").split("\n")
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text file in UTF-8: {error}. Save it as one.") from error
+    return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def read_csv(path, columns):
@@ -102,7 +120,7 @@ def read_csv(path, columns):
 
 def _read_rows(path):
     """Return the values in each line of a CSV file, and the number of each line; empty lines are left out."""
-    lines = [(number, line) for number, line in enumerate(read_lines(path), start=1) if line.strip()]
+    lines = read_lines(path)
     rows, broken = [], []
     for number, line in lines:
         # One line at a time: a quote that is not closed would take the lines after it, and their images, into one

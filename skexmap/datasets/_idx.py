@@ -3,7 +3,6 @@
 import gzip
 import math
 import numbers
-import os
 import struct
 import zlib
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils import Bunch, check_random_state, check_scalar
 
+from skexmap.datasets._files import what_is_at
 from skexmap.datasets._splits import INK_NAMES, INKS, aligned_attribute, make_split
 
 N_TRAIN = 50_000
@@ -89,14 +89,9 @@ def read_mnist(root):
     files = {(part, kind): _find_idx(root, part, kinds[kind]) for part in ("train", "t10k") for kind in kinds}
     missing = ["-".join([part, *kinds[kind]]) for (part, kind), path in files.items() if path is None]
     if missing:
-        holds = sorted(os.listdir(root)) if root.is_dir() else None
         raise FileNotFoundError(
-            f"{len(missing)} of 4 files are missing in {root}: {', '.join(missing)} (each may end in .gz). "
-            + (
-                "That folder does not exist."
-                if holds is None
-                else f"It holds {', '.join(holds) or 'nothing'}."
-            )
+            f"{len(missing)} of 4 files are missing in {root}: {', '.join(missing)} (each may end in .gz); "
+            f"{what_is_at(root)}. Give as `root` the folder that has the four files."
         )
     parts = {}
     for part in ("train", "t10k"):

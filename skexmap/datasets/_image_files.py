@@ -20,6 +20,7 @@ from skexmap.datasets._files import (
     read_lines,
     refuse_lines,
     require_files,
+    require_folders,
 )
 from skexmap.datasets._splits import add_frame, make_split
 from skexmap.datasets._transforms import ImageNetTransform, mask_path
@@ -227,8 +228,9 @@ def load_celeba(root, *, verify="quick", as_frame=False):
     if where.exists():
         names, y, male, split = _read_metadata(where)
     else:
-        where = _csv_or_txt(root, "list_attr_celeba")
-        names, y, male, split = _read_celeba_annotations(where, _csv_or_txt(root, "list_eval_partition"))
+        where, partition = _csv_or_txt(root, "list_attr_celeba"), _csv_or_txt(root, "list_eval_partition")
+        require_files(where, partition, advice=CELEBA_FILES)
+        names, y, male, split = _read_celeba_annotations(where, partition)
     paths = path_array(_celeba_folder(root, names[0]) / name for name in names)
     check_images(paths, where, verify)
     return _in_splits(
@@ -243,12 +245,15 @@ def load_celeba(root, *, verify="quick", as_frame=False):
     )
 
 
+CELEBA_FILES = (
+    "Give as `root` the folder that has metadata.csv, or list_attr_celeba and list_eval_partition, each as .csv or "
+    ".txt."
+)
+
+
 def _csv_or_txt(root, name):
     text = root / f"{name}.txt"
-    if text.exists():
-        return text
-    require_files(root / f"{name}.csv")
-    return root / f"{name}.csv"
+    return text if text.exists() else root / f"{name}.csv"
 
 
 def _celeba_folder(root, name):
@@ -285,8 +290,8 @@ def _read_celeba_table(path, columns):
     if path.suffix == ".csv":
         table, numbers = read_csv(path, ["image_id", *columns])
         return {"name": table.pop("image_id"), **table}, numbers
-    lines = [(number, line.split()) for number, line in enumerate(read_lines(path), start=1) if line.strip()]
-    numbers, rows = [number for number, _ in lines], [row for _, row in lines]
+    lines = read_lines(path)
+    numbers, rows = [number for number, _ in lines], [line.split() for _, line in lines]
     header = ["partition"]
     if columns != header:
         # The first line of list_attr_celeba.txt is the number of images.
@@ -385,7 +390,7 @@ def load_urbancars(root, shortcut="both", *, verify="quick", as_frame=False):
         name: next((root / place for place in candidates if (root / place).is_dir()), root / candidates[-1])
         for name, candidates in URBANCARS_SPLITS.items()
     }
-    require_files(*places.values())
+    require_folders(*places.values())
     paths, codes, split = [], [], []
     for name, place in places.items():
         found, kinds = _urbancars_images(place)
@@ -428,7 +433,10 @@ def _urbancars_images(folder):
             f"{len(unknown)} of {len(present)} folders of {folder} have an unknown name: {first_offenders(unknown)}. "
             "Expected are obj-{urban,country}_bg-{urban,country}_co_occur_obj-{urban,country}."
         )
-    require_files(*(folder / name for name in codes))
+    require_folders(
+        *(folder / name for name in codes),
+        advice="Each split has eight folders, named by class and shortcuts.",
+    )
     images = {name: sorted(filter(_is_image, (folder / name).iterdir())) for name in codes}
     empty = [name for name, found in images.items() if not found]
     if empty:

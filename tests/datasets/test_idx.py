@@ -137,8 +137,28 @@ def test_all_missing_files_are_named_in_one_error(mnist_tree, load):
 
 
 def test_a_folder_that_does_not_exist_is_said_to_be_missing(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"4 of 4 files are missing.*That folder does not exist"):
+    with pytest.raises(
+        FileNotFoundError, match=r"4 of 4 files are missing.*the folder .*nowhere does not exist"
+    ):
         load_colored_mnist(tmp_path / "nowhere")
+
+
+def test_a_folder_of_other_things_is_described_by_the_first_five(tmp_path):
+    for i in range(8):
+        (tmp_path / f"{i}.jpg").touch()
+    with pytest.raises(
+        FileNotFoundError, match=r"holds 0\.jpg, 1\.jpg, 2\.jpg, 3\.jpg, 4\.jpg and 3 more\. Give as `root`"
+    ):
+        load_colored_mnist(tmp_path)
+
+
+def test_a_file_in_place_of_the_folder_is_called_a_file(mnist_tree):
+    root, _ = mnist_tree()
+    file = root / "train-images-idx3-ubyte"
+    with pytest.raises(
+        FileNotFoundError, match=r"4 of 4 files are missing.*train-images-idx3-ubyte is a file"
+    ):
+        load_colored_mnist(file)
 
 
 @pytest.mark.parametrize("load", LOADERS)

@@ -128,6 +128,12 @@ def test_a_root_that_does_not_exist_is_named(tmp_path):
         load_waterbirds(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("load", [load_waterbirds, load_celeba, load_urbancars])
+def test_a_root_that_is_a_file_is_called_a_file(birds, load):
+    with pytest.raises(FileNotFoundError, match=r"metadata\.csv is a file and no folder"):
+        load(birds / "metadata.csv")
+
+
 @pytest.mark.parametrize("column", ["img_filename", "y", "split"])
 def test_a_missing_column_is_named_with_those_there_are(birds, column):
     edit(birds / "metadata.csv", f"{column}", "something", count=1)
@@ -445,9 +451,20 @@ def test_celeba_annotations_that_are_no_text_are_named(faces):
         load_celeba(faces)
 
 
-def test_celeba_without_annotations_names_the_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"list_attr_celeba.csv"):
+def test_celeba_without_annotations_names_both_and_the_other_choice(tmp_path):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"2 of 2 .* missing: .*list_attr_celeba\.csv, .*partition\.csv; .* has metadata\.csv, or .*\.txt",
+    ):
         load_celeba(tmp_path)
+
+
+def test_a_missing_celeba_partition_is_named_alone(faces):
+    next(faces.glob("list_eval_partition.*")).unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"1 of 2 .* missing: [^,]*list_eval_partition\.csv; .* holds"
+    ):
+        load_celeba(faces)
 
 
 # UrbanCars
@@ -524,6 +541,26 @@ def test_urbancars_takes_a_correlated_validation_set_where_there_is_one(cars):
 def test_a_missing_urbancars_split_is_named(cars, split):
     (cars / URBANCARS_PLACES[split]).rename(cars / "elsewhere")
     with pytest.raises(FileNotFoundError, match=rf"1 of 3 .* missing: .*{URBANCARS_PLACES[split]}"):
+        load_urbancars(cars)
+
+
+def test_a_file_in_place_of_an_urbancars_split_is_named(cars):
+    place = cars / URBANCARS_PLACES["test"]
+    place.rename(cars / "elsewhere")
+    place.write_text("moved elsewhere")
+    with pytest.raises(
+        FileNotFoundError, match=r"1 of 3 folders are files: .*bg-0\.5_co_occur_obj-0\.5/test\. Give"
+    ):
+        load_urbancars(cars)
+
+
+def test_a_file_in_place_of_an_urbancars_group_is_named(cars):
+    folder = cars / URBANCARS_PLACES["train"] / "obj-urban_bg-urban_co_occur_obj-urban"
+    shutil.rmtree(folder)
+    folder.touch()
+    with pytest.raises(
+        FileNotFoundError, match=r"1 of 8 folders are files: .*/obj-urban_bg-urban_co_occur_obj-urban"
+    ):
         load_urbancars(cars)
 
 
