@@ -33,7 +33,7 @@ __all__ = [
 _SKLEARN_VERSION = parse_version(parse_version(sklearn.__version__).base_version)
 
 
-def check_group_labels(group_labels, n_samples):
+def check_group_labels(group_labels, n_samples, *, name="group_labels"):
     """Check that there is one group label per sample.
 
     Parameters
@@ -42,6 +42,8 @@ def check_group_labels(group_labels, n_samples):
         One label per sample: integers or strings.
     n_samples : int
         Number of samples that they belong to.
+    name : str, default="group_labels"
+        What they are called in errors.
 
     Returns
     -------
@@ -55,16 +57,16 @@ def check_group_labels(group_labels, n_samples):
     try:
         group_labels = column_or_1d(group_labels)
     except ValueError as error:
-        raise ValueError(f"`group_labels` must be 1-dimensional: {error}") from error
+        raise ValueError(f"`{name}` must be 1-dimensional: {error}") from error
     if len(group_labels) != n_samples:
         raise ValueError(
-            f"`group_labels` has {len(group_labels)} entries for {n_samples} samples. "
+            f"`{name}` has {len(group_labels)} entries for {n_samples} samples. "
             "Pass one group label per sample."
         )
     missing = sum(label is None or label != label for label in group_labels.tolist())
     if missing:
         raise ValueError(
-            f"{missing} of {n_samples} `group_labels` are missing. Give every sample a label, "
+            f"{missing} of {n_samples} `{name}` are missing. Give every sample a label, "
             "or -1 for 'belongs to no group'."
         )
     return group_labels

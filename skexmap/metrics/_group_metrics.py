@@ -42,22 +42,23 @@ class Membership:
         return self.total(values) / self.total(np.ones(len(self.codes)))
 
 
-def membership(group_labels, n_samples, sample_weight=None):
+def membership(group_labels, n_samples, sample_weight=None, *, name="group_labels"):
     """Sort the samples into groups; group -1 and samples of weight zero are left out."""
-    group_labels = check_group_labels(group_labels, n_samples)
+    group_labels = check_group_labels(group_labels, n_samples, name=name)
     if n_samples == 0:
         raise ValueError("There are 0 samples: no group has an accuracy.")
+    or_weight = "" if sample_weight is None else " or have weight 0"
     sample_weight = _check_sample_weight(sample_weight, n_samples)
     inside = ~_belongs_to_none(group_labels) & (sample_weight > 0)
     if not inside.any():
         raise ValueError(
-            f"None of the {n_samples} samples belongs to a group: all group labels are -1 or have weight 0."
+            f"None of the {n_samples} samples belongs to a group: all `{name}` are -1{or_weight}."
         )
     try:
         labels, codes_inside = np.unique(group_labels[inside], return_inverse=True)
     except TypeError as error:
         kinds = sorted({type(label).__name__ for label in group_labels[inside].tolist()})
-        raise ValueError(f"`group_labels` mix {' and '.join(kinds)}. Use one type for all groups.") from error
+        raise ValueError(f"`{name}` mix {' and '.join(kinds)}. Use one type for all groups.") from error
     codes = np.full(n_samples, -1)
     codes[inside] = codes_inside
     return Membership(labels.tolist(), codes, sample_weight)

@@ -1,7 +1,7 @@
 """How well pseudo-groups keep the true groups apart."""
 
 from sklearn.metrics.cluster import contingency_matrix
-from sklearn.utils import column_or_1d
+from sklearn.utils.validation import _num_samples
 
 from skexmap.metrics._group_metrics import membership
 
@@ -45,9 +45,9 @@ def purity_score(group_labels, pseudo_group_labels):
     >>> purity_score([0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 5, 6])
     0.8333333333333334
     """
-    group_labels = column_or_1d(group_labels)
-    true = membership(group_labels, len(group_labels)).codes
-    found = membership(pseudo_group_labels, len(group_labels)).codes
+    n_samples = _num_samples(group_labels)
+    true = membership(group_labels, n_samples).codes
+    found = membership(pseudo_group_labels, n_samples, name="pseudo_group_labels").codes
     both = (true >= 0) & (found >= 0)
     if not both.any():
         raise ValueError(

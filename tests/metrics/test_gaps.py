@@ -114,3 +114,12 @@ def test_shortcuts_that_do_not_fit_are_refused(changed, message):
     }
     with pytest.raises(ValueError, match=message):
         shortcut_gaps(**arguments)
+
+
+def test_a_combination_that_one_class_lacks_has_no_gap():
+    y = np.array([0, 0, 0, 1, 1, 1])
+    ink, mark = np.array([1, 0, 1, 0, 1, 1]), np.array([0, 1, 1, 1, 0, 1])
+    with pytest.raises(
+        ValueError, match=r"On none of the 6 samples of the class\(es\) 1 exactly 'ink' and 'mark'"
+    ):
+        shortcut_gaps(y, y, shortcuts={"ink": ink, "mark": mark})

@@ -32,10 +32,12 @@ def test_pseudo_groups_of_one_sample_each_are_pure_and_one_for_all_is_the_larges
 @pytest.mark.parametrize(
     "true, found, message",
     [
-        ([0, 1], [0, 1, 1], "3 entries for 2 samples"),
+        ([0, 1], [0, 1, 1], "`pseudo_group_labels` has 3 entries for 2 samples"),
         ([0, -1], [-1, 0], "None of the 2 samples has both"),
-        ([0, 1], [-1, -1], "None of the 2 samples belongs to a group"),
-        ([0, None], [0, 0], "missing"),
+        ([0, 1], [-1, -1], "None of the 2 samples belongs to a group: all `pseudo_group_labels` are -1\\.$"),
+        ([0, None], [0, 0], "1 of 2 `group_labels` are missing"),
+        ([0, 0], [0, None], "1 of 2 `pseudo_group_labels` are missing"),
+        ([0, 0], [[0], [0], [1]], "`pseudo_group_labels` "),
         ([], [], "0 samples"),
     ],
 )
