@@ -26,6 +26,7 @@ from skexmap.features._loading import (
     check_readable,
     first_unread,
     image_batches,
+    refuse_paths_in_columns,
     refuse_unread,
 )
 from skexmap.groups._diagnosis import warn_of_constant_predictions
@@ -105,6 +106,7 @@ class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseE
                     f"Images must have shape (n, channels, height, width), got {tuple(X.shape)}."
                 )
             return X
+        refuse_paths_in_columns(X)
         # NaN and infinity are looked for batch by batch, so that a memory map is read once.
         if X.ndim <= 2:
             return validate_data(self, X, reset=reset, ensure_all_finite=False)

@@ -74,6 +74,15 @@ def test_gray_and_transparent_files_become_rgb(tmp_path):
     assert ImageLoader()(tmp_path / "clear.png").shape == (3, 4, 4)
 
 
+@pytest.mark.parametrize("container", ["array", "pandas", "polars"])
+def test_paths_in_a_table_are_refused_with_what_to_pass(paths, container):
+    table = np.array(paths)[:, None]
+    if container != "array":
+        table = pytest.importorskip(container).DataFrame({"path": [str(path) for path in paths]})
+    with pytest.raises(ValueError, match=rf"shape \(n_samples,\), got \({len(paths)}, 1\).* X\['path'\]"):
+        HeatmapTransformer(SmallNet()).fit(table)
+
+
 def test_a_transform_is_applied_to_each_image(paths, pixels):
     transformer = HeatmapTransformer(SmallNetOf4(), load=ImageLoader(halve), size=None).fit(paths)
     assert transformer.image_shape_ == (3, 4, 4)
