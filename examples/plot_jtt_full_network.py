@@ -7,7 +7,7 @@ the second. How short, and how often repeated, decides everything; the original 
 worst *true* group of a validation split. Here the pseudo-groups that ExMap finds in that split take their place: true
 groups appear in the printed report alone.
 
-The networks are skorch's ``NeuralNetClassifier`` (``pip install skexmap[skorch]``), which takes no ``sample_weight``,
+The networks are skorch's ``NeuralNetClassifier`` (``pip install skorch``), which takes no ``sample_weight``,
 so that the errors are repeated as in the original. Run it with ``python examples/plot_jtt_full_network.py`` (about a
 minute on two cores); it draws ``jtt_full_network.png``.
 """

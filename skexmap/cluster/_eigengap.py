@@ -68,7 +68,7 @@ class EigengapSpectralClustering(ClustererStep):
     neighbors : {"exact", "approximate"}, default="exact"
         How ``affinity="nearest_neighbors"`` searches. ``"exact"`` gives the neighbours of a float64 search;
         ``"approximate"`` uses nearest-neighbour descent and needs pynndescent
-        (``pip install skexmap[approximate]``).
+        (``pip install pynndescent``).
     projection : {"pca", "random"} or None, default=None
         Search in fewer dimensions: on the first principal axes, or on Gaussian random ones.
         `neighbor_recall_` tells what it cost.

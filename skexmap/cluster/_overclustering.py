@@ -34,7 +34,7 @@ class OverclusteringKMeans(ClustererStep):
         taken.
     reduce : {"pca", "umap"} or None, default=None
         What to cluster: the rows, their first principal components, or their UMAP (needs umap-learn:
-        ``pip install skexmap[umap]``).
+        ``pip install umap-learn``).
     n_components : int, default=2
         Number of coordinates that `reduce` leaves; rows that have no more are clustered as they are.
     batch_size : int or None, default=None
@@ -300,7 +300,7 @@ def umap_reducer(n_components, seed):
         from umap import UMAP
     except ImportError as error:
         raise ImportError(
-            "reduce='umap' needs umap-learn. Install it with `pip install skexmap[umap]`, or use reduce='pca'."
+            "reduce='umap' needs umap-learn. Install it with `pip install umap-learn`, or use reduce='pca'."
         ) from error
     # A seed makes UMAP run on one thread; said so, it need not warn.
     return UMAP(n_components=n_components, random_state=seed, n_jobs=1)

@@ -127,7 +127,7 @@ def descent_index(rows, k, random_state, n_jobs):
         from pynndescent import NNDescent
     except ImportError as error:
         raise ImportError(
-            "neighbors='approximate' needs pynndescent. Install it with `pip install skexmap[approximate]`, "
+            "neighbors='approximate' needs pynndescent. Install it with `pip install pynndescent`, "
             "or use neighbors='exact'."
         ) from error
     index = NNDescent(

@@ -17,7 +17,5 @@ def require_pyplot(who):
     try:
         from matplotlib import pyplot
     except ImportError as error:
-        raise ImportError(
-            f"{who} needs matplotlib. Install it with `pip install 'skexmap[plot]'`."
-        ) from error
+        raise ImportError(f"{who} needs matplotlib. Install it with `pip install matplotlib`.") from error
     return pyplot
