@@ -231,7 +231,8 @@ def load_celeba(root, *, verify="quick", as_frame=False):
         where, partition = _csv_or_txt(root, "list_attr_celeba"), _csv_or_txt(root, "list_eval_partition")
         require_files(where, partition, advice=CELEBA_FILES)
         names, y, male, split = _read_celeba_annotations(where, partition)
-    paths = path_array(_celeba_folder(root, names[0]) / name for name in names)
+    folder = _celeba_folder(root, names[:N_LOOKED_FOR])
+    paths = path_array(folder / name for name in names)
     check_images(paths, where, verify)
     return _in_splits(
         paths,
@@ -256,10 +257,17 @@ def _csv_or_txt(root, name):
     return text if text.exists() else root / f"{name}.csv"
 
 
-def _celeba_folder(root, name):
-    folders = [root, root / "img_align_celeba", root / "img_align_celeba" / "img_align_celeba"]
-    # Where none has the first image, the error about absent images should name the usual place.
-    return next((folder for folder in folders if (folder / name).is_file()), folders[1])
+# How many images are looked for in each folder that may hold those of CelebA.
+N_LOOKED_FOR = 100
+
+
+def _celeba_folder(root, names):
+    """Return the folder that holds most of these images; the usual one where none holds more."""
+    usual = root / "img_align_celeba"
+    return max(
+        (usual, root, usual / "img_align_celeba"),
+        key=lambda folder: sum((folder / name).is_file() for name in names),
+    )
 
 
 def _read_celeba_annotations(attributes, partition):
@@ -274,6 +282,14 @@ def _read_celeba_annotations(attributes, partition):
         raise ValueError(
             f"{len(absent)} of {len(table['name'])} images of {attributes} have no split in {partition}: "
             f"{first_offenders(absent)}."
+        )
+    known = set(table["name"])
+    absent = [name for name in splits["name"] if name not in known]
+    if absent:
+        raise ValueError(
+            f"{len(absent)} of {len(splits['name'])} images of {partition} have no attributes in {attributes}: "
+            f"{first_offenders(absent)}. If that file was cut short, get the whole one; otherwise take these images "
+            "out of the partition."
         )
     # Published as -1 and 1; some re-publications write 0 and 1.
     signs = {"-1": 0, **BINARY}
@@ -292,14 +308,19 @@ def _read_celeba_table(path, columns):
         return {"name": table.pop("image_id"), **table}, numbers
     lines = read_lines(path)
     numbers, rows = [number for number, _ in lines], [line.split() for _, line in lines]
-    header = ["partition"]
+    header, number = ["partition"], None
     if columns != header:
         # The first line of list_attr_celeba.txt is the number of images.
-        header, rows, numbers = (rows[1] if len(rows) > 1 else []), rows[2:], numbers[2:]
+        number, header, *rows = rows if len(rows) > 1 else ([], [])
+        numbers = numbers[2:]
     missing = [column for column in columns if column not in header]
     if missing:
+        there = f"It has: {', '.join(header)} (in its second line)." if header else "It has no second line."
+        raise ValueError(f"{path} has no column {first_offenders(missing)}. {there}")
+    if number is not None and number != [str(len(rows))]:
         raise ValueError(
-            f"{path} has no column {first_offenders(missing)}. It has: {', '.join(header)} (in its second line)."
+            f"{path} says in its first line that it has {' '.join(number)!r} images, and has {len(rows)}. If it was "
+            "cut short, get the whole file; otherwise put the number of images there."
         )
     n_values = len(header) + 1
     refuse_lines([len(row) != n_values for row in rows], f"do not have {n_values} values", path, numbers)

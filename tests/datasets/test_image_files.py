@@ -1,5 +1,6 @@
 import itertools
 import os
+import pathlib
 import pickle
 import shutil
 
@@ -335,24 +336,33 @@ def celeba_rows():
         yield f"{number:06d}.jpg", split, blond, male
 
 
-@pytest.fixture(params=["csv", "txt"])
-def faces(tmp_path, request):
-    """A CelebA tree with one image per group and split, annotated as published."""
+def write_celeba(root, kind):
+    """Write a CelebA tree with one image per group and split, annotated as published."""
     header = ["5_o_Clock_Shadow", "Blond_Hair", "Male", "Young"]
     attributes, partition = [], []
     for name, split, blond, male in celeba_rows():
-        save_image(tmp_path / "img_align_celeba" / name, size=(178, 218))
+        save_image(root / "img_align_celeba" / name, size=(178, 218))
         attributes.append([name, -1, 2 * blond - 1, 2 * male - 1, 1])
         partition.append([name, split])
-    if request.param == "csv":
-        write_csv(tmp_path / "list_attr_celeba.csv", ",".join(["image_id", *header]), attributes)
-        write_csv(tmp_path / "list_eval_partition.csv", "image_id,partition", partition)
+    if kind == "csv":
+        write_csv(root / "list_attr_celeba.csv", ",".join(["image_id", *header]), attributes)
+        write_csv(root / "list_eval_partition.csv", "image_id,partition", partition)
     else:
         lines = [str(len(attributes)), " ".join(header), *("  ".join(map(str, row)) for row in attributes)]
-        (tmp_path / "list_attr_celeba.txt").write_text("\n".join(lines) + "\n")
+        (root / "list_attr_celeba.txt").write_text("\n".join(lines) + "\n")
         lines = [" ".join(map(str, row)) for row in partition]
-        (tmp_path / "list_eval_partition.txt").write_text("\n".join(lines) + "\n")
-    return tmp_path
+        (root / "list_eval_partition.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.fixture(params=["csv", "txt"])
+def faces(tmp_path, request):
+    return write_celeba(tmp_path, request.param)
+
+
+@pytest.fixture
+def faces_in_text(tmp_path):
+    return write_celeba(tmp_path, "txt")
 
 
 def test_celeba_reads_blond_hair_and_male_from_the_published_annotations(faces):
@@ -386,6 +396,77 @@ def test_celeba_without_images_names_the_usual_folder(faces):
         load_celeba(faces)
 
 
+@pytest.mark.parametrize("place", ["", "img_align_celeba", "img_align_celeba/img_align_celeba"])
+def test_celeba_images_are_looked_for_where_most_of_them_are(faces, place):
+    (faces / "img_align_celeba").rename(faces / "moved")
+    folder = faces / place
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted((faces / "moved").iterdir())[1:]:
+        path.rename(folder / path.name)
+    with pytest.raises(FileNotFoundError, match=r"1 of 12 images .* are absent: .*000001\.jpg\.") as caught:
+        load_celeba(faces)
+    assert f"{folder / '000001.jpg'}." in str(caught.value)
+
+
+def test_the_folder_of_celeba_is_chosen_once_by_a_few_images(faces, monkeypatch):
+    looked_for = []
+    is_file = pathlib.Path.is_file
+
+    def counted(path):
+        looked_for.append(path.name)
+        return is_file(path)
+
+    monkeypatch.setattr(pathlib.Path, "is_file", counted)
+    monkeypatch.setattr("skexmap.datasets._image_files.N_LOOKED_FOR", 2)
+    load_celeba(faces)
+    # In each of the three folders that may hold them.
+    assert looked_for == ["000001.jpg", "000002.jpg"] * 3
+
+
+def cut_short(path, n_lines):
+    path.write_text("\n".join(path.read_text().splitlines()[:-n_lines]))
+
+
+def test_a_celeba_table_cut_short_is_refused(faces):
+    path = next(faces.glob("list_attr_celeba.*"))
+    cut_short(path, 3)
+    missing = (
+        r"3 of 12 images of .*partition\.csv have no attributes in .*: 000010\.jpg, 000011\.jpg, 000012\.jpg"
+    )
+    count = r"list_attr_celeba\.txt says in its first line that it has '12' images, and has 9\."
+    with pytest.raises(ValueError, match=missing if path.suffix == ".csv" else count):
+        load_celeba(faces)
+
+
+def test_celeba_tables_cut_short_at_one_place_disagree_with_the_number_of_images(faces_in_text):
+    path = faces_in_text / "list_attr_celeba.txt"
+    cut_short(path, 3)
+    cut_short(faces_in_text / "list_eval_partition.txt", 3)
+    with pytest.raises(ValueError, match=r"'12' images, and has 9\. If it was cut short, get the whole file"):
+        load_celeba(faces_in_text)
+
+
+def test_celeba_text_without_its_number_of_images_is_refused(faces_in_text):
+    path = faces_in_text / "list_attr_celeba.txt"
+    edit(path, "12\n", "many\n", count=1)
+    with pytest.raises(ValueError, match=r"has 'many' images, and has 12\..* put the number of images there"):
+        load_celeba(faces_in_text)
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("list_attr_celeba", "", r"has no column Blond_Hair, Male\. It has no second line"),
+        ("list_attr_celeba", "0\nBlond_Hair Male\n", "names no images"),
+        ("list_eval_partition", "\n", "names no images"),
+    ],
+)
+def test_celeba_text_without_columns_or_images_is_refused(faces_in_text, name, content, message):
+    (faces_in_text / f"{name}.txt").write_text(content)
+    with pytest.raises(ValueError, match=rf"{name}\.txt {message}"):
+        load_celeba(faces_in_text)
+
+
 def test_celeba_without_the_column_says_which(faces):
     edit(next(faces.glob("list_attr_celeba.*")), "Blond_Hair", "Blonde")
     with pytest.raises(ValueError, match=r"has no column Blond_Hair. It has: "):
@@ -394,8 +475,7 @@ def test_celeba_without_the_column_says_which(faces):
 
 def test_celeba_images_without_a_split_are_counted(faces):
     partition = next(faces.glob("list_eval_partition.*"))
-    lines = partition.read_text().splitlines()
-    partition.write_text("\n".join(lines[:-2]))
+    cut_short(partition, 2)
     with pytest.raises(
         ValueError, match=r"2 of 12 images of .* have no split in .*: 000011\.jpg, 000012\.jpg"
     ):
