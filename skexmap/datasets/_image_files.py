@@ -21,9 +21,16 @@ from skexmap.datasets._files import (
     refuse_lines,
     require_files,
     require_folders,
+    unreadable_images,
 )
 from skexmap.datasets._splits import add_frame, make_split
-from skexmap.datasets._transforms import ImageNetTransform, mask_path
+from skexmap.datasets._transforms import (
+    MASK_THRESHOLD,
+    ImageNetTransform,
+    is_its_own_mask,
+    mask_path,
+    read_mask,
+)
 
 SPLITS = ("train", "validation", "test")
 BINARY = {"0": 0, "1": 1}
@@ -62,7 +69,7 @@ def load_waterbirds(root, foreground_only=False, *, verify="quick", as_frame=Fal
         the images that it names.
     foreground_only : bool, default=False
         Black out the background of the *test* images, by the CUB mask beside each (same name, ``.png``; pixels of at
-        most 200 are background).
+        most 200 of 255 are background).
     verify : {"quick", "full", "exists"}, default="quick"
         How every image is checked before anything else happens: by its first and last bytes; by decoding it; or only
         whether it is there.
@@ -90,8 +97,8 @@ def load_waterbirds(root, foreground_only=False, *, verify="quick", as_frame=Fal
     FileNotFoundError
         If ``metadata.csv``, or images or masks that it names, are absent: their number and the first ones.
     ValueError
-        If a column is missing, a value is unknown, a split is empty, an image is named twice or cannot be read, or a
-        mask differs in size from its image.
+        If a column is missing, a value is unknown, a split is empty, an image is named twice or cannot be read, a mask
+        differs in size from its image, no mask has a pixel of foreground, or an image to be masked is a PNG file.
 
     Notes
     -----
@@ -140,12 +147,31 @@ def load_waterbirds(root, foreground_only=False, *, verify="quick", as_frame=Fal
         attribute_names=("land", "water"),
     )
     if foreground_only:
-        masks = path_array(map(mask_path, dataset.test.data))
-        check_images(masks, f"{metadata} (as masks)", verify)
-        if verify != "exists":
-            check_sizes_agree(dataset.test.data, masks, metadata)
+        _check_masks(dataset.test.data, metadata, verify)
         dataset.test.transform = ImageNetTransform(foreground_only=True)
     return dataset
+
+
+def _check_masks(paths, where, verify):
+    """Raise if masks beside images are absent or cannot be read, differ in size, or all leave nothing of the image."""
+    own = [path for path in paths if is_its_own_mask(path)]
+    if own:
+        raise ValueError(
+            f"{len(own)} of {len(paths)} images named in {where} are PNG files, and so would be their own masks: "
+            f"{first_offenders(own)}. Save these images as JPEG."
+        )
+    masks = path_array(map(mask_path, paths))
+    check_images(masks, f"{where} (as masks)", verify)
+    if verify == "exists":
+        return
+    check_sizes_agree(paths, masks, where)
+    # A mask may be blank where the annotators disagreed, and `quick` leaves damage inside a file for later; but one
+    # mask with a foreground, mostly the first, shows that the masks have the right range.
+    if not any(read_mask(mask).any() for mask in masks if not unreadable_images([mask], "full")):
+        raise ValueError(
+            f"None of the {len(masks)} masks of images named in {where} has a pixel above {MASK_THRESHOLD} of 255: all "
+            f"images would be black: {first_offenders(masks)}. Multiply masks of 0 and 1 by 255."
+        )
 
 
 def _read_metadata(path):

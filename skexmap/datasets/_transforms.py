@@ -26,7 +26,7 @@ class ImageNetTransform:
         Side of the square cut from the centre, in pixels.
     foreground_only : bool, default=False
         Black out what the mask beside the image (same name, ``.png``) does not mark as foreground: mask values of at
-        most 200 of 255.
+        most 200 of 255. The image itself may be no PNG file.
 
     Raises
     ------
@@ -74,7 +74,7 @@ class ImageNetTransform:
         Raises
         ------
         ValueError
-            If the mask differs in size from its image, or an image without a path is to be masked.
+            If the mask differs in size from its image, or an image without a path, or a PNG file, is to be masked.
         """
         from PIL import Image
 
@@ -106,20 +106,32 @@ class ImageNetTransform:
         return hash((self.resize, self.crop, self.foreground_only))
 
 
+def is_its_own_mask(path):
+    """Return whether the mask beside an image would have the image's own name."""
+    return os.path.splitext(path)[1].lower() == ".png"
+
+
 def mask_path(path):
-    """Return the path of the mask beside an image."""
+    """Return the path of the mask beside an image; raise ValueError if that would be the image itself."""
+    if is_its_own_mask(path):
+        raise ValueError(f"{path} is a PNG file, and so would be its own mask. Save the image as JPEG.")
     return os.path.splitext(path)[0] + ".png"
+
+
+def read_mask(path):
+    """Return whether each pixel of a mask is foreground, an ndarray of bool of shape (height, width)."""
+    from PIL import Image
+
+    with open(path, "rb") as file, Image.open(file) as opened:
+        return np.asarray(opened.convert("L")) > MASK_THRESHOLD
 
 
 def foreground(image, path):
     """Return the image with everything black that its mask does not mark as foreground."""
     from PIL import Image
 
-    with open(mask_path(path), "rb") as file, Image.open(file) as opened:
-        mask = opened.convert("L")
-    if mask.size != image.size:
-        raise ValueError(
-            f"The mask {mask_path(path)} has the size {mask.size}, its image {path} {image.size}."
-        )
-    kept = np.asarray(image) * (np.asarray(mask) > MASK_THRESHOLD)[:, :, None]
-    return Image.fromarray(kept)
+    mask = read_mask(mask_path(path))
+    size = mask.shape[::-1]
+    if size != image.size:
+        raise ValueError(f"The mask {mask_path(path)} has the size {size}, its image {path} {image.size}.")
+    return Image.fromarray(np.asarray(image) * mask[:, :, None])

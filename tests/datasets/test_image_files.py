@@ -328,6 +328,54 @@ def test_a_mask_of_another_size_is_refused(birds):
         transform(paths[0])
 
 
+def write_masks(paths, value):
+    masks = [pathlib.Path(path).with_suffix(".png") for path in paths]
+    for mask in masks:
+        Image.new("L", (24, 20), value).save(mask)
+    return masks
+
+
+@pytest.mark.parametrize("value", [1, 200])
+def test_masks_that_leave_nothing_of_any_image_are_refused(birds, value):
+    masks = write_masks(load_waterbirds(birds).test.data, value)
+    with pytest.raises(
+        ValueError, match=r"None of the 6 masks .* has a pixel above 200 of 255.* and 1 more\. Multiply"
+    ):
+        load_waterbirds(birds, foreground_only=True)
+    load_waterbirds(birds, foreground_only=True, verify="exists")
+    # One bird may be beyond the annotators, and leave its image black.
+    Image.new("L", (24, 20), 201).save(masks[-1])
+    assert load_waterbirds(birds, foreground_only=True).test.transform.foreground_only
+
+
+def test_a_mask_with_damage_inside_is_left_for_later_by_the_quick_check(birds):
+    mask, *_ = write_masks(load_waterbirds(birds).test.data, 255)
+    content = bytearray(mask.read_bytes())
+    # The pixels of the first mask are no stream that could be unpacked.
+    content[content.index(b"IDAT") + 4] ^= 0xFF
+    mask.write_bytes(content)
+    assert load_waterbirds(birds, foreground_only=True).test.transform.foreground_only
+    with pytest.raises(ValueError, match=r"1 of 6 images .* \(as masks\) are truncated or unreadable"):
+        load_waterbirds(birds, foreground_only=True, verify="full")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".PNG"])
+def test_an_image_that_would_be_its_own_mask_is_refused(birds, suffix):
+    paths = load_waterbirds(birds).test.data
+    write_masks(paths[1:], 255)
+    own = pathlib.Path(paths[0]).with_suffix(suffix)
+    save_image(own)
+    edit(birds / "metadata.csv", "Bird_2_0_0_0.jpg", own.name)
+    assert len(load_waterbirds(birds).test.data) == 6
+    for verify in ("quick", "exists"):
+        with pytest.raises(ValueError, match=rf"1 of 6 images .* PNG files.*Bird_2_0_0_0\{suffix}\. Save"):
+            load_waterbirds(birds, foreground_only=True, verify=verify)
+    with pytest.raises(
+        ValueError, match=rf"Bird_2_0_0_0\{suffix} is a PNG file, and so would be its own mask"
+    ):
+        ImageNetTransform(foreground_only=True)(own)
+
+
 # CelebA
 
 
