@@ -37,11 +37,19 @@ BINARY = {"0": 0, "1": 1}
 
 
 def _in_splits(paths, target, attributes, split, *, splits=SPLITS, where, as_frame, extra=(), **names):
-    """Return a Bunch with one Bunch per split; refuse a split without images."""
+    """Return a Bunch with one Bunch per split; refuse a split without images, or of one class that is to be learned."""
     split = np.asarray(split)
     empty = [name for name in splits if not np.any(split == name)]
     if empty:
         raise ValueError(f"{where} names no image of the split {' and '.join(empty)}.")
+    # A model can be scored on images of one class, but neither trained nor tuned.
+    held = {name: np.unique(target[split == name]) for name in splits if name != "test"}
+    single = [f"{name} ({names['target_names'][c[0]]!r})" for name, c in held.items() if len(c) == 1]
+    if single:
+        raise ValueError(
+            f"{len(single)} of {len(splits)} splits of {where} have images of one class only: "
+            f"{first_offenders(single)}. Take images of another class into each, too."
+        )
     dataset = Bunch()
     for name in splits:
         rows = np.flatnonzero(split == name)
@@ -97,8 +105,9 @@ def load_waterbirds(root, foreground_only=False, *, verify="quick", as_frame=Fal
     FileNotFoundError
         If ``metadata.csv``, or images or masks that it names, are absent: their number and the first ones.
     ValueError
-        If a column is missing, a value is unknown, a split is empty, an image is named twice or cannot be read, a mask
-        differs in size from its image, no mask has a pixel of foreground, or an image to be masked is a PNG file.
+        If a column is missing, a value is unknown, a split is empty, the train or validation split has one class
+        only, an image is named twice or cannot be read, a mask differs in size from its image, no mask has a pixel of
+        foreground, or an image to be masked is a PNG file.
 
     Notes
     -----
@@ -548,7 +557,8 @@ def load_image_folder(
         If `table`, or images that it names, are absent: their number and the first ones.
     ValueError
         If a column is missing or named for two purposes, a value is empty, a number is written in two ways (``1`` and
-        ``1.0``), a split is unknown, there is one class only, an image is named twice or cannot be read.
+        ``1.0``), a split is unknown, there is one class only (in the table, or in a split other than ``test``), an
+        image is named twice or cannot be read.
 
     Examples
     --------

@@ -230,6 +230,32 @@ def test_a_split_without_images_is_refused(birds):
         load_waterbirds(birds)
 
 
+def give_one_class(birds, split):
+    path = birds / "metadata.csv"
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    for line in lines[1:]:
+        line[2] = "1" if line[3] == str(SPLIT_NAMES.index(split)) else line[2]
+    path.write_text("\n".join(map(",".join, lines)))
+
+
+def test_waterbirds_of_one_class_are_refused_by_split_and_class(birds):
+    give_one_class(birds, "validation")
+    with pytest.raises(
+        ValueError, match=r"1 of 3 splits .* one class only: validation \('waterbird'\)\. Take"
+    ):
+        load_waterbirds(birds)
+    give_one_class(birds, "train")
+    with pytest.raises(
+        ValueError, match=r"2 of 3 splits .*: train \('waterbird'\), validation \('waterbird'\)"
+    ):
+        load_waterbirds(birds)
+
+
+def test_test_images_of_one_class_are_accepted(birds):
+    give_one_class(birds, "test")
+    assert load_waterbirds(birds).test.target.tolist() == [1] * 6
+
+
 def test_an_image_named_twice_is_refused(birds):
     edit(birds / "metadata.csv", "Bird_2_0_0_0.jpg", "Bird_0_0_0_0.jpg")
     with pytest.raises(ValueError, match=r"1 images are named more than once.*Bird_0_0_0_0\.jpg"):
@@ -595,6 +621,13 @@ def test_a_missing_celeba_partition_is_named_alone(faces):
         load_celeba(faces)
 
 
+def test_celeba_faces_of_one_class_are_refused_by_split_and_class(faces_in_text):
+    rows = [[name, int(blond or split == 0), split, male] for name, split, blond, male in celeba_rows()]
+    write_csv(faces_in_text / "metadata.csv", "img_filename,y,split,spurious", rows)
+    with pytest.raises(ValueError, match=r"1 of 3 splits .* one class only: train \('blond'\)\."):
+        load_celeba(faces_in_text)
+
+
 # UrbanCars
 
 
@@ -857,6 +890,14 @@ def test_one_class_only_is_refused(pets):
     edit(pets, "dog", "cat")
     with pytest.raises(ValueError, match=r"one class only \('cat'\) in the column 'animal'"):
         load_image_folder(pets, **COLUMNS)
+
+
+def test_a_split_of_one_class_is_refused_by_name(pets):
+    edit(pets, "2.png,cat", "2.png,dog")
+    with pytest.raises(ValueError, match=r"1 of 3 splits .* one class only: validation \('dog'\)"):
+        load_image_folder(pets, split_column="part", **COLUMNS)
+    edit(pets, ",val", ",test")
+    assert list(load_image_folder(pets, split_column="part", **COLUMNS)) == ["train", "test"]
 
 
 def test_a_table_that_is_not_there_or_a_folder_is_refused_by_name(pets):
