@@ -2,7 +2,6 @@
 
 import csv
 import os
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -189,12 +188,25 @@ def decode(values, codes, what, path, numbers):
     return [codes[value] for value in values]
 
 
-def check_no_repeats(names, path):
-    """Raise ValueError if an image is named twice: it could be in two splits."""
-    repeated = [name for name, count in Counter(map(os.path.normpath, names)).items() if count > 1]
+def check_no_repeats(names, files, where):
+    """Raise ValueError if an image is named twice: it could be in two splits.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Images as the table names them.
+    files : sequence of path-like
+        The file that each name means; two ways to write one path mean one file.
+    where : path-like
+        The table.
+    """
+    spellings = {}
+    for name, file in zip(names, files, strict=True):
+        spellings.setdefault(os.path.abspath(file), []).append(name)
+    repeated = [" = ".join(dict.fromkeys(same)) for same in spellings.values() if len(same) > 1]
     if repeated:
         raise ValueError(
-            f"{len(repeated)} images are named more than once in {path}: {first_offenders(repeated)}. "
+            f"{len(repeated)} images are named more than once in {where}: {first_offenders(repeated)}. "
             "An image in two splits would be tested on what it was trained on; keep one line of each."
         )
 

@@ -1,6 +1,7 @@
 """Loaders of published image data sets, and of one's own, from their layout on disk."""
 
 import os
+from decimal import Decimal, InvalidOperation
 from itertools import pairwise
 from pathlib import Path
 
@@ -144,6 +145,7 @@ def load_waterbirds(root, foreground_only=False, *, verify="quick", as_frame=Fal
     metadata = root / "metadata.csv"
     names, y, place, split = _read_metadata(metadata)
     paths = path_array(root / name for name in names)
+    check_no_repeats(names, paths, metadata)
     check_images(paths, metadata, verify)
     dataset = _in_splits(
         paths,
@@ -186,7 +188,6 @@ def _check_masks(paths, where, verify):
 def _read_metadata(path):
     """Return names, classes, attributes and splits of a ``metadata.csv`` as published."""
     table, numbers = read_csv(path, _metadata_columns)
-    check_no_repeats(table["img_filename"], path)
     attribute = list(table)[-1]
     return (
         table["img_filename"],
@@ -268,6 +269,7 @@ def load_celeba(root, *, verify="quick", as_frame=False):
         names, y, male, split = _read_celeba_annotations(where, partition)
     folder = _celeba_folder(root, names[:N_LOOKED_FOR])
     paths = path_array(folder / name for name in names)
+    check_no_repeats(names, paths, where)
     check_images(paths, where, verify)
     return _in_splits(
         paths,
@@ -307,9 +309,8 @@ def _celeba_folder(root, names):
 
 def _read_celeba_annotations(attributes, partition):
     table, numbers = _read_celeba_table(attributes, ["Blond_Hair", "Male"])
-    check_no_repeats(table["name"], attributes)
     splits, lines = _read_celeba_table(partition, ["partition"])
-    check_no_repeats(splits["name"], partition)
+    check_no_repeats(splits["name"], splits["name"], partition)
     decoded = decode(splits["partition"], SPLIT_CODES, "partition", partition, lines)
     split_of = dict(zip(splits["name"], decoded, strict=True))
     absent = [name for name in table["name"] if name not in split_of]
@@ -548,17 +549,17 @@ def load_image_folder(
     -------
     dataset : :class:`~sklearn.utils.Bunch`
         The splits that occur, as `load_waterbirds` describes them. Classes and attributes are numbered in sorted order
-        of their names (numbers by value), over all splits alike. Without `attribute_column`, `attributes`,
-        `attribute_names`, `group_labels` and `group_names` are None.
+        of their names (by value where all are finite numbers), over all splits alike. Without `attribute_column`,
+        `attributes`, `attribute_names`, `group_labels` and `group_names` are None.
 
     Raises
     ------
     FileNotFoundError
         If `table`, or images that it names, are absent: their number and the first ones.
     ValueError
-        If a column is missing or named for two purposes, a value is empty, a number is written in two ways (``1`` and
-        ``1.0``), a split is unknown, there is one class only (in the table, or in a split other than ``test``), an
-        image is named twice or cannot be read.
+        If a column is missing or named for two purposes, a value is empty or ``nan``, a number is written in two ways
+        (``1`` and ``1.0``), a split is unknown, there is one class only (in the table, or in a split other than
+        ``test``), an image is named twice, in whichever spelling of its path, or cannot be read.
 
     Examples
     --------
@@ -588,16 +589,18 @@ def load_image_folder(
             )
     require_files(table, advice="Give as `table` the CSV file that lists your images.")
     values, numbers = read_csv(table, wanted)
-    check_no_repeats(values[path_column], table)
     folder = table.parent if root is None else Path(root)
     # Joining leaves an absolute path as it is.
     paths = path_array(os.path.join(folder, name) for name in values[path_column])
-    target_names, target = _number_in_order(values[target_column], target_column, table)
+    check_no_repeats(values[path_column], paths, table)
+    target_names, target = _number_in_order(values[target_column], target_column, table, numbers)
     if len(target_names) < 2:
         raise ValueError(f"{table} has one class only ({target_names[0]!r}) in the column {target_column!r}.")
     attribute_names, attributes = None, None
     if attribute_column is not None:
-        attribute_names, attributes = _number_in_order(values[attribute_column], attribute_column, table)
+        attribute_names, attributes = _number_in_order(
+            values[attribute_column], attribute_column, table, numbers
+        )
     split, splits = ["all"] * len(paths), ("all",)
     if split_column is not None:
         known = {**{name: name for name in SPLITS}, **SPLIT_ALIASES}
@@ -617,20 +620,30 @@ def load_image_folder(
     )
 
 
-def _number_in_order(texts, column, table):
+def _number_in_order(texts, column, table, numbers):
     """Return the distinct texts of a column in order, numbers by their value, and the position of each."""
+    # NumPy and pandas write a missing value so.
+    refuse_lines([text in ("nan", "NaN") for text in texts], f"have no {column} ('nan')", table, numbers)
     names = sorted(set(texts))
-    try:
-        names.sort(key=float)
-    except ValueError:
-        # Some are no numbers: the order of text stays.
-        names.sort()
-    else:
-        for one, other in pairwise(names):
-            if float(one) == float(other):
+    values = [_exact(name) for name in names]
+    # Where some are no numbers, the order of text stays.
+    if None not in values:
+        in_order = sorted(zip(values, names, strict=True))
+        for (value, one), (next_value, other) in pairwise(in_order):
+            if value == next_value:
                 raise ValueError(
                     f"{table} writes a number of the column {column!r} in two ways, {one!r} and {other!r}: they would "
                     "be two names for one thing. Write it in one."
                 )
+        names = [name for _, name in in_order]
     codes = {name: i for i, name in enumerate(names)}
     return names, np.array([codes[text] for text in texts])
+
+
+def _exact(text):
+    """Return the finite number that a text writes, exactly, or None; a float would take long ids for one another."""
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        return None
+    return value if value.is_finite() else None

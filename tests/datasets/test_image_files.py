@@ -926,6 +926,16 @@ def test_an_own_image_named_twice_is_refused(pets, again):
         load_image_folder(pets, **COLUMNS)
 
 
+@pytest.mark.parametrize("root", [None, "."])
+def test_an_image_named_by_its_absolute_path_too_is_refused(pets, root, monkeypatch):
+    monkeypatch.chdir(pets.parent)
+    edit(pets, "images/7.png", f"{pets.parent}/images/0.png")
+    with pytest.raises(
+        ValueError, match=r"1 images are named more than once in .*: images/0\.png = /.*0\.png\. An"
+    ):
+        load_image_folder(pets, root=root, **COLUMNS)
+
+
 def test_truncated_png_images_are_named(pets):
     truncate(pets.parent / "images" / "3.png")
     with pytest.raises(ValueError, match=r"1 of 8 images .*3\.png"):
@@ -1011,3 +1021,26 @@ def test_a_number_written_in_two_ways_is_no_two_attributes(pets):
     edit(pets, ",9,", ",10.0,", count=1)
     with pytest.raises(ValueError, match=r"the column 'lens' in two ways, '10' and '10\.0'"):
         load_image_folder(pets, attribute_column="lens", **COLUMNS)
+
+
+def test_long_ids_that_a_float_takes_for_one_are_two_attributes(pets):
+    edit(pets, ",9,", ",9007199254740992,")
+    edit(pets, ",10,", ",9007199254740993,")
+    data = load_image_folder(pets, attribute_column="lens", **COLUMNS)["all"]
+    assert data.attribute_names == ["9007199254740992", "9007199254740993"]
+    np.testing.assert_array_equal(data.attributes, [1, 0] * 4)
+
+
+@pytest.mark.parametrize("missing", ["nan", "NaN"])
+@pytest.mark.parametrize("column", ["animal", "lens"])
+def test_nan_is_a_value_missing_and_no_class_or_attribute(pets, missing, column):
+    edit(pets, {"animal": ",dog,", "lens": ",9,"}[column], f",{missing},")
+    first = {"animal": 6, "lens": 3}[column]
+    with pytest.raises(ValueError, match=rf"4 of 8 lines of .* have no {column} \('nan'\): lines {first}, "):
+        load_image_folder(pets, attribute_column="lens", **COLUMNS)
+
+
+def test_a_column_with_an_infinity_is_in_the_order_of_text(pets):
+    edit(pets, ",9,", ",inf,", count=1)
+    data = load_image_folder(pets, attribute_column="lens", **COLUMNS)["all"]
+    assert data.attribute_names == ["10", "9", "inf"]
