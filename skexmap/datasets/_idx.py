@@ -82,7 +82,7 @@ def read_mnist(root):
     FileNotFoundError
         If files are missing; all of them are named.
     ValueError
-        If a file is broken, images and labels differ in number, or a label is above 9.
+        If a file is broken, images and labels differ in number, train and test images in size, or a label is above 9.
     """
     root = Path(root)
     kinds = {"images": ("images", "idx3-ubyte"), "labels": ("labels", "idx1-ubyte")}
@@ -107,6 +107,13 @@ def read_mnist(root):
                 f"{labels.max()}). Only sets of ten classes can be split into two."
             )
         parts[part] = images, labels
+    sizes = {part: images.shape[1:] for part, (images, _) in parts.items()}
+    if sizes["train"] != sizes["t10k"]:
+        raise ValueError(
+            f"The images of {files['train', 'images']} have the size {sizes['train']}, those of "
+            f"{files['t10k', 'images']} {sizes['t10k']}: these are not two parts of one set. Take both files "
+            "from the same one."
+        )
     return parts
 
 
@@ -186,8 +193,8 @@ def load_colored_mnist(root, correlation=0.99, *, split_at=4, random_state=None)
     FileNotFoundError
         If files are missing; all of them are named.
     ValueError
-        If a file is truncated or no IDX file, images and labels differ in number, a label is above 9, a split lacks
-        one of the classes, or a parameter is out of range.
+        If a file is truncated or no IDX file, images and labels differ in number, train and test images in size, a
+        label is above 9, a split lacks one of the classes, or a parameter is out of range.
 
     References
     ----------

@@ -214,6 +214,14 @@ def test_labels_of_another_number_than_images_are_refused(mnist_tree):
         load_colored_mnist(root)
 
 
+@pytest.mark.parametrize("load", LOADERS)
+def test_training_and_test_images_of_two_sizes_are_refused(mnist_tree, load):
+    root, _ = mnist_tree(test_height=27)
+    match = r"train-images-idx3-ubyte have the size \(28, 28\), .*t10k-images-idx3-ubyte \(27, 28\): .* not two parts"
+    with pytest.raises(ValueError, match=match):
+        load(root)
+
+
 @pytest.mark.parametrize(
     "load, parameters, message",
     [
