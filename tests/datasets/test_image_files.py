@@ -23,6 +23,12 @@ WATERBIRDS_SIZES = {
     "validation": [467, 466, 133, 133],
     "test": [2255, 2255, 642, 642],
 }
+# By folder, urban cars first, each with urban and country backgrounds, each with urban and country objects.
+URBANCARS_SIZES = {
+    "train": [3610, 190, 190, 10, 10, 190, 190, 3610],
+    "validation": [125] * 8,
+    "test": [125] * 8,
+}
 URBANCARS_PLACES = {
     "train": "bg-0.95_co_occur_obj-0.95/train",
     "validation": "bg-0.5_co_occur_obj-0.5/val",
@@ -659,6 +665,24 @@ def test_urbancars_takes_class_and_both_shortcuts_from_the_folder(cars):
         "country + urban",
         "country + country",
     ]
+
+
+def test_an_urbancars_tree_of_the_published_size_has_the_published_group_sizes(tmp_path):
+    for name, place in URBANCARS_PLACES.items():
+        kinds = itertools.product(("urban", "country"), repeat=3)
+        for (car, bg, thing), size in zip(kinds, URBANCARS_SIZES[name], strict=True):
+            folder = tmp_path / place / f"obj-{car}_bg-{bg}_co_occur_obj-{thing}"
+            folder.mkdir(parents=True)
+            for i in range(size):
+                (folder / f"{i:03d}.jpg").touch()
+    data = load_urbancars(tmp_path, verify="exists")
+    assert {name: len(split.data) for name, split in data.items()} == {
+        "train": 8000,
+        "validation": 1000,
+        "test": 1000,
+    }
+    sizes = {name: np.bincount(split.group_labels).tolist() for name, split in data.items()}
+    assert sizes == URBANCARS_SIZES
 
 
 @pytest.mark.parametrize(
