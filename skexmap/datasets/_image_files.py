@@ -212,7 +212,7 @@ def load_celeba(root, *, verify="quick", as_frame=False):
         Folder with either ``metadata.csv`` (columns ``img_filename``, ``y``, ``split`` and ``place`` or
         ``spurious``), or the original annotations ``list_attr_celeba`` (columns ``Blond_Hair`` and ``Male``) and
         ``list_eval_partition``, each as ``.csv`` or ``.txt``. The images are in `root` itself, in
-        ``img_align_celeba`` or in ``img_align_celeba/img_align_celeba``.
+        ``img_align_celeba`` or in ``img_align_celeba/img_align_celeba``, wherever most of the first 100 are.
     verify : {"quick", "full", "exists"}, default="quick"
         How every image is checked before anything else happens: by its first and last bytes; by decoding it; or only
         whether it is there.
@@ -228,7 +228,8 @@ def load_celeba(root, *, verify="quick", as_frame=False):
     Raises
     ------
     FileNotFoundError, ValueError
-        As `load_waterbirds` does.
+        As `load_waterbirds` does; and if a table is cut short: it has fewer lines than its first one says, or lacks
+        images of the other.
 
     Notes
     -----
@@ -407,7 +408,7 @@ def load_urbancars(root, shortcut="both", *, verify="quick", as_frame=False):
     Raises
     ------
     FileNotFoundError
-        If folders are missing, or hold no images.
+        If folders are missing, are files, or hold no images.
     ValueError
         If a folder has another name than those eight, or an image cannot be read.
 

@@ -943,6 +943,13 @@ def test_a_table_without_lines_is_refused(pets):
         load_image_folder(pets, **COLUMNS)
 
 
+@pytest.mark.parametrize("content", ["", "\n  \n"])
+def test_an_empty_table_is_called_empty(pets, content):
+    pets.write_text(content)
+    with pytest.raises(ValueError, match=r"pets\.csv has no column file, animal\. It is empty\."):
+        load_image_folder(pets, **COLUMNS)
+
+
 @pytest.mark.parametrize("again", ["images/0.png", "./images/0.png"])
 def test_an_own_image_named_twice_is_refused(pets, again):
     edit(pets, "images/7.png", again)
