@@ -65,7 +65,8 @@ def on_disk(loader, root, *, shortcuts=(), foreground=None):
     splits = loader(root)
     tests = {"published": splits.test}
     # The masks are no part of the published set: they are copied beside the images from CUB.
-    if foreground is not None and Path(splits.test.data[0]).with_suffix(".png").exists():
+    first = Path(splits.test.data[0])
+    if foreground is not None and first.suffix.lower() != ".png" and first.with_suffix(".png").exists():
         tests["no shortcut"] = foreground(root).test
     return Setting(splits.train, splits.validation, tests, shortcuts, load=splits.train.transform)
 
