@@ -81,8 +81,10 @@ def are_paths(X):
 
 def refuse_paths_in_columns(X):
     """Raise ValueError if X is a table of file paths: an image is one path, an X of paths one-dimensional."""
+    if X.ndim != 2 or not (isinstance(X, np.ndarray) or hasattr(X, "columns")):
+        return
     row = np.asarray(X.iloc[:1] if hasattr(X, "iloc") else X[:1]).ravel()
-    if X.ndim == 2 and any(isinstance(value, (str, os.PathLike)) for value in row[:1]):
+    if any(isinstance(value, (str, os.PathLike)) for value in row[:1]):
         raise ValueError(
             f"Paths must come one per image, in the shape (n_samples,), got {tuple(X.shape)}. Pass the column alone: "
             "X['path'] of a data frame, X[:, 0] of an array."
