@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -117,23 +118,52 @@ def read_csv(path, columns):
     return values, numbers
 
 
+OPEN_QUOTE = "unexpected end of data"
+
+
 def _read_rows(path):
-    """Return the values in each line of a CSV file, and the number of each line; empty lines are left out."""
+    """Return the values of each record of a CSV file, and the number of the line that each begins in."""
     lines = read_lines(path)
-    rows, broken = [], []
-    for number, line in lines:
-        # One line at a time: a quote that is not closed would take the lines after it, and their images, into one
-        # value, and nobody would miss them.
-        try:
-            rows.append(next(csv.reader([line], skipinitialspace=True, strict=True)))
-        except csv.Error as error:
+    rows, numbers, broken = [], [], []
+    i = 0
+    while i < len(lines):
+        number, text = lines[i]
+        row, error = _parse(text)
+        last = i
+        # A value in quotes may have line breaks. But a quote that somebody forgot to close would take the lines after
+        # it, and their images, into one value: a line that is a record by itself is no part of a value.
+        while error == OPEN_QUOTE and last + 1 < len(lines):
+            last += 1
+            following = lines[last][1]
+            by_itself = _parse(following, strict=False)[0] or []
+            if rows and len(by_itself) == len(rows[0]):
+                break
+            text = f"{text}\n{following}"
+            row, error = _parse(text)
+        if error is None:
+            rows.append(row)
+            numbers.append(number)
+            i = last + 1
+        else:
             broken.append(f"line {number} ({error})")
+            i += 1
     if broken:
         raise ValueError(
             f"{len(broken)} of {len(lines)} lines of {path} are no lines of a CSV file: {first_offenders(broken)}. "
-            "Close every quote in the line that it is opened in, and put nothing but a comma after it."
+            "Close every quote that is opened, put nothing but a comma after it, and write a quote within quotes twice."
         )
-    return rows, [number for number, _ in lines]
+    return rows, numbers
+
+
+def _parse(text, *, strict=True):
+    """Return the values of one record and None, or None and what is wrong with it."""
+    # Blanks between a closing quote and the comma belong to no value.
+    text = re.sub(r'"[ \t]+(?=,|\n|$)', '"', text)
+    lines = (f"{line}\n" for line in text.split("\n"))
+    try:
+        return next(csv.reader(lines, skipinitialspace=True, strict=strict)), None
+    except csv.Error as error:
+        return None, str(error)
 
 
 def refuse_lines(offends, what, path, numbers):

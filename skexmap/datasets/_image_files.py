@@ -1,7 +1,8 @@
 """Loaders of published image data sets, and of one's own, from their layout on disk."""
 
 import os
-from decimal import Decimal, InvalidOperation
+import re
+from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 
@@ -35,6 +36,8 @@ from skexmap.datasets._transforms import (
 
 SPLITS = ("train", "validation", "test")
 BINARY = {"0": 0, "1": 1}
+# Numbers as programs write them. Ids such as 007, 1_2 or 1e5 are text.
+NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+([eE][+-]?[0-9]+)?)?")
 
 
 def _in_splits(paths, target, attributes, split, *, splits=SPLITS, where, as_frame, extra=(), **names):
@@ -178,7 +181,12 @@ def _check_masks(paths, where, verify):
     check_sizes_agree(paths, masks, where)
     # A mask may be blank where the annotators disagreed, and `quick` leaves damage inside a file for later; but one
     # mask with a foreground, mostly the first, shows that the masks have the right range.
-    if not any(read_mask(mask).any() for mask in masks if not unreadable_images([mask], "full")):
+    seen = (read_mask(mask).any() for mask in masks if not unreadable_images([mask], "full"))
+    any_foreground = next(seen, None)
+    if any_foreground is None:
+        # Not one can be read: that is the error to raise.
+        check_images(masks, f"{where} (as masks)", "full")
+    if not any_foreground and not any(seen):
         raise ValueError(
             f"None of the {len(masks)} masks of images named in {where} has a pixel above {MASK_THRESHOLD} of 255: all "
             f"images would be black: {first_offenders(masks)}. Multiply masks of 0 and 1 by 255."
@@ -624,9 +632,9 @@ def load_image_folder(
 def _number_in_order(texts, column, table, numbers):
     """Return the distinct texts of a column in order, numbers by their value, and the position of each."""
     # NumPy and pandas write a missing value so.
-    refuse_lines([text in ("nan", "NaN") for text in texts], f"have no {column} ('nan')", table, numbers)
+    refuse_lines([text.lower() == "nan" for text in texts], f"have no {column} ('nan')", table, numbers)
     names = sorted(set(texts))
-    values = [_exact(name) for name in names]
+    values = [Decimal(name) if NUMBER.fullmatch(name) else None for name in names]
     # Where some are no numbers, the order of text stays.
     if None not in values:
         in_order = sorted(zip(values, names, strict=True))
@@ -639,12 +647,3 @@ def _number_in_order(texts, column, table, numbers):
         names = [name for _, name in in_order]
     codes = {name: i for i, name in enumerate(names)}
     return names, np.array([codes[text] for text in texts])
-
-
-def _exact(text):
-    """Return the finite number that a text writes, exactly, or None; a float would take long ids for one another."""
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        return None
-    return value if value.is_finite() else None

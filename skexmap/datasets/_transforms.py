@@ -108,7 +108,14 @@ class ImageNetTransform:
 
 def is_its_own_mask(path):
     """Return whether the mask beside an image would have the image's own name."""
-    return os.path.splitext(path)[1].lower() == ".png"
+    stem, extension = os.path.splitext(path)
+    if extension.lower() != ".png":
+        return False
+    # x.PNG has the mask x.png, unless the file system takes the two for one.
+    mask = f"{stem}.png"
+    return str(path) == mask or (
+        os.path.exists(mask) and os.path.exists(path) and os.path.samefile(path, mask)
+    )
 
 
 def mask_path(path):

@@ -391,21 +391,42 @@ def test_a_mask_with_damage_inside_is_left_for_later_by_the_quick_check(birds):
         load_waterbirds(birds, foreground_only=True, verify="full")
 
 
-@pytest.mark.parametrize("suffix", [".png", ".PNG"])
-def test_an_image_that_would_be_its_own_mask_is_refused(birds, suffix):
+def test_an_image_that_would_be_its_own_mask_is_refused(birds):
     paths = load_waterbirds(birds).test.data
     write_masks(paths[1:], 255)
-    own = pathlib.Path(paths[0]).with_suffix(suffix)
+    own = pathlib.Path(paths[0]).with_suffix(".png")
     save_image(own)
     edit(birds / "metadata.csv", "Bird_2_0_0_0.jpg", own.name)
     assert len(load_waterbirds(birds).test.data) == 6
     for verify in ("quick", "exists"):
-        with pytest.raises(ValueError, match=rf"1 of 6 images .* PNG files.*Bird_2_0_0_0\{suffix}\. Save"):
+        with pytest.raises(ValueError, match=r"1 of 6 images .* PNG files.*Bird_2_0_0_0\.png\. Save"):
             load_waterbirds(birds, foreground_only=True, verify=verify)
-    with pytest.raises(
-        ValueError, match=rf"Bird_2_0_0_0\{suffix} is a PNG file, and so would be its own mask"
-    ):
+    with pytest.raises(ValueError, match=r"Bird_2_0_0_0\.png is a PNG file, and so would be its own mask"):
         ImageNetTransform(foreground_only=True)(own)
+
+
+def test_a_capital_extension_is_no_mask_of_its_own(birds):
+    paths = load_waterbirds(birds).test.data
+    write_masks(paths, 255)
+    image = pathlib.Path(paths[0]).with_suffix(".PNG")
+    if image.exists():
+        pytest.skip("this file system takes .PNG and .png for one")
+    save_image(image)
+    edit(birds / "metadata.csv", "Bird_2_0_0_0.jpg", image.name)
+    data = load_waterbirds(birds, foreground_only=True)
+    assert data.test.transform(data.test.data[0]).shape == (3, 224, 224)
+
+
+def test_masks_that_are_all_damaged_inside_are_called_unreadable(birds):
+    paths = load_waterbirds(birds).test.data
+    write_masks(paths, 255)
+    for path in paths:
+        mask = pathlib.Path(path).with_suffix(".png")
+        content = bytearray(mask.read_bytes())
+        content[45:-12] = bytes(len(content) - 57)
+        mask.write_bytes(content)
+    with pytest.raises(ValueError, match=r"6 of 6 images .*as masks.* truncated or unreadable"):
+        load_waterbirds(birds, foreground_only=True)
 
 
 # CelebA
@@ -898,6 +919,23 @@ def test_quotes_that_belong_to_a_value_are_kept(pets):
     assert names == ['5" dog', 'small, "grey" cat']
 
 
+def test_blanks_behind_a_closing_quote_do_not_matter(pets):
+    edit(pets, "file,animal,lens", '"file" , "animal" ,lens')
+    edit(pets, "images/3.png,cat", '"images/3.png" ,"cat" ')
+    assert load_image_folder(pets, **COLUMNS)["all"].target_names == ["cat", "dog"]
+
+
+def test_a_value_in_quotes_may_have_line_breaks(pets):
+    edit(pets, ",9,train", ',"nine,\n\nor ""9""",train', count=1)
+    edit(pets, ",9,test", ',9,"the last\none"')
+    split = load_image_folder(pets, **COLUMNS)["all"]
+    assert len(split.data) == 8
+    # The lines are still counted as in the file.
+    edit(pets, "images/7.png,dog", "images/7.png,")
+    with pytest.raises(ValueError, match=r"1 of 8 lines .* have no animal: lines 12"):
+        load_image_folder(pets, **COLUMNS)
+
+
 def test_a_value_too_long_for_a_table_is_refused_with_its_line(pets):
     edit(pets, ",9,", f",{'9' * 140_000},", count=1)
     with pytest.raises(ValueError, match=r"line 3 \(field larger than field limit"):
@@ -1062,7 +1100,15 @@ def test_long_ids_that_a_float_takes_for_one_are_two_attributes(pets):
     np.testing.assert_array_equal(data.attributes, [1, 0] * 4)
 
 
-@pytest.mark.parametrize("missing", ["nan", "NaN"])
+@pytest.mark.parametrize("ids", [("1_0", "10"), ("007", "7"), ("1e1", "10")])
+def test_ids_that_python_reads_as_one_number_are_two_attributes(pets, ids):
+    edit(pets, ",9,", f",{ids[0]},")
+    edit(pets, ",10,", f",{ids[1]},")
+    data = load_image_folder(pets, attribute_column="lens", **COLUMNS)["all"]
+    assert data.attribute_names == sorted(ids)
+
+
+@pytest.mark.parametrize("missing", ["nan", "NaN", "NAN"])
 @pytest.mark.parametrize("column", ["animal", "lens"])
 def test_nan_is_a_value_missing_and_no_class_or_attribute(pets, missing, column):
     edit(pets, {"animal": ",dog,", "lens": ",9,"}[column], f",{missing},")
