@@ -376,6 +376,9 @@ def _embeddings_like(transformer, *, fitted=False):
     """Return the EmbeddingTransformer that loads and runs as a HeatmapTransformer does."""
     if isinstance(transformer, EmbeddingTransformer):
         return transformer
+    # What does not matter here must be right all the same.
+    if hasattr(transformer, "_validate_params"):
+        transformer._validate_params()
     shared = ("load", "batch_size", "device", "num_workers", "on_error", "verbose")
     embeddings = EmbeddingTransformer(
         transformer.model, **{name: getattr(transformer, name) for name in shared}

@@ -310,6 +310,12 @@ class TestFit:
         assert_array_equal(kept.group_labels_, exmap.group_labels_)
         assert_allclose(kept.strategy_.coef_, exmap.strategy_.coef_, rtol=1e-4, atol=1e-6)
 
+    def test_heatmaps_that_are_not_computed_must_be_rightly_set_all_the_same(self, exmap, images):
+        exmap.set_params(heatmaps=HeatmapTransformer(size=-3))
+        for params, groups in (({"clusterer": EIILLabeler()}, None), ({}, np.arange(60) % 4)):
+            with pytest.raises(ValueError, match="'size' parameter of HeatmapTransformer"):
+                clone(exmap).set_params(**params).fit(*images, group_labels=groups)
+
     def test_frames_asked_for_by_the_global_setting_do_not_disturb_it(self, exmap, images):
         pytest.importorskip("pandas")
         sklearn = pytest.importorskip("sklearn")

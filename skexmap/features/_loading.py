@@ -84,11 +84,19 @@ def refuse_paths_in_columns(X):
     if X.ndim != 2 or not (isinstance(X, np.ndarray) or hasattr(X, "columns")):
         return
     row = np.asarray(X.iloc[:1] if hasattr(X, "iloc") else X[:1]).ravel()
-    if any(isinstance(value, (str, os.PathLike)) for value in row[:1]):
+    if any(isinstance(value, (str, os.PathLike)) and not _is_number(value) for value in row[:1]):
         raise ValueError(
             f"Paths must come one per image, in the shape (n_samples,), got {tuple(X.shape)}. Pass the column alone: "
             "X['path'] of a data frame, X[:, 0] of an array."
         )
+
+
+def _is_number(text):
+    try:
+        float(text)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _first(X):

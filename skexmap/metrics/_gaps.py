@@ -74,7 +74,7 @@ def shortcut_gaps(y_true, y_pred, *, shortcuts, group_labels=None, weights=None,
     gaps = {"mean_accuracy": mean_accuracy(y_true, y_pred, **options)}
     for size in range(1, len(shortcuts) + 1):
         for names in combinations(shortcuts, size):
-            rows = _exactly(uncommon, names, y_true)
+            rows = _exactly(uncommon, names, y_true, sample_weight)
             weight = None if sample_weight is None else np.asarray(sample_weight)[rows]
             # Classes as groups: those of another size weigh the same.
             accuracy = mean_accuracy(
@@ -107,13 +107,18 @@ def _uncommon(y_true, shortcuts):
     return uncommon
 
 
-def _exactly(uncommon, names, y_true):
+def _exactly(uncommon, names, y_true, sample_weight):
     """Return the mask of the samples on which these shortcuts are uncommon and all others common."""
     rows = np.all([mask == (name in names) for name, mask in uncommon.items()], axis=0)
     # Over some of the classes alone, the difference to the mean over all would not be the shortcuts' doing.
-    absent = np.setdiff1d(y_true, y_true[rows])
+    counts = np.ones(len(rows), dtype=bool) if sample_weight is None else np.asarray(sample_weight) > 0
+    absent = np.setdiff1d(y_true[counts], y_true[rows & counts])
     if absent.size:
-        which = "" if not rows.any() else f" of the class(es) {', '.join(map(repr, absent[:5].tolist()))}"
+        which = (
+            ""
+            if not (rows & counts).any()
+            else f" of the class(es) {', '.join(map(repr, absent[:5].tolist()))}"
+        )
         raise ValueError(
             f"On none of the {len(rows)} samples{which} exactly {' and '.join(map(repr, names))} is uncommon: the "
             "gap is unknown. Score a test set that holds every combination in every class."

@@ -83,6 +83,13 @@ def test_paths_in_a_table_are_refused_with_what_to_pass(paths, container):
         HeatmapTransformer(SmallNet()).fit(table)
 
 
+def test_numbers_as_text_are_no_paths():
+    table = np.random.RandomState(0).uniform(size=(6, 12)).round(3)
+    expected = EmbeddingTransformer(torch.nn.Linear(12, 2)).fit(table).n_features_in_
+    found = EmbeddingTransformer(torch.nn.Linear(12, 2)).fit(table.astype(str).astype(object)).n_features_in_
+    assert found == expected == 12
+
+
 def test_a_transform_is_applied_to_each_image(paths, pixels):
     transformer = HeatmapTransformer(SmallNetOf4(), load=ImageLoader(halve), size=None).fit(paths)
     assert transformer.image_shape_ == (3, 4, 4)

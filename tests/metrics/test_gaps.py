@@ -123,3 +123,11 @@ def test_a_combination_that_one_class_lacks_has_no_gap():
         ValueError, match=r"On none of the 6 samples of the class\(es\) 1 exactly 'ink' and 'mark'"
     ):
         shortcut_gaps(y, y, shortcuts={"ink": ink, "mark": mark})
+
+
+def test_samples_of_weight_zero_make_no_class_and_no_combination():
+    y, ink = np.array([0, 0, 1, 1, 2]), np.array([0, 1, 1, 0, 2])
+    weighted = {"shortcuts": {"ink": ink}, "sample_weight": [1, 1, 1, 1, 0]}
+    assert shortcut_gaps(y, y, **weighted) == {"mean_accuracy": 1.0, "ink": 0.0}
+    with pytest.raises(ValueError, match=r"On none of the 4 samples of the class\(es\) 1 exactly 'ink'"):
+        shortcut_gaps(y[:4], y[:4], shortcuts={"ink": ink[:4]}, sample_weight=[1, 1, 1, 0])
