@@ -2,10 +2,10 @@
 
     python examples/benchmarks/bench_defaults.py
 
-No test image is looked at, and none of the seeds of the tables is used: a fifth of the *training* images is kept back,
-the net is trained on the others, the validation images are explained, clustered and retrained on as always, and the
-images kept back are scored in every ink (and with every mark), with their true groups. A quarter of an hour on two
-cores; needs the Debian package dataset-fashion-mnist, or its four files in --root.
+No test image of these splits is looked at, and none of the seeds of the tables is used: a fifth of the *training*
+images is kept back, the net is trained on the others, the validation images are explained, clustered and retrained on
+as always, and the images kept back are scored in every ink (and with every mark), with their true groups. A quarter of
+an hour on two cores; needs the Debian package dataset-fashion-mnist, or its four files in --root.
 """
 
 import argparse

@@ -69,7 +69,7 @@ def section(result):
     machine = result["machine"]
     minutes = sum(sum(run["seconds"].values()) for run in runs) / 60
     together = machine["seeds_side_by_side"]
-    in_one_go = result["minutes_in_one_go"]
+    in_one_go = result.get("minutes_in_one_go")
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     text = [
         f"### {TITLES[result['data']]}",
