@@ -190,5 +190,5 @@ def test_approximate_neighbours_are_nearly_the_exact_ones():
 
 def test_approximate_neighbours_without_pynndescent_say_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pynndescent", None)
-    with pytest.raises(ImportError, match=r"pip install skexmap\[approximate\]"):
+    with pytest.raises(ImportError, match=r"pip install pynndescent"):
         search(low_rank(), neighbors="approximate")

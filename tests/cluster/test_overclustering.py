@@ -77,7 +77,7 @@ def test_umap_separates_blobs_and_its_training_rows_keep_their_labels():
 
 def test_umap_that_is_not_installed_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "umap", None)
-    with pytest.raises(ImportError, match=r"pip install skexmap\[umap\]"):
+    with pytest.raises(ImportError, match=r"pip install umap-learn"):
         OverclusteringKMeans(2, reduce="umap").fit(blobs()[0])
 
 
