@@ -194,5 +194,5 @@ def test_importing_the_displays_does_not_import_matplotlib():
 def test_without_matplotlib_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     display = EigengapDisplay(eigenvalues=np.zeros(3), eigengaps=np.zeros(2), n_clusters=2)
-    with pytest.raises(ImportError, match=r"EigengapDisplay.plot needs matplotlib.*skexmap\[plot\]"):
+    with pytest.raises(ImportError, match=r"EigengapDisplay.plot needs matplotlib.*pip install matplotlib"):
         display.plot()
