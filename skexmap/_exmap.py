@@ -283,6 +283,9 @@ class ExMapClassifier(FrozenModelMixin, EstimatorMixin, ClassifierMixin, BaseEst
         """Return the transformer, the labeler and the strategy, unfitted, with this model and random state."""
         heatmaps = HeatmapTransformer() if self.heatmaps is None else clone(self.heatmaps)
         heatmaps.set_params(model=self.model, return_embedding=True).set_output(transform="default")
+        # Where no heatmap is computed, nobody else looks at these.
+        if hasattr(heatmaps, "_validate_params"):
+            heatmaps._validate_params()
         labeler = self.clusterer if self.clusterer is not None else EigengapSpectralClustering()
         if not isinstance(labeler, PseudoGroupLabeler | EIILLabeler):
             labeler = PseudoGroupLabeler(labeler, scope=self.scope)
@@ -376,9 +379,6 @@ def _embeddings_like(transformer, *, fitted=False):
     """Return the EmbeddingTransformer that loads and runs as a HeatmapTransformer does."""
     if isinstance(transformer, EmbeddingTransformer):
         return transformer
-    # What does not matter here must be right all the same.
-    if hasattr(transformer, "_validate_params"):
-        transformer._validate_params()
     shared = ("load", "batch_size", "device", "num_workers", "on_error", "verbose")
     embeddings = EmbeddingTransformer(
         transformer.model, **{name: getattr(transformer, name) for name in shared}

@@ -16,7 +16,7 @@ from itertools import product
 import joblib
 import numpy as np
 import torch
-from paper import base_model, report
+from paper import base_model, report, settings
 from sklearn.utils import Bunch
 
 from skexmap import EigengapSpectralClustering, EmbeddingTransformer, HeatmapTransformer, PseudoGroupLabeler
@@ -25,20 +25,19 @@ from skexmap.exceptions import SkexmapWarning
 from skexmap.metrics import worst_group_accuracy
 from skexmap.retraining import DFRClassifierCV
 
-FASHION = "/usr/share/datasets/fashion-mnist"
 # Data set -> correlation of each shortcut, and the images for given correlations.
 DATA = {
-    "coloured Fashion-MNIST": (
+    "colored_fashion": (
         [0.99],
         lambda root, seed, ink: load_colored_mnist(root, ink, random_state=seed),
     ),
-    "two shortcuts": (
+    "two_shortcut_fashion": (
         [0.95, 0.95],
         lambda root, seed, ink, mark: make_two_shortcut_fashion(
             root, ink_correlation=ink, mark_correlation=mark, random_state=seed
         ),
     ),
-    "coloured digits": (
+    "colored_digits": (
         [0.95],
         lambda root, seed, ink: make_colored_digits(correlation=ink, n_copies=10, random_state=seed),
     ),
@@ -67,17 +66,21 @@ VARIANTS = {
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[100, 101, 102, 103, 104])
-    parser.add_argument("--root", default=FASHION, help="folder of the Fashion-MNIST files")
+    parser.add_argument("--root", default=settings.FASHION, help="folder of the Fashion-MNIST files")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="seeds that run side by side")
     options = parser.parse_args()
     pairs = [(data, seed) for seed in options.seeds for data in DATA]
     runs = joblib.Parallel(options.jobs)(joblib.delayed(run)(*pair, options) for pair in pairs)
     found = {
-        data: [run for run, pair in zip(runs, pairs, strict=True) if pair[0] == data and DEFAULT in run]
+        report.TITLES[data]: [
+            run for run, pair in zip(runs, pairs, strict=True) if pair[0] == data and DEFAULT in run
+        ]
         for data in DATA
     }
-    print(f"\nWorst group, and the difference from the defaults in points [95%]\n\n{accuracies(found)}")
-    print(f"\nNumber of pseudo-groups, each seed, and the smallest\n\n{groupings(found)}")
+    print(
+        f"\nWorst group, and the difference from the defaults in points [95%]\n\n{table(found, accuracies)}"
+    )
+    print(f"\nNumber of pseudo-groups, each seed, and the smallest\n\n{table(found, groupings)}")
 
 
 def run(data, seed, options):
@@ -90,17 +93,17 @@ def run(data, seed, options):
     kept_back = choose_kept_back(splits.train, seed)
     train = Bunch(data=splits.train.data[~kept_back], target=splits.train.target[~kept_back])
     net = base_model.small_net(seed)
-    n_epochs = 10 if data == "coloured digits" else 5
     setting = Bunch(train=train, validation=splits.validation, load=None)
-    base_model.train(net, setting, seed, n_epochs=n_epochs, learning_rate=0.05)
+    base_model.train(net, setting, seed, **settings.RECIPES[data])
 
     # Correlations of 0 and 1 give every image each shortcut once, with the noise and the shifts it had before.
     embed = EmbeddingTransformer(net).fit(splits.validation.data)
     parts = []
     for world in product([0, 1], repeat=len(correlations)):
         images = load(options.root, seed, *world).train
-        parts.append([embed.transform(images.data[kept_back]), images.target[kept_back]])
-        parts[-1].append(images.group_labels[kept_back])
+        columns = (images.data, images.target, images.group_labels)
+        scored, *labels = (column[kept_back] for column in columns)
+        parts.append((embed.transform(scored), *labels))
     X_new, y_new, groups_new = (np.concatenate(part) for part in zip(*parts, strict=True))
 
     X, y = splits.validation.data, splits.validation.target
@@ -132,33 +135,25 @@ def choose_kept_back(train, seed):
     return np.isin(source, chosen)
 
 
-def accuracies(found):
-    """Return the Markdown table of what each variant comes to on each data set."""
-
-    def cell(runs, name):
-        own = [run for run in runs if name in run]
-        worst = [run[name]["worst"] for run in own]
-        if not own:
-            return "refused"
-        text = report.mean_and_spread(worst)
-        return (
-            text if name == DEFAULT else f"{text}; {report.paired(worst, [r[DEFAULT]['worst'] for r in own])}"
-        )
-
-    return report.table(
-        ["", *found], [[name, *(cell(runs, name) for runs in found.values())] for name in VARIANTS]
-    )
+def accuracies(runs, name):
+    """Return what a variant comes to on a data set, as a text."""
+    own = [run for run in runs if name in run]
+    if not own:
+        return "refused"
+    worst = [run[name]["worst"] for run in own]
+    text = report.mean_and_spread(worst)
+    return text if name == DEFAULT else f"{text}; {report.paired(worst, [r[DEFAULT]['worst'] for r in own])}"
 
 
-def groupings(found):
-    """Return the Markdown table of how many pseudo-groups there are, and how small the smallest is."""
+def groupings(runs, name):
+    """Return how many pseudo-groups there are, and how small the smallest is, as a text."""
+    return ", ".join(f"{run[name]['n_groups']} ({run[name]['smallest']})" for run in runs if name in run)
 
-    def cell(runs, name):
-        return ", ".join(f"{run[name]['n_groups']} ({run[name]['smallest']})" for run in runs if name in run)
 
-    return report.table(
-        ["", *found], [[name, *(cell(runs, name) for runs in found.values())] for name in VARIANTS]
-    )
+def table(found, cell):
+    """Return the Markdown table of a cell for each variant and data set."""
+    lines = [[name, *(cell(runs, name) for runs in found.values())] for name in VARIANTS]
+    return report.table(["", *found], lines)
 
 
 if __name__ == "__main__":

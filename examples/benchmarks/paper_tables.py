@@ -26,7 +26,6 @@ import shlex
 import sys
 import time
 import warnings
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -34,6 +33,7 @@ import joblib
 import numpy as np
 import torch
 from paper import base_model, full_network, methods, report, settings
+from paper.files import replaced
 
 from skexmap import EmbeddingTransformer, HeatmapTransformer
 from skexmap.exceptions import SkexmapWarning
@@ -47,10 +47,6 @@ RESULTS = Path(__file__).parents[2] / "docs" / "results"
 SWEEP = {"colored_fashion": (14, 7, 5, 3), "two_shortcut_fashion": (14, 7), "colored_digits": (14, 7, 5, 3)}
 PACKAGES = ("skexmap", "torch", "scikit-learn", "numpy", "scipy", "umap-learn", "skorch")
 FULL_NETWORK = "full-network JTT, chosen by ExMap's pseudo-groups"
-RECIPES = {name: {"n_epochs": 5, "learning_rate": 0.05} for name in settings.SETTINGS}
-RECIPES["colored_digits"]["n_epochs"] = 10
-for published in settings.NEEDS_ROOT:
-    RECIPES[published] = {"n_epochs": 100, "learning_rate": 1e-3, "batch_size": 32}
 
 
 def main():
@@ -93,11 +89,11 @@ def refuse_early(parser, options):
     """End with an error what would fail only after work was done."""
     if options.page and options.out.resolve() != RESULTS.resolve():
         parser.error(f"--page writes the page from {RESULTS}; it does not go with --out.")
-    of_fashion = {"colored_fashion", "two_shortcut_fashion"} & set(options.data)
     if options.page:
         return
     if options.root is None and (named := sorted(set(settings.NEEDS_ROOT) & set(options.data))):
         parser.error(f"{', '.join(named)}: --root must name the folder of the images.")
+    of_fashion = {"colored_fashion", "two_shortcut_fashion"} & set(options.data)
     if of_fashion and not Path(options.root or settings.FASHION).is_dir():
         parser.error(
             f"There is no folder {options.root or settings.FASHION}. Install the Debian package "
@@ -159,7 +155,7 @@ def run_seed(data, seed, options):
         record.once(
             "rows",
             FULL_NETWORK,
-            lambda: full_network.jtt(setting, v, seed, RECIPES[data], score_net(setting, shares)),
+            lambda: full_network.jtt(setting, v, seed, settings.RECIPES[data], score_net(setting, shares)),
         )
     # The cache may hold rows that are no more.
     known = [report.ERM, *methods.rows(), FULL_NETWORK]
@@ -194,14 +190,6 @@ class Record:
         return self[section][name]
 
 
-@contextmanager
-def replaced(path):
-    """Give the path to write to; the file appears whole or, when the run is stopped, not at all."""
-    part = path.with_name(f"part of {path.name}")
-    yield part
-    os.replace(part, path)
-
-
 def trained_net(data, setting, seed, folder, record, options):
     """Return the trained net, from the cache where it is."""
     net = (
@@ -213,7 +201,7 @@ def trained_net(data, setting, seed, folder, record, options):
     if path.exists():
         net.load_state_dict(torch.load(path, weights_only=True))
         return net.eval()
-    recipe = RECIPES[data] | ({"n_epochs": options.epochs} if options.epochs else {})
+    recipe = settings.RECIPES[data] | ({"n_epochs": options.epochs} if options.epochs else {})
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def train():

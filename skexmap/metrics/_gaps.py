@@ -111,14 +111,12 @@ def _exactly(uncommon, names, y_true, sample_weight):
     """Return the mask of the samples on which these shortcuts are uncommon and all others common."""
     rows = np.all([mask == (name in names) for name, mask in uncommon.items()], axis=0)
     # Over some of the classes alone, the difference to the mean over all would not be the shortcuts' doing.
-    counts = np.ones(len(rows), dtype=bool) if sample_weight is None else np.asarray(sample_weight) > 0
-    absent = np.setdiff1d(y_true[counts], y_true[rows & counts])
+    counts = np.full(len(rows), True) if sample_weight is None else np.asarray(sample_weight) > 0
+    present = y_true[rows & counts]
+    absent = np.setdiff1d(y_true[counts], present)
     if absent.size:
-        which = (
-            ""
-            if not (rows & counts).any()
-            else f" of the class(es) {', '.join(map(repr, absent[:5].tolist()))}"
-        )
+        classes = ", ".join(map(repr, absent[:5].tolist()))
+        which = f" of the class(es) {classes}" if present.size else ""
         raise ValueError(
             f"On none of the {len(rows)} samples{which} exactly {' and '.join(map(repr, names))} is uncommon: the "
             "gap is unknown. Score a test set that holds every combination in every class."

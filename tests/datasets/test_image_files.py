@@ -173,21 +173,17 @@ def test_an_unknown_class_or_place_is_refused_by_column(birds, wrong, column):
         load_waterbirds(birds)
 
 
-def test_a_short_line_is_refused_with_its_number(birds):
-    edit(birds / "metadata.csv", "0_0_1.jpg,0,0,0,/o/ocean/1.jpg", "0_0_1.jpg,0")
-    with pytest.raises(ValueError, match=r"1 of 18 lines of .* have too few values: lines 3"):
-        load_waterbirds(birds)
-
-
-def test_a_line_with_too_many_values_is_refused_with_its_number(birds):
-    edit(birds / "metadata.csv", "0_0_1.jpg,0,0,0,/o/ocean/1.jpg", "0_0_1.jpg,0,0,0,/o/ocean,1.jpg")
-    with pytest.raises(ValueError, match=r"1 of 18 lines of .* have too many values: lines 3\."):
-        load_waterbirds(birds)
-
-
-def test_an_empty_name_is_refused_with_its_line(birds):
-    edit(birds / "metadata.csv", "001.Bird/Bird_0_0_0_1.jpg", "")
-    with pytest.raises(ValueError, match=r"1 of 18 lines of .* have no img_filename: lines 3\."):
+@pytest.mark.parametrize(
+    "old, new, what",
+    [
+        ("0_0_1.jpg,0,0,0,/o/ocean/1.jpg", "0_0_1.jpg,0", "have too few values"),
+        ("0_0_1.jpg,0,0,0,/o/ocean/1.jpg", "0_0_1.jpg,0,0,0,/o/ocean,1.jpg", "have too many values"),
+        ("001.Bird/Bird_0_0_0_1.jpg", "", "have no img_filename"),
+    ],
+)
+def test_a_line_with_values_missing_or_left_over_is_refused_with_its_number(birds, old, new, what):
+    edit(birds / "metadata.csv", old, new)
+    with pytest.raises(ValueError, match=rf"1 of 18 lines of .* {what}: lines 3\."):
         load_waterbirds(birds)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from paper.files import replaced
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import StratifiedKFold
@@ -193,9 +194,8 @@ def group_labels_of(v, name):
         labels = pool_rare_groups(group_labels_of(v, name.removesuffix(POOLED)), v.y)
     elif name in LABELERS:
         labels = LABELERS[name](v).fit(v.blocks, v.y).group_labels_
-        part = path.with_name(f"part of {path.name}")
-        np.savez(part, labels=labels, seconds=time.perf_counter() - start)
-        part.replace(path)
+        with replaced(path) as part:
+            np.savez(part, labels=labels, seconds=time.perf_counter() - start)
     else:
         labels = {
             "classes": lambda: v.y,

@@ -93,3 +93,8 @@ SETTINGS = {
 }
 FASHION = "/usr/share/datasets/fashion-mnist"
 NEEDS_ROOT = ("waterbirds", "celeba", "urbancars")
+# Data set -> how its net is trained: the settings of `base_model.train`.
+RECIPES = {name: {"n_epochs": 5, "learning_rate": 0.05} for name in SETTINGS}
+RECIPES["colored_digits"]["n_epochs"] = 10
+for published in NEEDS_ROOT:
+    RECIPES[published] = {"n_epochs": 100, "learning_rate": 1e-3, "batch_size": 32}
