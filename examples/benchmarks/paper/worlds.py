@@ -1,0 +1,140 @@
+"""Images with shortcuts that we put there: every kind that the two recipes are compared on.
+
+Each kind has a training and a validation split in which the shortcut goes with the class, and a test in which every
+test image is shown in *every* state of the shortcut: its worst group is the worst pair of class and state.
+"""
+
+import colorsys
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from skexmap.datasets import load_colored_mnist, make_colored_digits
+
+FASHION = "/usr/share/datasets/fashion-mnist"
+TOPS = (0, 2, 4, 6)
+GREEN_AND_RED = np.array([[0, 1, 0], [1, 0, 0]], dtype=np.float32)
+TEN_HUES = np.array([colorsys.hsv_to_rgb(i / 10, 1, 1) for i in range(10)], dtype=np.float32)
+MARK_SIDE = 4
+
+
+@dataclass
+class Images:
+    """Images, classes, and the state of each shortcut, a column each."""
+
+    data: np.ndarray
+    y: np.ndarray
+    states: np.ndarray
+    # Number of states of each shortcut.
+    n_states: tuple
+
+    @property
+    def group_labels(self):
+        """Class x every state."""
+        return np.ravel_multi_index((self.y, *self.states.T), (self.y.max() + 1, *self.n_states))
+
+
+@dataclass
+class World:
+    """One kind, drawn with one seed; `test` yields the images of one combination of states after the other."""
+
+    train: Images
+    validation: Images
+    test: list
+
+
+def in_ink(grey, states, colors=GREEN_AND_RED):
+    """Return (n, 3, height, width) images, each in the ink of its state."""
+    return grey[:, None] * colors[states[:, 0], :, None, None]
+
+
+def with_mark(grey, states):
+    """Return grey images with a white square in the corner of their state: top left or bottom right."""
+    return marked(np.repeat(grey[:, None], 3, axis=1), states[:, 0])
+
+
+def in_ink_with_mark(grey, states):
+    """Return images in the ink of their first state, with the mark of their second."""
+    return marked(in_ink(grey, states), states[:, 1])
+
+
+def marked(images, state):
+    images[state == 0, :, :MARK_SIDE, :MARK_SIDE] = 1
+    images[state == 1, :, -MARK_SIDE:, -MARK_SIDE:] = 1
+    return images
+
+
+def aligned_states(y, correlations, n_states, rng):
+    """Draw states of which a share goes with the class, exactly that share of each class; the others are any other."""
+    columns = []
+    for correlation, n in zip(correlations, n_states, strict=True):
+        state = y % n
+        for code in np.unique(y):
+            members = rng.permutation(np.flatnonzero(y == code))
+            others = members[: round((1 - correlation) * len(members))]
+            state[others] = (state[others] + rng.integers(1, n, size=len(others))) % n
+        columns.append(state)
+    return np.stack(columns, axis=1)
+
+
+@dataclass(frozen=True)
+class Fashion:
+    """Fashion-MNIST with shortcuts: how labels become classes, how states become images, how often both agree."""
+
+    paint: object
+    correlations: tuple
+    n_states: tuple = (2,)
+    classes: object = staticmethod(lambda label: (label > 4).astype(np.int64))
+    # The agreement in the validation images, and how many of them, if they differ from the training images'.
+    validation: tuple = None
+
+    def draw(self, seed, root=FASHION):
+        """Return the world of a seed."""
+        grey = load_colored_mnist(root, 1.0, random_state=0)
+        rng = np.random.default_rng(seed)
+
+        def split(part, correlations, rows):
+            drawings = part.data[rows].max(axis=1)
+            y = self.classes(part.label[rows].astype(np.int64))
+            states = aligned_states(y, correlations, self.n_states, rng)
+            return Images(self.paint(drawings, states), y, states, self.n_states)
+
+        correlations, n_validation = self.validation or (self.correlations, len(grey.validation.data))
+        train = split(grey.train, self.correlations, slice(None))
+        rows = rng.permutation(len(grey.validation.data))[:n_validation]
+        validation = split(grey.validation, correlations, rows)
+        drawings, y = grey.test_correlated.data.max(axis=1), self.classes(grey.test_correlated.label.astype(int))
+
+        def test():
+            for state in product(*map(range, self.n_states)):
+                states = np.tile(state, (len(y), 1))
+                yield Images(self.paint(drawings, states), y, states, self.n_states)
+
+        return World(train, validation, test)
+
+
+def digits(seed, root=None):
+    """Return the coloured digits of the demo: 95%, ten images of every handwritten digit."""
+    splits = make_colored_digits(correlation=0.95, n_copies=10, random_state=seed)
+
+    def images(split):
+        return Images(split.images, split.y, split.color[:, None], (2,))
+
+    return World(images(splits.train), images(splits.validation), lambda: [images(splits.test)])
+
+
+# Kind -> how it is drawn.
+KINDS = {
+    "ink": Fashion(in_ink, (0.99,)).draw,
+    "corner mark": Fashion(with_mark, (0.99,)).draw,
+    "ink and mark": Fashion(in_ink_with_mark, (0.95, 0.95), (2, 2)).draw,
+    "coloured digits": digits,
+    "ten classes, ten inks": Fashion(
+        lambda grey, states: in_ink(grey, states, TEN_HUES), (0.95,), (10,), classes=lambda label: label
+    ).draw,
+    "ink, classes of other labels": Fashion(
+        in_ink, (0.99,), classes=lambda label: np.isin(label, TOPS).astype(np.int64)
+    ).draw,
+    "ink, 65% in 2,000 validation images": Fashion(in_ink, (0.99,), validation=((0.65,), 2000)).draw,
+}
