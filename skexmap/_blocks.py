@@ -1,9 +1,12 @@
 """The named blocks that travel between pipeline steps.
 
 The last step of a pipeline needs the embedding *and* the cluster of every image, so the steps hand on one NumPy
-structured array of length n with a field per block (``embedding``, ``heatmap``, ``cluster``). When a step's output is
-set to pandas or polars, the same blocks are columns named ``embedding_0``, ``heatmap_0``, ... Only this module knows
-these names and touches ``dtype.names``.
+structured array of length n with a field per block (``embedding``, ``heatmap``, ``predicted``, ``cluster``). When a
+step's output is set to pandas or polars, the same blocks are columns named ``embedding_0``, ``heatmap_0``, ... Only
+this module knows these names and touches ``dtype.names``.
+
+The block ``predicted`` holds the class that the frozen model predicts, as whole numbers: the label itself if the labels
+are numbers, else its position among the sorted labels.
 
 A row that is NaN throughout stands for an image that could not be read, which a transformer skipped: rows cannot vanish
 inside a pipeline, whose y would no longer match. Clusterers give such a row the cluster -1, retraining leaves it out,
@@ -19,12 +22,13 @@ import numpy as np
 
 from skexmap.exceptions import SkippedImagesWarning
 
-EMBEDDING, HEATMAP, CLUSTER = BLOCK_NAMES = ("embedding", "heatmap", "cluster")
+EMBEDDING, HEATMAP, PREDICTED, CLUSTER = BLOCK_NAMES = ("embedding", "heatmap", "predicted", "cluster")
 
 # What would have produced a missing block: the end of the error message.
 _ORIGINS = {
     EMBEDDING: "Set `return_embedding=True` on the HeatmapTransformer step, or use an EmbeddingTransformer.",
     HEATMAP: "Put a HeatmapTransformer (with `return_embedding=True` if a later step needs the embedding) before it.",
+    PREDICTED: "Set `return_embedding=True` on the HeatmapTransformer step.",
     CLUSTER: "Put a clusterer step (EigengapSpectralClustering or PseudoGroupLabeler) before it.",
 }
 _COLUMN = re.compile(rf"^({'|'.join(BLOCK_NAMES)})_\d+$")
@@ -77,7 +81,7 @@ def get_block(X, name, *, required_by):
     ----------
     X : structured ndarray or data frame
         Carries named blocks.
-    name : {"embedding", "heatmap", "cluster"}
+    name : {"embedding", "heatmap", "predicted", "cluster"}
         The block.
     required_by : object
         The estimator that needs it; named in the error.
@@ -100,9 +104,9 @@ def get_block(X, name, *, required_by):
         return X[name]
     columns = [column for column in X.columns if (m := _COLUMN.match(str(column))) and m[1] == name]
     values = X[columns].to_numpy()
-    if name == CLUSTER:
+    if name in (PREDICTED, CLUSTER):
         values = values.astype(np.int64)
-        # A frame cannot tell one cluster per sample from a list of one: one column is one cluster per sample.
+        # A frame cannot tell one number per sample from a list of one: one column is one number per sample.
         return values[:, 0] if values.shape[1] == 1 else values
     return values
 
@@ -131,6 +135,11 @@ def replace_block(X, old, **new):
     return make_blocks(**kept, **new)
 
 
+def without_block(X, name):
+    """Return the fields of a structured array but one."""
+    return X[[field for field in X.dtype.names if field != name]]
+
+
 def block_columns(X):
     """Return the column names of X's blocks, as `blocks_to_columns` orders them."""
     return np.asarray(
@@ -144,8 +153,10 @@ def block_columns(X):
 
 
 def blocks_to_columns(X):
-    """Return the blocks of a structured array side by side as a plain 2-D array."""
-    dtype = np.result_type(*(X.dtype[name].base for name in X.dtype.names))
+    """Return the blocks of a structured array side by side as a plain 2-D array, of the type of its floats."""
+    dtypes = [X.dtype[name].base for name in X.dtype.names]
+    # Clusters and classes are small numbers: they need no wider type than the embedding has.
+    dtype = np.result_type(*([dtype for dtype in dtypes if dtype.kind == "f"] or dtypes))
     return np.hstack([X[name].reshape(len(X), -1).astype(dtype, copy=False) for name in X.dtype.names])
 
 
@@ -214,7 +225,7 @@ def leaves_out_missing(block=None, *, fill=None, rows=()):
             if not has_blocks(X):
                 _warn_of_missing(missing)
             call.arguments["X"] = _rows_of(X, ~missing)
-            for name in ("y", "group_labels", "sample_weight"):
+            for name in ("y", "group_labels", "predicted", "sample_weight"):
                 values = call.arguments.get(name)
                 # Anything of another length is for `fit` to refuse.
                 if values is not None and hasattr(values, "__len__") and len(values) == len(missing):

@@ -10,57 +10,81 @@ from skexmap._blocks import CLUSTER, EMBEDDING, HEATMAP, make_blocks, rows_witho
 from skexmap._estimator import EstimatorMixin
 from skexmap._progress import reports_fit, step
 from skexmap._torch import FrozenModelMixin
-from skexmap._validation import HasMethods, StrOptions, _fit_context, check_group_labels, seed_parts
+from skexmap._validation import (
+    HasMethods,
+    StrOptions,
+    _fit_context,
+    check_group_labels,
+    parameters_named,
+    seed_parts,
+)
 from skexmap.cluster import EigengapSpectralClustering
-from skexmap.cluster._base import ClustererStep
 from skexmap.features import EmbeddingTransformer, HeatmapTransformer
 from skexmap.groups import PseudoGroupLabeler
 from skexmap.groups._diagnosis import warn_of_constant_predictions
 from skexmap.metrics import group_report
-from skexmap.retraining import DFRClassifier, DFRClassifierCV, EIILLabeler
+from skexmap.retraining import DFRClassifierCV, EIILLabeler
 from skexmap.retraining._inputs import read_classes
+
+# Recipe -> what it sets wherever a step has a parameter of that name. The steps' own defaults are the default recipe.
+RECIPES = {
+    "default": {},
+    "published": {"evidence": "signed", "merge_alpha": None, "tuning": "published"},
+}
 
 
 def make_exmap_pipeline(
     model,
     *,
+    heatmaps=None,
     clusterer=None,
+    scope="global",
     strategy=None,
+    recipe="default",
     memory=None,
     random_state=None,
-    verbose=False,
-    **heatmap_parameters,
 ):
-    """Return the pipeline heatmaps -> clusterer -> retrained last layer.
+    """Return the pipeline heatmaps -> clusterer -> retrained last layer: the steps of `ExMapClassifier`.
 
     Parameters
     ----------
     model : torch.nn.Module
         Trained classifier; never changed.
-    clusterer : estimator or None, default=None
-        Step that replaces the heatmaps by clusters; `EigengapSpectralClustering` for None. A clusterer that does not
-        know the named blocks, such as `sklearn.cluster.KMeans`, is wrapped in a `PseudoGroupLabeler`; an
-        `EIILLabeler` is taken as it is.
-    strategy : estimator or None, default=None
-        Last step, which reads the embedding and the clusters; `DFRClassifier` for None.
+    heatmaps : HeatmapTransformer or None, default=None
+        How to explain; a clone gets `model` and ``return_embedding=True``. None is the default.
+    clusterer : clusterer or None, default=None
+        How to cluster the heatmaps; `EigengapSpectralClustering` for None. It is wrapped in a `PseudoGroupLabeler`,
+        unless it is one, or an `EIILLabeler`.
+    scope : {"global", "local"}, default="global"
+        Whether all heatmaps are clustered at once (G-ExMap) or those of each class (L-ExMap).
+    strategy : classifier or None, default=None
+        How to retrain; `DFRClassifierCV` for None.
+    recipe : {"default", "published"}, default="default"
+        ``"default"`` leaves the steps as they are. ``"published"`` is the paper's method: it sets
+        ``evidence="signed"``, ``merge_alpha=None`` and ``tuning="published"`` in every step that has the parameter.
     memory : str, joblib.Memory or None, default=None
         Caches fitted steps, as in `sklearn.pipeline.Pipeline`.
     random_state : int, RandomState instance or None, default=None
         Seeds the steps whose own `random_state` is None.
-    verbose : bool, default=False
-        Whether to show the progress of the heatmaps.
-    **heatmap_parameters
-        Passed on to `HeatmapTransformer` (`size`, `load`, `batch_size`, ...).
 
     Returns
     -------
     pipeline : sklearn.pipeline.Pipeline
-        With the steps ``heatmaps``, ``clusterer`` and ``dfr`` (``strategy`` where another one is given).
+        With the steps ``heatmaps``, ``clusterer`` and ``strategy``.
+
+    Raises
+    ------
+    ValueError
+        If the recipe or the scope is unknown.
+
+    See Also
+    --------
+    ExMapClassifier : The same in one estimator, whose `predict` computes no heatmaps.
 
     Examples
     --------
     >>> import torch
-    >>> from skexmap import make_exmap_pipeline
+    >>> from skexmap import HeatmapTransformer, make_exmap_pipeline
     >>> from skexmap.datasets import make_colored_digits
     >>> digits = make_colored_digits(random_state=0)
     >>> X, y = digits.validation.images[:300], digits.validation.target[:300]
@@ -68,17 +92,32 @@ def make_exmap_pipeline(
     >>> net = torch.nn.Sequential(
     ...     torch.nn.Conv2d(3, 4, 5, stride=3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(256, 2)
     ... )
-    >>> pipe = make_exmap_pipeline(net, size=14)
+    >>> pipe = make_exmap_pipeline(net, heatmaps=HeatmapTransformer(size=14), random_state=0)
     >>> pipe.fit(X, y).predict(X).shape
     (300,)
     """
-    heatmaps = HeatmapTransformer(model, return_embedding=True, verbose=verbose, **heatmap_parameters)
-    clusterer = EigengapSpectralClustering() if clusterer is None else clone(clusterer)
-    if not isinstance(clusterer, ClustererStep | PseudoGroupLabeler | EIILLabeler):
-        clusterer = PseudoGroupLabeler(clusterer)
-    name, strategy = ("dfr", DFRClassifier()) if strategy is None else ("strategy", clone(strategy))
-    seed_parts(random_state, clusterer, strategy)
-    return Pipeline([("heatmaps", heatmaps), ("clusterer", clusterer), (name, strategy)], memory=memory)
+    steps = _steps(model, heatmaps, clusterer, scope, strategy, recipe, random_state)
+    return Pipeline(list(zip(("heatmaps", "clusterer", "strategy"), steps, strict=True)), memory=memory)
+
+
+def _steps(model, heatmaps, clusterer, scope, strategy, recipe, random_state):
+    """Return the transformer, the labeler and the strategy, unfitted: what both front doors are made of."""
+    for name, value, known in (("recipe", recipe, RECIPES), ("scope", scope, ("global", "local"))):
+        if value not in known:
+            raise ValueError(f"`{name}` must be one of {sorted(known)}, got {value!r}.")
+    heatmaps = HeatmapTransformer() if heatmaps is None else clone(heatmaps)
+    heatmaps.set_params(model=model, return_embedding=True).set_output(transform="default")
+    labeler = EigengapSpectralClustering() if clusterer is None else clone(clusterer)
+    if not isinstance(labeler, PseudoGroupLabeler | EIILLabeler):
+        labeler = PseudoGroupLabeler(labeler, scope=scope)
+    if isinstance(labeler, PseudoGroupLabeler) and labeler.clusterer is None:
+        labeler.set_params(clusterer=EigengapSpectralClustering())
+    strategy = DFRClassifierCV() if strategy is None else clone(strategy)
+    for part in (heatmaps, labeler, strategy):
+        for name, value in RECIPES[recipe].items():
+            part.set_params(**dict.fromkeys(parameters_named(part, name), value))
+    seed_parts(random_state, labeler, strategy)
+    return heatmaps, labeler, strategy
 
 
 def _strategy_has(method):
@@ -94,8 +133,9 @@ def _strategy_has(method):
 class ExMapClassifier(FrozenModelMixin, EstimatorMixin, ClassifierMixin, BaseEstimator):
     """Retrain the last layer of a frozen classifier so that no pseudo-group is left behind (ExMap [1]_).
 
-    `fit` explains the model's prediction for every image by a relevance heatmap, clusters the heatmaps, crosses the
-    clusters with the classes, and retrains the last layer on the pseudo-groups. No group labels are needed.
+    `fit` explains the model's prediction for every image by a relevance heatmap, clusters the heatmaps, merges the
+    clusters on which the model behaves alike, crosses them with the classes, and retrains the last layer on these
+    pseudo-groups. No group labels are needed.
 
     Parameters
     ----------
@@ -112,6 +152,9 @@ class ExMapClassifier(FrozenModelMixin, EstimatorMixin, ClassifierMixin, BaseEst
     strategy : classifier or None, default=None
         How to retrain: any estimator that reads the blocks ``embedding`` and ``cluster``, a search over one included;
         `DFRClassifierCV` for None.
+    recipe : {"default", "published"}, default="default"
+        ``"default"`` leaves the steps as they are. ``"published"`` is the paper's method: it sets
+        ``evidence="signed"``, ``merge_alpha=None`` and ``tuning="published"`` in every step that has the parameter.
     keep_heatmaps : bool, default=False
         Whether to keep the heatmaps as `heatmaps_`.
     random_state : int, RandomState instance or None, default=None
@@ -186,6 +229,7 @@ class ExMapClassifier(FrozenModelMixin, EstimatorMixin, ClassifierMixin, BaseEst
         "clusterer": [HasMethods(["fit"]), None],
         "scope": [StrOptions({"global", "local"})],
         "strategy": [HasMethods(["fit", "predict"]), None],
+        "recipe": [StrOptions(set(RECIPES))],
         "keep_heatmaps": ["boolean"],
         "random_state": ["random_state"],
     }
@@ -198,6 +242,7 @@ class ExMapClassifier(FrozenModelMixin, EstimatorMixin, ClassifierMixin, BaseEst
         clusterer=None,
         scope="global",
         strategy=None,
+        recipe="default",
         keep_heatmaps=False,
         random_state=None,
     ):
@@ -206,6 +251,7 @@ class ExMapClassifier(FrozenModelMixin, EstimatorMixin, ClassifierMixin, BaseEst
         self.clusterer = clusterer
         self.scope = scope
         self.strategy = strategy
+        self.recipe = recipe
         self.keep_heatmaps = keep_heatmaps
         self.random_state = random_state
 
@@ -230,19 +276,32 @@ class ExMapClassifier(FrozenModelMixin, EstimatorMixin, ClassifierMixin, BaseEst
         # Before any heatmap is computed: an unusable y is found out in no time.
         self.classes_, class_codes = read_classes(self, y, _num_samples(X))
         y = self.classes_[class_codes]
-        heatmaps, labeler, strategy = self._parts()
+        heatmaps, labeler, strategy = _steps(
+            *(
+                self.model,
+                self.heatmaps,
+                self.clusterer,
+                self.scope,
+                self.strategy,
+                self.recipe,
+                self.random_state,
+            )
+        )
+        # Nobody else looks at these if no heatmap is computed.
+        if hasattr(heatmaps, "_validate_params"):
+            heatmaps._validate_params()
         # What only one of the two ways below learns must not outlive a refit that went the other way.
         for name in ("labeler_", "cluster_labels_", "heatmaps_"):
             vars(self).pop(name, None)
 
         if group_labels is None:
             explained = self.keep_heatmaps or _clusters_heatmaps(labeler)
-            self.transformer_ = heatmaps if explained else _embeddings_like(heatmaps)
+            self.transformer_ = heatmaps if explained else _embeddings_like(heatmaps, return_predicted=True)
             with step(self, self.transformer_, "heatmaps" if explained else "embeddings", X, y):
                 blocks = self.transformer_.fit_transform(X, y)
             with step(self, labeler, "pseudo-groups", blocks, y):
                 labeler.fit(blocks, y)
-            self.embeddings_ = blocks[EMBEDDING] if explained else blocks
+            self.embeddings_ = blocks[EMBEDDING]
             self.labeler_, self.group_labels_ = labeler, labeler.group_labels_
             by_clusters = isinstance(labeler, PseudoGroupLabeler)
             self.cluster_labels_ = labeler.cluster_labels_ if by_clusters else labeler.environment_labels_
@@ -278,23 +337,6 @@ class ExMapClassifier(FrozenModelMixin, EstimatorMixin, ClassifierMixin, BaseEst
         )
         self.report_ = group_report(y[shown], predicted, group_labels=self.group_labels_[shown])
         return self
-
-    def _parts(self):
-        """Return the transformer, the labeler and the strategy, unfitted, with this model and random state."""
-        heatmaps = HeatmapTransformer() if self.heatmaps is None else clone(self.heatmaps)
-        heatmaps.set_params(model=self.model, return_embedding=True).set_output(transform="default")
-        # Where no heatmap is computed, nobody else looks at these.
-        if hasattr(heatmaps, "_validate_params"):
-            heatmaps._validate_params()
-        labeler = self.clusterer if self.clusterer is not None else EigengapSpectralClustering()
-        if not isinstance(labeler, PseudoGroupLabeler | EIILLabeler):
-            labeler = PseudoGroupLabeler(labeler, scope=self.scope)
-        labeler = clone(labeler)
-        if isinstance(labeler, PseudoGroupLabeler) and labeler.clusterer is None:
-            labeler.set_params(clusterer=EigengapSpectralClustering())
-        strategy = DFRClassifierCV() if self.strategy is None else clone(self.strategy)
-        seed_parts(self.random_state, labeler, strategy)
-        return heatmaps, labeler, strategy
 
     def predict_groups(self, X, y):
         """Return the pseudo-groups of new images.
@@ -375,13 +417,13 @@ def _clusters_heatmaps(labeler):
     return isinstance(labeler, PseudoGroupLabeler) and labeler.block == HEATMAP
 
 
-def _embeddings_like(transformer, *, fitted=False):
+def _embeddings_like(transformer, *, fitted=False, **params):
     """Return the EmbeddingTransformer that loads and runs as a HeatmapTransformer does."""
     if isinstance(transformer, EmbeddingTransformer):
         return transformer
     shared = ("load", "batch_size", "device", "num_workers", "on_error", "verbose")
     embeddings = EmbeddingTransformer(
-        transformer.model, **{name: getattr(transformer, name) for name in shared}
+        transformer.model, **{name: getattr(transformer, name) for name in shared}, **params
     )
     embeddings.set_output(transform="default")
     return embeddings.adopt(transformer) if fitted else embeddings

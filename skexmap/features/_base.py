@@ -8,7 +8,7 @@ import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, validate_data
 
-from skexmap._blocks import block_columns, blocks_to_columns
+from skexmap._blocks import PREDICTED, block_columns, blocks_to_columns, without_block
 from skexmap._estimator import EstimatorMixin
 from skexmap._progress import progress, reports_fit
 from skexmap._torch import FrozenModelMixin, check_model, pick_device, replica_of
@@ -31,9 +31,6 @@ from skexmap.features._loading import (
 )
 from skexmap.groups._diagnosis import warn_of_constant_predictions
 
-# Name of what travels beside the blocks, but is none: the index of the class that the model predicts for each image.
-PREDICTED = "predicted"
-
 show_nested_as(FrozenModelMixin, FrozenModelMixin._without_layers)
 
 # As many images as `fit` shows the model to learn shapes and to see whether it can be attributed.
@@ -47,7 +44,7 @@ class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseE
 
     A subclass implements ``_trial(images, replica) -> dict of blocks`` for the first few images, ``_learn(X, y)`` and
     ``_transform(X, checked) -> output, skipped`` without what surrounds `fit` and `transform`, and hands to `_collect`
-    the function that turns a batch into blocks, with the predictions beside them as ``PREDICTED``.
+    the function that turns a batch into blocks. In those, ``predicted`` is the index of the largest logit.
     """
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -143,13 +140,14 @@ class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseE
         self.image_shape_ = tuple(images.shape[1:])
         images = self._prepare(images, rows, replica)[:N_TRIAL_IMAGES]
         blocks = self._trial(images, replica)
-        blocks = {name: as_numpy(values) for name, values in blocks.items() if name != PREDICTED}
+        blocks = {name: as_numpy(values) for name, values in blocks.items()}
         self._block_dtype = np.dtype(
             [(name, values.dtype, values.shape[1:]) for name, values in blocks.items()]
         )
         self.n_features_in_ = int(np.prod(self.image_shape_))
         self.classes_ = classes_of_logits(y, self.n_logits_)
         self._y_varies = y is not None and len(np.unique(np.asarray(y))) > 1
+        self._labels_are_numbers = y is None or np.asarray(y).dtype.kind in "iufb"
 
     def _first_images(self, X):
         """Return the first batch that has images, and their rows; learn which images were skipped on the way."""
@@ -174,7 +172,7 @@ class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseE
         result = np.empty(len(X), dtype=self._block_dtype)
         batches = image_batches(X, self.load, self.batch_size, self.num_workers)
         n_batches = -(-len(X) // self.batch_size)
-        skipped, predicted = [], []
+        skipped = []
         for rows, images, unread in progress(
             batches, n_batches, type(self).__name__, self.verbose, estimator=self
         ):
@@ -184,13 +182,11 @@ class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseE
             if images is None:
                 continue
             blocks = process(self._prepare(images, rows, replica), replica)
-            if PREDICTED in blocks:
-                predicted.append(as_numpy(blocks.pop(PREDICTED)))
             for name, values in blocks.items():
                 result[name][rows] = as_numpy(values)
         indices = np.array([image.row for image in skipped], dtype=np.int64)
         for name in result.dtype.names:
-            result[name][indices] = np.nan
+            result[name][indices] = -1 if name == PREDICTED else np.nan
         if skipped:
             message = (
                 f"{len(skipped)} of {len(X)} images could not be loaded and were skipped; their rows are NaN: "
@@ -198,22 +194,36 @@ class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseE
             )
             # Past the decorators of `fit_transform` or `transform`, to who called it.
             warnings.warn(SkippedImagesWarning(message, indices), stacklevel=8 if checked else 6)
-        if checked and self._y_varies and predicted:
-            # These are the images of `fit`, and they are of more than one class.
-            warn_of_constant_predictions(
-                self.classes_[np.concatenate(predicted)],
-                f"The frozen model ({type(self.model).__name__})",
-                "What it looks at then says little about what tells the groups apart. See that its weights were "
-                "loaded, and that the images are scaled as those of its training were.",
-            )
+        if PREDICTED in result.dtype.names:
+            read = result[PREDICTED] >= 0
+            codes = result[PREDICTED][read]
+            if checked and self._y_varies:
+                # These are the images of `fit`, and they are of more than one class.
+                warn_of_constant_predictions(
+                    self.classes_[codes],
+                    f"The frozen model ({type(self.model).__name__})",
+                    "What it looks at then says little about what tells the groups apart. See that its weights were "
+                    "loaded, and that the images are scaled as those of its training were.",
+                )
+            result[PREDICTED][read] = self._predicted_block(codes)
         return result, indices
 
-    def _output(self, blocks, *, named):
+    def _predicted_block(self, codes):
+        """Return what the block ``predicted`` says of the logits' indices; -1 where no label belongs to a logit."""
+        if self.classes_.dtype.kind not in "iufb":
+            return codes
+        return self.classes_[codes] if self._labels_are_numbers else -1
+
+    def _returns_blocks(self):
+        """Return whether the output has named blocks."""
+        raise NotImplementedError
+
+    def _output(self, blocks):
         """Return the blocks in the form that the user, or `set_output`, asked for."""
+        if not self._returns_blocks():
+            return blocks_to_columns(without_block(blocks, PREDICTED))
         # scikit-learn's output wrapper takes plain arrays only: convert before it sees them.
-        if not named or output_container(self) != "default":
-            return blocks_to_columns(blocks)
-        return blocks
+        return blocks if output_container(self) == "default" else blocks_to_columns(blocks)
 
     def get_feature_names_out(self, input_features=None):
         """Return the names of the output columns, the blocks one after the other.
@@ -229,7 +239,8 @@ class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseE
         """
         check_is_fitted(self)
         _check_feature_names_in(self, input_features, generate_names=False)
-        return block_columns(np.empty(0, dtype=self._block_dtype))
+        blocks = np.empty(0, dtype=self._block_dtype)
+        return block_columns(blocks if self._returns_blocks() else without_block(blocks, PREDICTED))
 
 
 @contextmanager

@@ -6,16 +6,10 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
-from skexmap._blocks import EMBEDDING
+from skexmap._blocks import EMBEDDING, PREDICTED
 from skexmap._progress import reports_fit
 from skexmap._validation import Interval, _fit_context
-from skexmap.features._base import (
-    ON_ERROR,
-    PREDICTED,
-    ImageTransformer,
-    explained_failure,
-    predicted_classes,
-)
+from skexmap.features._base import ON_ERROR, ImageTransformer, explained_failure, predicted_classes
 from skexmap.features._capture import capture_embedding
 
 
@@ -32,6 +26,9 @@ class EmbeddingTransformer(ImageTransformer):
     layer : str or None, default=None
         Name of a module as in ``model.named_modules()``. A dense layer stands for its input, any other module for its
         output (flattened). None finds the dense layer whose output the logits are.
+    return_predicted : bool, default=False
+        Whether `transform` returns a structured array with the blocks ``embedding`` and ``predicted``, the class that
+        the model predicts, instead of a plain 2-D array of embeddings.
     load : callable or None, default=None
         From an item of X to an image tensor; None for arrays, and for file paths, which are opened with
         `ImageLoader`.
@@ -85,6 +82,7 @@ class EmbeddingTransformer(ImageTransformer):
     _parameter_constraints = {
         "model": "no_validation",
         "layer": [str, None],
+        "return_predicted": ["boolean"],
         "load": [callable, None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device],
@@ -98,6 +96,7 @@ class EmbeddingTransformer(ImageTransformer):
         model=None,
         *,
         layer=None,
+        return_predicted=False,
         load=None,
         batch_size=64,
         device="auto",
@@ -107,6 +106,7 @@ class EmbeddingTransformer(ImageTransformer):
     ):
         self.model = model
         self.layer = layer
+        self.return_predicted = return_predicted
         self.load = load
         self.batch_size = batch_size
         self.device = device
@@ -143,10 +143,15 @@ class EmbeddingTransformer(ImageTransformer):
         Returns
         -------
         embeddings : ndarray of shape (n_samples, n_embedding_features_)
-            In the model's floating type.
+            In the model's floating type. With ``return_predicted=True``, a structured ndarray of shape (n_samples,)
+            with the fields ``embedding``, of shape (n_embedding_features_,), and ``predicted``, an integer, as
+            `HeatmapTransformer` makes them.
         """
         check_is_fitted(self)
         return self._transform(X)[0]
+
+    def _returns_blocks(self):
+        return self.return_predicted
 
     def _learn(self, X, y):
         self._fit_shapes(self._check_images(X, reset=True), y)
@@ -155,16 +160,23 @@ class EmbeddingTransformer(ImageTransformer):
     def _transform(self, X, *, checked=False):
         X = self._check_images(X, reset=False)
         blocks, skipped = self._collect(X, self._compute, checked=checked)
-        return self._output(blocks, named=False), skipped
+        return self._output(blocks), skipped
 
     def _trial(self, images, replica):
         with explained_failure(self.image_shape_):
             logits, embedding, self.head_ = capture_embedding(replica.module, images, self.layer)
         self.n_logits_ = logits.shape[1]
-        return {EMBEDDING: embedding}
+        if self.return_predicted and self.head_ is None:
+            raise ValueError(
+                f"layer={self.layer!r} names the embedding, so that nothing is known of what the model returns. "
+                "`return_predicted=True` needs layer=None."
+            )
+        return self._blocks(logits, embedding, self.head_)
 
     def _compute(self, images, replica):
-        logits, embedding, head = capture_embedding(replica.module, images, self.layer)
+        return self._blocks(*capture_embedding(replica.module, images, self.layer))
+
+    def _blocks(self, logits, embedding, head):
         # Where `layer` names the embedding, the model may return anything.
         return {EMBEDDING: embedding, **({PREDICTED: predicted_classes(logits)} if head else {})}
 
@@ -184,6 +196,7 @@ class EmbeddingTransformer(ImageTransformer):
         for name in learned:
             if hasattr(fitted, name):
                 setattr(self, name, getattr(fitted, name))
-        self._block_dtype = np.dtype([(EMBEDDING, *fitted._block_dtype.fields[EMBEDDING][:1])])
+        self._labels_are_numbers = fitted._labels_are_numbers
+        self._block_dtype = np.dtype([(name, fitted._block_dtype[name]) for name in (EMBEDDING, PREDICTED)])
         self.n_embedding_features_ = self._block_dtype[EMBEDDING].shape[0]
         return self

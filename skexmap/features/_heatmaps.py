@@ -6,18 +6,12 @@ import torch
 import torch.nn.functional as F
 from sklearn.utils.validation import check_is_fitted
 
-from skexmap._blocks import EMBEDDING, HEATMAP
+from skexmap._blocks import EMBEDDING, HEATMAP, PREDICTED
 from skexmap._progress import reports_fit
 from skexmap._torch import pick_device, replica_of
 from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context
 from skexmap.attribution import lrp_engine, resolve_attribution
-from skexmap.features._base import (
-    ON_ERROR,
-    PREDICTED,
-    ImageTransformer,
-    explained_failure,
-    predicted_classes,
-)
+from skexmap.features._base import ON_ERROR, ImageTransformer, explained_failure, predicted_classes
 from skexmap.features._cache import ImageCache
 from skexmap.features._capture import NO_HEAD, capture_embedding
 from skexmap.lrp import Composite, resolve_composite
@@ -51,6 +45,9 @@ class HeatmapTransformer(ImageTransformer):
     target : "predicted", int or callable, default="predicted"
         The class whose logit is explained: the predicted one, one index for all images, or a function from the logits
         (tensor of shape (n, n_logits)) to n indices.
+    evidence : {"magnitude", "signed"}, default="signed"
+        What of the relevance is kept. ``"magnitude"``: its absolute value, in every pixel and channel, before maps are
+        shrunk. ``"signed"`` (published): the relevance itself, positive where it speaks for the explained class.
     size : int or None, default=28
         Side of the square maps, in pixels; None keeps the resolution. Maps that are smaller stay so. Ignored where X
         is no set of pictures (inputs that are not of shape (channels, height, width)).
@@ -62,8 +59,8 @@ class HeatmapTransformer(ImageTransformer):
         How maps are shrunk. ``"bilinear"`` is the published way; from 224 to 28 it reads 6% of the pixels. ``"area"``
         averages all of them.
     return_embedding : bool, default=False
-        Whether `transform` returns a structured array with the blocks ``embedding`` and ``heatmap``, from the same
-        forward pass, instead of a plain 2-D array of maps.
+        Whether `transform` returns a structured array with the blocks ``embedding``, ``heatmap`` and ``predicted``,
+        from the same forward pass, instead of a plain 2-D array of maps.
     layer : str or None, default=None
         Name of a module at whose output LRP stops: a coarser and cheaper map of that layer's channels (for example
         ``"layer3"`` of a ResNet, with ``channels="sum"``). None goes down to the pixels.
@@ -149,6 +146,7 @@ class HeatmapTransformer(ImageTransformer):
         "gamma": [Interval(Real, 0, None, closed="left")],
         "epsilon": [Interval(Real, 0, None, closed="left")],
         "target": [StrOptions({"predicted"}), Interval(Integral, 0, None, closed="left"), callable],
+        "evidence": [StrOptions({"magnitude", "signed"})],
         "size": [Interval(Integral, 1, None, closed="left"), None],
         "channels": [StrOptions({"keep", "sum", "mean"})],
         "normalize": [StrOptions({"max_abs"}), None],
@@ -175,6 +173,7 @@ class HeatmapTransformer(ImageTransformer):
         gamma=4.0,
         epsilon=1e-6,
         target="predicted",
+        evidence="signed",
         size=28,
         channels="keep",
         normalize="max_abs",
@@ -197,6 +196,7 @@ class HeatmapTransformer(ImageTransformer):
         self.gamma = gamma
         self.epsilon = epsilon
         self.target = target
+        self.evidence = evidence
         self.size = size
         self.channels = channels
         self.normalize = normalize
@@ -243,11 +243,15 @@ class HeatmapTransformer(ImageTransformer):
         -------
         heatmaps : ndarray of shape (n_samples, channels * size * size)
             In the model's floating type. With ``return_embedding=True``, a structured ndarray of shape (n_samples,)
-            with the fields ``embedding``, of shape (n_embedding_features,), and ``heatmap``, of shape
-            (channels, size, size).
+            with the fields ``embedding``, of shape (n_embedding_features,), ``heatmap``, of shape
+            (channels, size, size), and ``predicted``, an integer: the label that the model predicts, or, if the
+            labels are not numbers, its position among the sorted labels.
         """
         check_is_fitted(self)
         return self._transform(X)[0]
+
+    def _returns_blocks(self):
+        return self.return_embedding
 
     def _learn(self, X, y):
         self._fit_shapes(self._check_images(X, reset=True), y)
@@ -263,7 +267,7 @@ class HeatmapTransformer(ImageTransformer):
                 return cache.blocks(images, lambda missing: self._compute(missing, replica))
 
         blocks, skipped = self._collect(X, compute, checked=checked)
-        return self._output(blocks, named=self.return_embedding), skipped
+        return self._output(blocks), skipped
 
     def _replica(self):
         dtype = None if self.dtype is None else getattr(torch, self.dtype)
@@ -319,7 +323,8 @@ class HeatmapTransformer(ImageTransformer):
                 f"{bad} of {len(images)} heatmaps of a batch contain NaN or infinity. The model's activations overflow "
                 "or a rule divides by zero; try a larger `epsilon`."
             )
-        maps = reduce_channels(result.relevance, self.channels)
+        relevance = result.relevance.abs() if self.evidence == "magnitude" else result.relevance
+        maps = reduce_channels(relevance, self.channels)
         if self.size is not None and maps.ndim == 4:
             maps = resize(maps, self.size, self.resample)
         if self.normalize == "max_abs":

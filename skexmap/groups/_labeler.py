@@ -1,7 +1,7 @@
 """Pseudo-groups: every class crossed with the clusters that a clusterer finds."""
 
-from dataclasses import dataclass
-from numbers import Integral
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, clone
@@ -11,6 +11,9 @@ from sklearn.utils.validation import _num_samples, check_is_fitted, column_or_1d
 from skexmap._blocks import (
     EMBEDDING,
     HEATMAP,
+    PREDICTED,
+    block_names,
+    get_block,
     gives_missing_no_cluster,
     leaves_out_missing,
     validate_others,
@@ -21,7 +24,6 @@ from skexmap._progress import reports_fit
 from skexmap._validation import (
     HasMethods,
     Interval,
-    RealNotInt,
     StrOptions,
     _fit_context,
     codes_of_known_classes,
@@ -31,9 +33,9 @@ from skexmap.cluster import EigengapSpectralClustering
 from skexmap.cluster._base import FLOATS
 from skexmap.cluster._neighbors import nearest_rows
 from skexmap.cluster._output import check_columns_in, columns_handed_on, flat_block, hand_on
-from skexmap.cluster._sizes import smallest_size, without_small_clusters
 from skexmap.cluster._spectrum import renumber_by_size
 from skexmap.cluster._stability import seed_agreement
+from skexmap.groups._merging import merge_alike
 
 
 class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
@@ -44,6 +46,10 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
     class-major: group ``class * n_clusters_ + cluster``, so that every pair has a fixed number, whether
     or not an image falls into it.
 
+    A clusterer also tells apart what has nothing to do with a shortcut, bags from shoes. Each part of such a split
+    would weigh as much as a true group. So clusters on which the frozen model is right equally often, class by class,
+    are merged before they are crossed with the classes.
+
     Parameters
     ----------
     clusterer : clusterer, default=None
@@ -53,13 +59,11 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
     block : {"heatmap", "embedding"}, default="heatmap"
         Which named block to cluster. ``"embedding"``, whose rows are divided by their largest absolute
         value first, is the choice of GEORGE [2]_. A plain 2-D X is taken for that block.
-    min_cluster_size : int, float or None, default=None
-        Fewer rows of a class than this in a cluster are too few for a pseudo-group: a number of rows, or a
-        share of the rows of the class between 0 and 1. None: no number is too small.
-    small_clusters : {"merge", "mark", "keep"}, default="merge"
-        What becomes of them. ``"merge"``: they join the cluster in which the other rows of the class have
-        the nearest mean. ``"mark"``: they get the cluster, and the pseudo-group, -1, which is left out of
-        balancing. ``"keep"``: they stay, with a `TinyClusterWarning`.
+    merge_alpha : float in (0, 1) or None, default=0.01
+        Two clusters stay apart only if, in some class, the model's right and wrong answers on the one differ from those
+        on the other: Fisher's exact test at this level, Bonferroni-corrected over the classes. While a pair is not
+        told apart, the pair with the nearest mean rows is merged. This needs the model's predictions. None merges
+        nothing, as published.
     n_seed_checks : int, default=1
         How many other seeds the clusters of a clusterer with a `random_state` are compared with, at the cost of one
         more clustering each. 0 saves the time. A clusterer with this parameter of its own, as those of skexmap, sees
@@ -78,11 +82,13 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
         equal sizes are ordered by their first member. -1 where the clusterer said -1.
     group_labels_ : ndarray of shape (n_samples,), int64
         Pseudo-group of each training row; -1 ("belongs to none") where the cluster is -1.
-    placement_ : ndarray of shape (n_classes, n_clusters_), int64
-        Where the policy for small clusters sends the rows of each class (row) in each cluster (column): a
-        cluster, or -1. Without `min_cluster_size`, every cluster stays.
     clusterers_ : list of clusterers
         The fitted clusterer, or one per class with ``scope="local"``.
+    merges_ : list of list of Merge
+        For each of them the pairs of clusters that were merged, in their order: named tuples ``(into, cluster,
+        p_value)``, with the numbers that the clusters had before.
+    merged_into_ : list of ndarray of shape (n_found,), int64
+        For each of them the cluster, in `cluster_labels_`, that each cluster it found became, or became part of.
     seed_agreements_ : list of float or None
         For each of them the mean adjusted Rand index of its clusters with those under the other seeds: 1 is the same,
         0 is chance; None where there was nothing to compare.
@@ -96,13 +102,11 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
     ValueError
         In `fit`: if y is missing, of another length or no classification target; if X holds NaN or
         infinite values; if the block is missing; if a class has too few samples for the clusterer (the
-        message names the class); if the clusterer put every row of a class at -1; if all clusters of a
-        class are small and to be merged or marked.
+        message names the class); if the clusterer put every row of a class at -1; if the model's predictions are
+        missing, and `merge_alpha` is not None.
 
     Warns
     -----
-    TinyClusterWarning
-        If ``small_clusters="keep"`` kept a small cluster.
     IrreproducibleClustersWarning
         If one of `seed_agreements_` is below 0.65, which Steinley calls poor (see
         `skexmap.cluster.cluster_stability`).
@@ -124,10 +128,12 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
     a new row has its cluster, -1 included. A new row that `predict` puts into a cluster without training
     rows gets -1.
 
-    With `min_cluster_size` a cluster may be small in one class only. So the step then hands on one cluster
-    per class whatever the scope, and a new row of a class in a small cluster goes where the training rows
-    of that class went. The clusters keep their numbers, so that the numbers of dissolved groups stay
-    unused.
+    The predictions are read from the block ``predicted``, which a `HeatmapTransformer` with
+    ``return_embedding=True`` makes, or passed to `fit`. They are needed in `fit` alone: a new row gets the merged
+    cluster of the cluster that it falls into.
+
+    Merging asks what the model gets wrong, so it needs wrong answers. If the model is right about nearly every image,
+    as on the images it was trained on, all clusters are alike.
 
     A single class in y is allowed: the groups then are the clusters. A single cluster is allowed too: the
     groups then are the classes.
@@ -148,23 +154,27 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
     >>> from skexmap.groups import PseudoGroupLabeler
     >>> X = np.array([[0.0], [0.1], [5.0], [0.2], [5.1], [5.2], [0.1]])
     >>> y = np.array(["cat", "cat", "cat", "dog", "dog", "dog", "dog"])
-    >>> labeler = PseudoGroupLabeler(KMeans(2, random_state=0))
+    >>> labeler = PseudoGroupLabeler(KMeans(2, random_state=0), merge_alpha=None)
     >>> labeler.fit_predict(X, y)
     array([0, 0, 1, 2, 3, 3, 2])
     >>> labeler.predict_groups([[0.0], [5.0]], ["dog", "dog"])
     array([2, 3])
+
+    Three clusters, and a model that is right on two of them and wrong on the third:
+
+    >>> kind = np.repeat([0, 1, 2], 20)
+    >>> X, y = np.column_stack([kind, kind]) + 0.0, np.arange(60) % 2
+    >>> predicted = np.where(kind == 2, 1 - y, y)
+    >>> labeler = PseudoGroupLabeler(KMeans(3, random_state=0)).fit(X, y, predicted=predicted)
+    >>> labeler.n_clusters_, [len(merges) for merges in labeler.merges_]
+    (2, [1])
     """
 
     _parameter_constraints: dict = {
         "clusterer": [HasMethods(["fit", "fit_predict"]), None],
         "scope": [StrOptions({"global", "local"})],
         "block": [StrOptions({HEATMAP, EMBEDDING})],
-        "min_cluster_size": [
-            Interval(Integral, 1, None, closed="left"),
-            Interval(RealNotInt, 0, 1, closed="neither"),
-            None,
-        ],
-        "small_clusters": [StrOptions({"merge", "mark", "keep"})],
+        "merge_alpha": [Interval(Real, 0, 1, closed="neither"), None],
         "n_seed_checks": [Interval(Integral, 0, None, closed="left")],
     }
 
@@ -174,22 +184,20 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
         *,
         scope="global",
         block="heatmap",
-        min_cluster_size=None,
-        small_clusters="merge",
+        merge_alpha=0.01,
         n_seed_checks=1,
     ):
         self.clusterer = clusterer
         self.scope = scope
         self.block = block
-        self.min_cluster_size = min_cluster_size
-        self.small_clusters = small_clusters
+        self.merge_alpha = merge_alpha
         self.n_seed_checks = n_seed_checks
 
     @_fit_context(prefer_skip_nested_validation=False)
     @reports_fit()
     @leaves_out_missing(fill={"cluster_labels_": -1, "group_labels_": -1})
-    def fit(self, X, y):
-        """Cluster the rows of X and cross the clusters with the classes.
+    def fit(self, X, y, predicted=None):
+        """Cluster the rows of X, merge what the model treats alike, and cross the clusters with the classes.
 
         Parameters
         ----------
@@ -198,6 +206,8 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
             What to cluster.
         y : array-like of shape (n_samples,)
             Class of each row: numbers or strings.
+        predicted : array-like of shape (n_samples,), default=None
+            Class that the frozen model predicts for each row. None reads the block ``predicted``.
 
         Returns
         -------
@@ -205,40 +215,40 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
         """
         rows, y = self._read(X, y, reset=True)
         self.classes_, class_codes = np.unique(y, return_inverse=True)
-        members = [np.flatnonzero(class_codes == c) for c in range(len(self.classes_))]
-        names = [f"class {name!r}" for name in self.classes_.tolist()]
         clusterer = EigengapSpectralClustering() if self.clusterer is None else self.clusterer
-        if self.scope == "global":
-            self._clusters = [fit_clusterer(clone(clusterer), rows, "the rows", self.n_seed_checks)]
-            labels = self._clusters[0].labels
-        else:
-            self._clusters = [
-                fit_clusterer(clone(clusterer), rows[own], name, self.n_seed_checks)
-                for own, name in zip(members, names, strict=True)
-            ]
-            labels = np.empty(len(rows), dtype=np.int64)
-            for own, clusters in zip(members, self._clusters, strict=True):
-                labels[own] = clusters.labels
-        self.clusterers_ = [clusters.clusterer for clusters in self._clusters]
-        self.seed_agreements_ = [clusters.seed_agreement for clusters in self._clusters]
+        parts, names = [slice(None)], ["the rows"]
+        if self.scope == "local":
+            parts = [np.flatnonzero(class_codes == c) for c in range(len(self.classes_))]
+            names = [f"class {name!r}" for name in self.classes_.tolist()]
+        found = [
+            fit_clusterer(clone(clusterer), rows[part], name, self.n_seed_checks)
+            for part, name in zip(parts, names, strict=True)
+        ]
+        self.clusterers_ = [clusters.clusterer for clusters in found]
+        self.seed_agreements_ = [clusters.seed_agreement for clusters in found]
+        correct = None if self.merge_alpha is None else self._read_predicted(X, predicted, y) == class_codes
+        self._clusters, self.merged_into_, self.merges_ = [], [], []
+        self.cluster_labels_ = np.empty(len(rows), dtype=np.int64)
+        for clusters, part in zip(found, parts, strict=True):
+            into, merges = np.arange(clusters.n_clusters), []
+            if correct is not None:
+                into, merges = merge_alike(
+                    clusters.labels, class_codes[part], correct[part], rows[part], self.merge_alpha
+                )
+            self._clusters.append(clusters.renumbered(into))
+            self.merged_into_.append(into)
+            self.merges_.append(merges)
+            self.cluster_labels_[part] = self._clusters[-1].labels
         self.n_clusters_per_class_ = np.resize(
             [clusters.n_clusters for clusters in self._clusters], len(self.classes_)
         )
         self.n_clusters_ = int(self.n_clusters_per_class_.max())
-        self.placement_ = np.tile(np.arange(self.n_clusters_), (len(self.classes_), 1))
-        if self.min_cluster_size is not None:
-            for c, (own, name) in enumerate(zip(members, names, strict=True)):
-                min_size = smallest_size(self.min_cluster_size, len(own))
-                self.placement_[c] = place_small_clusters(
-                    labels, own, self.n_clusters_, min_size, self.small_clusters, rows, name
-                )
-        self.cluster_labels_ = placed(labels, class_codes, self.placement_)
         self.group_labels_ = encode_groups(class_codes, self.cluster_labels_, self.n_clusters_)
-        shape = (1, len(self.classes_)) if self._one_cluster_per_class else (1,)
+        shape = (1, len(self.classes_)) if self.scope == "local" else (1,)
         self._columns_out = columns_handed_on(X, np.zeros(shape, dtype=np.int64))
         return self
 
-    def fit_predict(self, X, y):
+    def fit_predict(self, X, y, predicted=None):
         """Cluster the rows of X and return their pseudo-groups, `group_labels_`.
 
         Parameters
@@ -248,13 +258,15 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
             What to cluster.
         y : array-like of shape (n_samples,)
             Class of each row.
+        predicted : array-like of shape (n_samples,), default=None
+            Class that the frozen model predicts for each row. None reads the block ``predicted``.
 
         Returns
         -------
         group_labels : ndarray of shape (n_samples,), int64
             ``class * n_clusters_ + cluster``, or -1.
         """
-        return self.fit(X, y).group_labels_
+        return self.fit(X, y, predicted).group_labels_
 
     def predict_groups(self, X, y):
         """Return the pseudo-groups of new rows of known class.
@@ -304,7 +316,7 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
         rows, _ = self._read(X, None, reset=False)
         return hand_on(self, X, self._clusters_of(rows))
 
-    def fit_transform(self, X, y):
+    def fit_transform(self, X, y, predicted=None):
         """Cluster the rows of X and replace the heatmaps by their clusters.
 
         The training rows keep the clusters of `cluster_labels_`.
@@ -316,14 +328,16 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
             What to cluster.
         y : array-like of shape (n_samples,)
             Class of each row.
+        predicted : array-like of shape (n_samples,), default=None
+            Class that the frozen model predicts for each row. None reads the block ``predicted``.
 
         Returns
         -------
         X_out : structured ndarray of shape (n_samples,), or ndarray of shape (n_samples, n_columns)
             As `transform` returns it.
         """
-        self.fit(X, y)
-        if not self._one_cluster_per_class:
+        self.fit(X, y, predicted)
+        if self.scope == "global":
             return hand_on(self, X, self.cluster_labels_)
         rows, y = self._read(X, y, reset=False)
         clusters = self._clusters_of(rows)
@@ -375,18 +389,33 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
             check_classification_targets(y)
         return (divided_by_largest(rows) if self.block == EMBEDDING else rows), y
 
-    @property
-    def _one_cluster_per_class(self):
-        return self.scope == "local" or self.min_cluster_size is not None
+    def _read_predicted(self, X, predicted, y):
+        """Return the code of the class that the model predicts for each row."""
+        if predicted is None and PREDICTED not in block_names(X):
+            raise ValueError(
+                f"{type(self).__name__} merges clusters on which the model behaves alike, and needs the model's "
+                "predictions for it. Set `return_embedding=True` on the HeatmapTransformer step, pass `predicted` to "
+                "`fit`, or merge nothing with `merge_alpha=None`."
+            )
+        if predicted is not None:
+            predicted = column_or_1d(predicted)
+            if len(predicted) != len(y):
+                raise ValueError(f"`predicted` has {len(predicted)} entries for {len(y)} samples.")
+            return codes_of_labels(predicted, self.classes_)
+        predicted = get_block(X, PREDICTED, required_by=self)
+        if (predicted < 0).all() and not (np.asarray(y) == -1).any():
+            raise ValueError(
+                f"The model's logits do not belong to the {len(self.classes_)} classes in y, so that its predictions "
+                "are not known. Fit the HeatmapTransformer on as many classes as the model has logits, pass "
+                "`predicted` to `fit`, or merge nothing with `merge_alpha=None`."
+            )
+        return codes_of_labels(predicted, self.classes_) if self.classes_.dtype.kind in "iufb" else predicted
 
     @gives_missing_no_cluster()
     def _clusters_of(self, rows):
         """Return one cluster per row, or one per row and class."""
-        clusters = [own.predict(rows) for own in self._clusters]
-        if not self._one_cluster_per_class:
-            return clusters[0]
-        per_class = clusters * (len(self.classes_) if self.scope == "global" else 1)
-        return np.stack([placed(own, c, self.placement_) for c, own in enumerate(per_class)], axis=1)
+        clusters = [clusters.predict(rows) for clusters in self._clusters]
+        return np.stack(clusters, axis=1) if self.scope == "local" else clusters[0]
 
 
 @dataclass
@@ -416,6 +445,15 @@ class FittedClusterer:
     @property
     def n_clusters(self):
         return int(self.labels.max()) + 1
+
+    def renumbered(self, numbers):
+        """Return the same clusterer with a new number for each cluster; two may get the same."""
+        numbers = np.append(numbers, -1)
+        return replace(
+            self,
+            labels=numbers[self.labels],
+            numbers={given: int(numbers[number]) for given, number in self.numbers.items()},
+        )
 
     def predict(self, rows):
         """Return the cluster of each row: the clusterer's answer, or that of the nearest training row."""
@@ -471,44 +509,10 @@ def fit_clusterer(clusterer, rows, what, n_seed_checks=0):
     )
 
 
-def place_small_clusters(labels, own, n_clusters, min_size, policy, rows, name):
-    """Return where the policy for small clusters sends the rows of one class in each cluster.
-
-    Parameters
-    ----------
-    labels : ndarray of shape (n_samples,), int64
-        Cluster of every row.
-    own : ndarray of shape (n_own,), int64
-        The rows of the class.
-    n_clusters : int
-        Number of clusters.
-    min_size : int
-        Clusters of fewer rows of the class are small.
-    policy : {"merge", "mark", "keep"}
-        What becomes of them.
-    rows : ndarray of shape (n_samples, n_features)
-        What was clustered.
-    name : str
-        What to call the class in an error.
-
-    Returns
-    -------
-    placement : ndarray of shape (n_clusters,), int64
-        A cluster, or -1. A cluster without rows of the class stays.
-    """
-    try:
-        after, _ = without_small_clusters(labels[own], min_size, policy, rows=rows[own])
-    except ValueError as error:
-        raise ValueError(f"In {name}: {error}") from error
-    placement = np.arange(n_clusters)
-    belongs = labels[own] >= 0
-    placement[labels[own][belongs]] = after[belongs]
-    return placement
-
-
-def placed(labels, class_codes, placement):
-    """Apply a placement to the clusters of rows of known class; -1 stays."""
-    return np.where(labels >= 0, placement[class_codes, labels], -1)
+def codes_of_labels(labels, classes):
+    """Return the position of each label among the sorted classes; -1 if it is none of them."""
+    codes = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
+    return np.where(classes[codes] == labels, codes, -1)
 
 
 def divided_by_largest(rows):

@@ -104,7 +104,10 @@ class Fashion:
         train = split(grey.train, self.correlations, slice(None))
         rows = rng.permutation(len(grey.validation.data))[:n_validation]
         validation = split(grey.validation, correlations, rows)
-        drawings, y = grey.test_correlated.data.max(axis=1), self.classes(grey.test_correlated.label.astype(int))
+        drawings, y = (
+            grey.test_correlated.data.max(axis=1),
+            self.classes(grey.test_correlated.label.astype(int)),
+        )
 
         def test():
             for state in product(*map(range, self.n_states)):
