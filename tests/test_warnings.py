@@ -121,7 +121,8 @@ def tiny_group():
 
 def sliver():
     rows = np.r_[TWO_BLOBS, [[1000.0] * 4]]
-    OverclusteringKMeans(3, random_state=0, min_cluster_size=5, small_clusters="keep").fit(rows)
+    kmeans = KMeans(3, n_init=3, random_state=0)
+    PseudoGroupLabeler(kmeans, min_cluster_size=5, small_clusters="keep").fit(rows, np.zeros(len(rows)))
 
 
 def thirteen_pieces():

@@ -6,6 +6,7 @@ from numbers import Integral
 
 import numpy as np
 
+from skexmap.cluster._components import merge_into_nearest
 from skexmap.exceptions import TinyClusterWarning
 
 
@@ -67,37 +68,3 @@ def without_small_clusters(labels, min_size, policy, *, rows=None, affinity=None
     if policy == "mark":
         return np.where(np.isin(labels, small), -1, labels), small
     return merge_into_nearest(labels, small, rows=rows, affinity=affinity), small
-
-
-def merge_into_nearest(labels, small, *, rows=None, affinity=None):
-    """Give the rows of some clusters to the nearest of the other clusters, each cluster as a whole.
-
-    Parameters
-    ----------
-    labels : ndarray of shape (n_samples,), int64
-        Clusters, the largest first.
-    small : ndarray of shape (n_small,), int64
-        Clusters to dissolve; not all of them.
-    rows : ndarray of shape (n_samples, n_features), default=None
-        The clustered rows: the nearest cluster is the one with the nearest mean row.
-    affinity : ndarray or sparse matrix of shape (n_samples, n_samples), default=None
-        Where there are no rows, the nearest cluster is the one of the largest mean affinity; the largest
-        cluster where every affinity is 0.
-
-    Returns
-    -------
-    labels : ndarray of shape (n_samples,), int64
-    """
-    stay = np.setdiff1d(np.unique(labels[labels >= 0]), small)
-    target = np.arange(labels.max() + 1)
-    if rows is not None:
-        centers = np.stack([rows[labels == c].mean(axis=0, dtype=np.float64) for c in stay])
-        for c in small:
-            own = rows[labels == c].mean(axis=0, dtype=np.float64)
-            target[c] = stay[((centers - own) ** 2).sum(axis=1).argmin()]
-    else:
-        members = np.stack([labels == c for c in stay], axis=1).astype(np.float64)
-        to_others = affinity @ (members / members.sum(axis=0))
-        for c in small:
-            target[c] = stay[to_others[labels == c].sum(axis=0).argmax()]
-    return np.where(labels >= 0, target[labels], -1)
