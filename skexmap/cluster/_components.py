@@ -22,7 +22,7 @@ def merge_into_nearest(labels, surplus, *, rows=None, affinity=None):
     -------
     labels : ndarray of shape (n_samples,), int64
     """
-    stay = np.setdiff1d(np.unique(labels[labels >= 0]), surplus)
+    stay = np.setdiff1d(np.unique(labels), surplus)
     target = np.arange(labels.max() + 1)
     if rows is not None:
         centers = np.stack([rows[labels == c].mean(axis=0, dtype=np.float64) for c in stay])
@@ -34,4 +34,4 @@ def merge_into_nearest(labels, surplus, *, rows=None, affinity=None):
         to_others = affinity @ (members / members.sum(axis=0))
         for c in surplus:
             target[c] = stay[to_others[labels == c].sum(axis=0).argmax()]
-    return np.where(labels >= 0, target[labels], -1)
+    return target[labels]
