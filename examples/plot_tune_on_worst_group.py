@@ -123,7 +123,7 @@ def stratified_by_pseudo_group():
 
 def dfr_cv():
     dfr = DFRClassifierCV(Cs=Cs, n_retrains=5, random_state=0).fit(X, y)
-    return dfr, dfr.mean_cv_scores_
+    return dfr, dfr.scores_
 
 
 def _columns(search, *names):
@@ -160,7 +160,7 @@ print(f"{'the net as trained':<36} {'':>5} {'':>6} {on_test:>6.3f}")
 # Given the splits of a search, `DFRClassifierCV` chooses the same C.
 
 splits = list(RepeatedStratifiedKFold(n_splits=2, n_repeats=2, random_state=0).split(X, pseudo_groups))
-every_group = make_worst_pseudo_group_scorer(min_group_size=0)
+every_group = make_worst_pseudo_group_scorer(min_group_size=1)
 search = GridSearchCV(head, {"C": Cs}, scoring=every_group, cv=splits).fit(X, y)
 same = DFRClassifierCV(Cs=Cs, cv=splits, n_retrains=5, random_state=0).fit(X, y)
 print(f"\nthe same splits: GridSearchCV C = {search.best_params_['C']:g}, DFRClassifierCV C = {same.C_:g}")

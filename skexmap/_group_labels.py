@@ -75,38 +75,3 @@ def cluster_of_class(clusters, class_codes):
     if clusters.ndim == 1:
         return clusters
     return clusters[np.arange(len(clusters)), np.asarray(class_codes)]
-
-
-def pool_by_rarity(group_codes, class_codes, rare_share):
-    """Pool the rare groups of each class into one, and the others of a class that has rare ones into another.
-
-    Parameters
-    ----------
-    group_codes : ndarray of shape (n_samples,), int64
-        Group of each sample, 0 or more, or -1 for "belongs to none".
-    class_codes : ndarray of shape (n_samples,)
-        Class of each sample, 0 to n_classes - 1.
-    rare_share : float
-        A group with less than this share of its class is rare.
-
-    Returns
-    -------
-    pooled : ndarray of shape (n_samples,), int64
-        Every pool has the code of its largest group, the first of equals. Groups that span classes stay, and so do
-        those of a class whose groups are all rare, or all common.
-    """
-    sizes = np.zeros((class_codes.max(initial=0) + 1, group_codes.max(initial=0) + 1), dtype=int)
-    belongs = group_codes >= 0
-    np.add.at(sizes, (class_codes[belongs], group_codes[belongs]), 1)
-    of_one_class = (sizes > 0).sum(axis=0) == 1
-    new_codes = np.arange(sizes.shape[1])
-    for own in sizes:
-        mine = of_one_class & (own > 0)
-        rare = mine & (own < rare_share * own.sum())
-        common = mine & ~rare
-        if not rare.any() or not common.any():
-            continue
-        for pool in (rare, common):
-            members = np.flatnonzero(pool)
-            new_codes[members] = members[own[members].argmax()]
-    return np.where(belongs, new_codes[group_codes], NO_GROUP)

@@ -7,7 +7,7 @@ import sklearn
 from sklearn.base import _fit_context
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import HasMethods, Interval, RealNotInt, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils._pprint import _EstimatorPrettyPrinter
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.fixes import parse_version
@@ -16,7 +16,6 @@ from sklearn.utils.validation import _check_feature_names_in, column_or_1d
 __all__ = [
     "HasMethods",
     "Interval",
-    "RealNotInt",
     "StrOptions",
     "_check_feature_names_in",
     "_fit_context",

@@ -13,7 +13,6 @@ __all__ = [
     "PartitionSearchWarning",
     "SkexmapWarning",
     "SkippedImagesWarning",
-    "TinyClusterWarning",
     "TinyGroupWarning",
 ]
 
@@ -56,10 +55,6 @@ class OneClusterWarning(SkexmapWarning):
 
 class PartitionSearchWarning(SkexmapWarning):
     """A search varies the pseudo-groups that its candidates are scored on: the scores do not compare."""
-
-
-class TinyClusterWarning(SkexmapWarning):
-    """A cluster has fewer rows than `min_cluster_size`, and was kept."""
 
 
 class ClassInOneClusterWarning(SkexmapWarning):

@@ -89,7 +89,7 @@ CONFIGURED = {
         EigengapSpectralClustering(),
         EigengapSpectralClustering(affinity="rbf"),
         EigengapSpectralClustering(n_clusters=2, n_neighbors=4),
-        EigengapSpectralClustering(projection="pca", n_components=2, min_cluster_size=0.1),
+        EigengapSpectralClustering(projection="pca", n_components=2),
     ],
     OverclusteringKMeans: [
         OverclusteringKMeans((2, 4), n_init=1),

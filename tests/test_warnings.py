@@ -36,7 +36,6 @@ from skexmap.exceptions import (
     PartitionSearchWarning,
     SkexmapWarning,
     SkippedImagesWarning,
-    TinyClusterWarning,
     TinyGroupWarning,
 )
 from skexmap.metrics import worst_pseudo_group_accuracy_scorer
@@ -119,11 +118,6 @@ def tiny_group():
     )
 
 
-def sliver():
-    rows = np.r_[TWO_BLOBS, [[1000.0] * 4]]
-    OverclusteringKMeans(3, random_state=0, min_cluster_size=5, small_clusters="keep").fit(rows)
-
-
 def thirteen_pieces():
     rows = np.repeat(1000.0 * np.arange(13), 10)[:, None] + np.random.default_rng(0).random((130, 2))
     EigengapSpectralClustering(n_neighbors=5).fit(rows)
@@ -149,7 +143,6 @@ MET = {
         lambda: fit_on_clusters(Y * (np.arange(80) % 2)),
     ),
     "a tiny pseudo-group": (TinyGroupWarning, "Raise `min_group_size`", tiny_group),
-    "a kept sliver": (TinyClusterWarning, "merge or mark", sliver),
     "a graph in pieces": (
         DisconnectedGraphWarning,
         "13 connected components.*Raise `n_neighbors`",

@@ -87,8 +87,8 @@ class ClustererStep(EstimatorMixin, ClusterMixin, TransformerMixin, BaseEstimato
         )
 
     def _check_seeds(self, rows, labels):
-        """Return the agreement of the clusters, before any policy for small ones, with those of other seeds."""
-        params = {**self.get_params(deep=False), "n_seed_checks": 0, "min_cluster_size": None}
+        """Return the agreement of the clusters with those of other seeds."""
+        params = {**self.get_params(deep=False), "n_seed_checks": 0}
 
         def cluster_again(seed):
             # No clone: the callbacks that it would inherit should hear of one fit.

@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skexmap._blocks import HEATMAP, gives_missing_no_cluster, leaves_out_missing
 from skexmap._progress import reports_fit
-from skexmap._validation import Interval, RealNotInt, StrOptions, _fit_context
+from skexmap._validation import Interval, StrOptions, _fit_context
 from skexmap.cluster._affinity import (
     check_precomputed,
     log_neighbors,
@@ -20,9 +20,9 @@ from skexmap.cluster._affinity import (
     symmetric_graph,
 )
 from skexmap.cluster._base import ClustererStep
+from skexmap.cluster._components import merge_into_nearest
 from skexmap.cluster._neighbors import nearest_rows, rows_are_identical, vote
 from skexmap.cluster._search import fit_search
-from skexmap.cluster._sizes import merge_into_nearest, smallest_size, without_small_clusters
 from skexmap.cluster._spectrum import (
     cluster_qr,
     clusters_at_widest_gap,
@@ -74,14 +74,6 @@ class EigengapSpectralClustering(ClustererStep):
         `neighbor_recall_` tells what it cost.
     n_components : int, default=64
         Number of those dimensions; rows that have fewer are searched as they are.
-    min_cluster_size : int, float or None, default=None
-        Clusters of fewer rows are small: a number of rows, or a share of them between 0 and 1. None: none
-        is.
-    small_clusters : {"merge", "mark", "keep"}, default="merge"
-        What becomes of small clusters. ``"merge"``: they join the nearest other cluster (by their mean
-        row; by their mean affinity where X is precomputed). ``"mark"``: their rows get the label -1,
-        which makes group -1 and is left out of balancing. ``"keep"``: they stay, with a
-        `TinyClusterWarning`.
     random_state : int, RandomState instance or None, default=None
         Starts the eigensolver, and draws for projections and approximate neighbours. Pass an int for
         results that repeat to the last bit.
@@ -112,14 +104,12 @@ class EigengapSpectralClustering(ClustererStep):
         How clear the choice is: the chosen gap less the runner-up's, over the wider of the two. 1 is
         clear, 0 a toss-up; negative values say that the eigengap would not have chosen the `n_clusters`
         that was given.
-    n_small_clusters_ : int
-        Number of clusters that `min_cluster_size` called small.
     neighbor_recall_ : float
         Share of the true nearest neighbours that the search found, measured on 256 rows; 1 for an exact
         one.
     seed_agreement_ : float or None
-        Mean adjusted Rand index of the clusters, before the policy for small ones, with those under the other seeds: 1
-        is the same, 0 is chance; None where there was nothing to compare.
+        Mean adjusted Rand index of the clusters with those under the other seeds: 1 is the same, 0 is chance. None
+        if there was nothing to compare.
     affinity_matrix_ : csr_array or ndarray of shape (n_samples, n_samples)
         The graph.
     n_connected_components_ : int
@@ -134,9 +124,9 @@ class EigengapSpectralClustering(ClustererStep):
     Raises
     ------
     ValueError
-        In `fit`: for NaN or infinite values, fewer rows than `n_neighbors`, ``min_clusters >
-        max_clusters``, fewer rows than clusters, nothing but small clusters to merge or mark, a precomputed
-        matrix that is not square, not symmetric or negative, or a graph with too few neighbours.
+        In `fit`: for NaN or infinite values, fewer rows than `n_neighbors`, ``min_clusters > max_clusters``, fewer
+        rows than clusters, a precomputed matrix that is not square, not symmetric or negative, or a graph with too
+        few neighbours.
     TypeError
         If a precomputed graph of distances is dense.
     numpy.linalg.LinAlgError
@@ -146,8 +136,6 @@ class EigengapSpectralClustering(ClustererStep):
     -----
     DisconnectedGraphWarning
         If the graph has more connected components than clusters were allowed.
-    TinyClusterWarning
-        If ``small_clusters="keep"`` kept a small cluster.
     ConstantInputWarning
         If all rows are identical: there is one cluster then, whatever was asked for.
     IrreproducibleClustersWarning
@@ -167,8 +155,9 @@ class EigengapSpectralClustering(ClustererStep):
     zeros is rounding noise. So the components are counted first, their eigenvectors are written down, and
     the other eigenvalues are computed inside each component: the widest gap cannot lie before C.
 
-    Given an integer `n_clusters` smaller than the number of components, the smaller components join the
-    nearest of the `n_clusters` largest, as small clusters do.
+    If the integer `n_clusters` is smaller than the number of components, the `n_clusters` largest components
+    stay. Each other component joins, as a whole, the nearest of them: by the mean row, or by the mean affinity
+    if X is precomputed.
 
     With exact neighbours another seed gives the same clusters, even on rows without any structure: it only
     starts the eigensolver, whose pairs are checked, and cluster-QR draws nothing. That they reproduce is then no news;
@@ -204,12 +193,6 @@ class EigengapSpectralClustering(ClustererStep):
         "neighbors": [StrOptions({"exact", "approximate"})],
         "projection": [StrOptions({"pca", "random"}), None],
         "n_components": [Interval(Integral, 1, None, closed="left")],
-        "min_cluster_size": [
-            Interval(Integral, 1, None, closed="left"),
-            Interval(RealNotInt, 0, 1, closed="neither"),
-            None,
-        ],
-        "small_clusters": [StrOptions({"merge", "mark", "keep"})],
         "random_state": ["random_state"],
         "n_jobs": [Integral, None],
         "n_seed_checks": [Interval(Integral, 0, None, closed="left")],
@@ -226,8 +209,6 @@ class EigengapSpectralClustering(ClustererStep):
         neighbors="exact",
         projection=None,
         n_components=64,
-        min_cluster_size=None,
-        small_clusters="merge",
         random_state=None,
         n_jobs=None,
         n_seed_checks=1,
@@ -240,8 +221,6 @@ class EigengapSpectralClustering(ClustererStep):
         self.neighbors = neighbors
         self.projection = projection
         self.n_components = n_components
-        self.min_cluster_size = min_cluster_size
-        self.small_clusters = small_clusters
         self.random_state = random_state
         self.n_jobs = n_jobs
         self.n_seed_checks = n_seed_checks
@@ -274,22 +253,19 @@ class EigengapSpectralClustering(ClustererStep):
         self.eigengaps_ = np.diff(self.eigenvalues_)
         self.n_connected_components_ = int(components.max()) + 1
         n_clusters = self._choose_n_clusters(rows)
-        where = {"affinity": self.affinity_matrix_} if self._precomputed else {"rows": rows}
         if n_clusters == 1:
             labels = np.zeros(len(components), dtype=np.int64)
         elif n_clusters > self.n_connected_components_:
-            labels = renumber_by_size(cluster_qr(embedding[:, :n_clusters]))
+            labels = cluster_qr(embedding[:, :n_clusters])
         else:
             # The eigenvalue 0 has no preferred eigenvectors but the components themselves.
             surplus = np.arange(n_clusters, self.n_connected_components_)
+            where = {"affinity": self.affinity_matrix_} if self._precomputed else {"rows": rows}
             labels = merge_into_nearest(components, surplus, **where) if surplus.size else components
-        compare = self.n_seed_checks and n_clusters > 1 and self._neighbors_depend_on_seed
-        self.seed_agreement_ = self._check_seeds(rows, labels) if compare else None
-        min_size = smallest_size(self.min_cluster_size, len(labels))
-        labels, small = without_small_clusters(labels, min_size, self.small_clusters, **where)
-        self.n_small_clusters_ = len(small)
         self.labels_ = self._labels_of_rows = renumber_by_size(labels)
         self.n_clusters_ = int(self.labels_.max()) + 1
+        compare = self.n_seed_checks and n_clusters > 1 and self._neighbors_depend_on_seed
+        self.seed_agreement_ = self._check_seeds(rows, self.labels_) if compare else None
         self._learn_output(X)
         return self
 

@@ -12,10 +12,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from skexmap._blocks import HEATMAP, gives_missing_no_cluster, leaves_out_missing
 from skexmap._progress import reports_fit
-from skexmap._validation import Interval, RealNotInt, StrOptions, _fit_context
+from skexmap._validation import Interval, StrOptions, _fit_context
 from skexmap.cluster._base import ClustererStep
 from skexmap.cluster._neighbors import rows_are_identical
-from skexmap.cluster._sizes import smallest_size, without_small_clusters
 from skexmap.cluster._spectrum import renumber_by_size
 from skexmap.exceptions import ConstantInputWarning
 
@@ -43,13 +42,6 @@ class OverclusteringKMeans(ClustererStep):
         Number of starts of k-means, of which the best is kept.
     silhouette_size : int, default=2000
         Rows that the silhouette is computed on, at most; it takes their number squared.
-    min_cluster_size : int, float or None, default=None
-        Clusters of fewer rows are small: a number of rows, or a share of them between 0 and 1. None: none
-        is.
-    small_clusters : {"merge", "mark", "keep"}, default="merge"
-        What becomes of small clusters. ``"merge"``: they join the other cluster with the nearest mean, in
-        the space that k-means saw. ``"mark"``: their rows get the label -1, which makes group -1 and is
-        left out of balancing. ``"keep"``: they stay, with a `TinyClusterWarning`.
     random_state : int, RandomState instance or None, default=None
         Starts k-means and UMAP, and draws the rows for the silhouette.
     n_seed_checks : int, default=1
@@ -61,14 +53,12 @@ class OverclusteringKMeans(ClustererStep):
         Cluster of each training row. Cluster 0 is the largest; equal sizes are ordered by their first
         member.
     n_clusters_ : int
-        Number of clusters, after the policy for small ones.
+        Number of clusters.
     silhouettes_ : dict of int to float
         Mean silhouette of every number of clusters tried; empty for an integer `n_clusters`.
-    n_small_clusters_ : int
-        Number of clusters that `min_cluster_size` called small.
     seed_agreement_ : float or None
-        Mean adjusted Rand index of the clusters, before the policy for small ones, with those under the other seeds: 1
-        is the same, 0 is chance; None where there was nothing to compare.
+        Mean adjusted Rand index of the clusters with those under the other seeds: 1 is the same, 0 is chance. None
+        if there was nothing to compare.
     kmeans_ : KMeans or MiniBatchKMeans
         The fitted k-means, with its own numbering.
     reducer_ : PCA, umap.UMAP or None
@@ -81,8 +71,7 @@ class OverclusteringKMeans(ClustererStep):
     Raises
     ------
     ValueError
-        In `fit`: for NaN or infinite values, a range that is empty or not of integers, more clusters than rows, or
-        nothing but small clusters to merge or mark.
+        In `fit`: for NaN or infinite values, a range that is empty or not of integers, or more clusters than rows.
     ImportError
         In `fit`: if ``reduce="umap"`` and umap-learn is not installed.
 
@@ -90,8 +79,6 @@ class OverclusteringKMeans(ClustererStep):
     -----
     ConstantInputWarning
         If all rows are identical: there is one cluster then, whatever was asked for.
-    TinyClusterWarning
-        If ``small_clusters="keep"`` kept a small cluster.
     IrreproducibleClustersWarning
         If `seed_agreement_` is below 0.65, which Steinley calls poor (see `cluster_stability`).
 
@@ -130,12 +117,6 @@ class OverclusteringKMeans(ClustererStep):
         "batch_size": [Interval(Integral, 1, None, closed="left"), None],
         "n_init": [Interval(Integral, 1, None, closed="left")],
         "silhouette_size": [Interval(Integral, 10, None, closed="left")],
-        "min_cluster_size": [
-            Interval(Integral, 1, None, closed="left"),
-            Interval(RealNotInt, 0, 1, closed="neither"),
-            None,
-        ],
-        "small_clusters": [StrOptions({"merge", "mark", "keep"})],
         "random_state": ["random_state"],
         "n_seed_checks": [Interval(Integral, 0, None, closed="left")],
     }
@@ -149,8 +130,6 @@ class OverclusteringKMeans(ClustererStep):
         batch_size=None,
         n_init=10,
         silhouette_size=2000,
-        min_cluster_size=None,
-        small_clusters="merge",
         random_state=None,
         n_seed_checks=1,
     ):
@@ -160,8 +139,6 @@ class OverclusteringKMeans(ClustererStep):
         self.batch_size = batch_size
         self.n_init = n_init
         self.silhouette_size = silhouette_size
-        self.min_cluster_size = min_cluster_size
-        self.small_clusters = small_clusters
         self.random_state = random_state
         self.n_seed_checks = n_seed_checks
 
@@ -200,17 +177,13 @@ class OverclusteringKMeans(ClustererStep):
             best = max(self.silhouettes_, key=self.silhouettes_.get)
             candidates = [kmeans for kmeans in candidates if kmeans.n_clusters == best]
         self.kmeans_ = candidates[0]
-        min_size = smallest_size(self.min_cluster_size, len(rows))
-        own = self.kmeans_.labels_.astype(np.int64)
-        compare = self.n_seed_checks and most > 1
-        self.seed_agreement_ = self._check_seeds(rows, own) if compare else None
-        labels, small = without_small_clusters(own, min_size, self.small_clusters, rows=points)
-        self.n_small_clusters_ = len(small)
-        self.labels_ = self._labels_of_rows = renumber_by_size(labels)
+        self.labels_ = self._labels_of_rows = renumber_by_size(self.kmeans_.labels_)
         self.n_clusters_ = int(self.labels_.max()) + 1
+        compare = self.n_seed_checks and most > 1
+        self.seed_agreement_ = self._check_seeds(rows, self.labels_) if compare else None
         # k-means' number -> ours; a cluster that no training row fell into belongs to none.
         self._numbers = np.full(self.kmeans_.n_clusters, -1, dtype=np.int64)
-        self._numbers[own] = self.labels_
+        self._numbers[self.kmeans_.labels_] = self.labels_
         self._places = {} if self.reduce != "umap" else {row.tobytes(): i for i, row in enumerate(rows)}
         self._learn_output(X)
         return self

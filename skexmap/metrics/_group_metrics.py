@@ -83,19 +83,19 @@ def _check_sample_weight(sample_weight, n_samples):
 
 
 def check_min_group_size(min_group_size):
-    """Return `min_group_size` if it is a whole number of at least 0."""
-    if not isinstance(min_group_size, Integral) or isinstance(min_group_size, bool) or min_group_size < 0:
-        raise ValueError(f"`min_group_size` must be an integer of at least 0, got {min_group_size!r}.")
+    """Return `min_group_size` if it is a whole number of at least 1."""
+    if not isinstance(min_group_size, Integral) or isinstance(min_group_size, bool) or min_group_size < 1:
+        raise ValueError(f"`min_group_size` must be an integer of at least 1, got {min_group_size!r}.")
     return min_group_size
 
 
 def large_enough(groups, min_group_size):
-    """Return the mask of the groups larger than `min_group_size`, which may decide a worst-group score."""
+    """Return the mask of the groups of at least `min_group_size` samples, which may decide a worst-group score."""
     sizes = groups.sizes
-    large = sizes > check_min_group_size(min_group_size)
+    large = sizes >= check_min_group_size(min_group_size)
     if not large.any():
         raise ValueError(
-            f"All {len(sizes)} groups have at most min_group_size={min_group_size} samples "
+            f"All {len(sizes)} groups have fewer than min_group_size={min_group_size} samples "
             f"(largest: {sizes.max()}). Score more samples, use fewer groups or lower `min_group_size`."
         )
     return large
@@ -151,7 +151,7 @@ def group_accuracies(y_true, y_pred, *, group_labels, sample_weight=None):
     return dict(zip(groups.labels, groups.mean(correct).tolist(), strict=True))
 
 
-def worst_group_accuracy(y_true, y_pred, *, group_labels, sample_weight=None, min_group_size=0):
+def worst_group_accuracy(y_true, y_pred, *, group_labels, sample_weight=None, min_group_size=1):
     """Accuracy of the group that the predictions serve worst.
 
     Parameters
@@ -167,9 +167,9 @@ def worst_group_accuracy(y_true, y_pred, *, group_labels, sample_weight=None, mi
     sample_weight : array-like of shape (n_samples,), default=None
         Weight of each sample inside its group. A sample of weight 0 counts as not there. None weighs all
         alike.
-    min_group_size : int, default=0
-        Groups of this many samples or fewer are too small to decide and are left out, as in
-        :class:`~skexmap.retraining.DFRClassifier`. The default 0 lets every group count.
+    min_group_size : int, default=1
+        Smallest group that can be the worst. Groups with fewer samples are left out; with the default of 1,
+        every group counts.
 
     Returns
     -------
@@ -179,7 +179,7 @@ def worst_group_accuracy(y_true, y_pred, *, group_labels, sample_weight=None, mi
     Raises
     ------
     ValueError
-        As `group_accuracies` does, and if no group has more than `min_group_size` samples.
+        As `group_accuracies` does, and if every group has fewer than `min_group_size` samples.
 
     See Also
     --------
@@ -327,7 +327,7 @@ def worst_group_score(
     metric,
     group_labels,
     sample_weight=None,
-    min_group_size=0,
+    min_group_size=1,
     greater_is_better=True,
 ):
     """Score of the group that does worst under any metric.
@@ -346,8 +346,8 @@ def worst_group_score(
     sample_weight : array-like of shape (n_samples,), default=None
         Passed on as ``metric(..., sample_weight=)`` if the metric takes it; values per sample are averaged
         with it.
-    min_group_size : int, default=0
-        Groups of this many samples or fewer are left out.
+    min_group_size : int, default=1
+        Smallest group that can be the worst. Groups with fewer samples are left out.
     greater_is_better : bool, default=True
         Whether the worst is the smallest score; set to False for losses.
 

@@ -65,7 +65,7 @@ class GroupReport:
     confidence : float
         Confidence level of the intervals.
     worst_group : int or str
-        Label of the worst group among those larger than `min_group_size`; the first, where several tie.
+        Label of the worst group among those of at least `min_group_size` samples; the first if several tie.
     worst_group_accuracy : float
         Its accuracy.
     macro_mean : float
@@ -75,7 +75,7 @@ class GroupReport:
     training_weighted_mean : float or None
         Mean weighted by the shares given as `weights`; None when none were given.
     min_group_size : int
-        Groups of this many samples or fewer cannot be the worst.
+        Smallest group that can be the worst.
     n_left_out : int
         Number of samples of group -1 or of weight 0.
     """
@@ -92,7 +92,7 @@ class GroupReport:
     macro_mean: float
     plain_mean: float
     training_weighted_mean: float | None
-    min_group_size: int = 0
+    min_group_size: int = 1
     n_left_out: int = field(default=0)
 
     def __str__(self):
@@ -124,7 +124,7 @@ class GroupReport:
     def _remark(self, group, size):
         if group == self.worst_group:
             return "<- worst"
-        return "too small to judge" if size <= self.min_group_size else ""
+        return "too small to judge" if size < self.min_group_size else ""
 
     def to_frame(self):
         """Return the table as a pandas DataFrame.
@@ -163,7 +163,7 @@ def group_report(
     weights=None,
     sample_weight=None,
     names=None,
-    min_group_size=0,
+    min_group_size=1,
     confidence=0.95,
 ):
     """Size, accuracy and confidence interval of every group, the worst marked.
@@ -186,8 +186,8 @@ def group_report(
     names : dict or list of str, default=None
         Name of each group in the table: group label -> name, or, for groups numbered from 0, a list. Groups
         without a name show their label.
-    min_group_size : int, default=0
-        Groups of this many samples or fewer cannot be the worst.
+    min_group_size : int, default=1
+        Smallest group that can be the worst. Groups with fewer samples are shown as too small to judge.
     confidence : float, default=0.95
         Confidence level of the Wilson intervals.
 

@@ -46,7 +46,7 @@ class _WorstGroupScorer:
         metric=None,
         response_method="predict",
         greater_is_better=True,
-        min_group_size=0,
+        min_group_size=1,
         several=False,
         weighted=False,
     ):
@@ -223,7 +223,7 @@ class WorstPseudoGroupScorer(_WorstGroupScorer):
         OneClusterWarning
             If all samples of each class lie in one cluster.
         AbsentGroupWarning
-            If a pseudo-group of more than `min_group_size` training samples has none here.
+            If a pseudo-group of at least `min_group_size` training samples has none here.
         """
         y = column_or_1d(y)
         head, rows = _head_and_its_input(estimator, X)
@@ -317,7 +317,7 @@ def _trained_groups(step, head, min_group_size):
     if groups.dtype.kind not in "iu":
         # The head was given group labels of its own.
         return np.array([], dtype=np.int64)
-    return groups[(counts > min_group_size) & (groups >= 0)]
+    return groups[(counts >= min_group_size) & (groups >= 0)]
 
 
 def _warn_of_a_searched_partition(estimator):
@@ -375,7 +375,7 @@ def make_worst_group_scorer(
     metric=None,
     response_method="predict",
     greater_is_better=True,
-    min_group_size=0,
+    min_group_size=1,
     several=False,
     weighted=False,
 ):
@@ -389,8 +389,8 @@ def make_worst_group_scorer(
         What the metric is given as predictions.
     greater_is_better : bool, default=True
         False for losses; the score is then the negative worst loss.
-    min_group_size : int, default=0
-        Groups of this many samples or fewer, in the data being scored, are left out.
+    min_group_size : int, default=1
+        Smallest group that can be the worst. Groups with fewer samples in the data being scored are left out.
     several : bool, default=False
         Whether to return a dict of scores, for ``GridSearchCV(..., refit="worst_group")``: ``worst_group``,
         ``macro_group`` (the mean of the groups' accuracies), ``accuracy`` and ``n_groups`` (how many groups
@@ -430,7 +430,7 @@ def make_worst_group_scorer(
     >>> y = rng.randint(2, size=200)
     >>> X = rng.normal(size=(200, 3)) + y[:, None]
     >>> g = 2 * y + rng.randint(2, size=200)
-    >>> scorer = make_worst_group_scorer(min_group_size=5, several=True)
+    >>> scorer = make_worst_group_scorer(min_group_size=6, several=True)
     >>> search = GridSearchCV(LogisticRegression(), {"C": [0.01, 1]}, scoring=scorer, refit="worst_group")
     >>> with sklearn.config_context(enable_metadata_routing=True):
     ...     search = search.fit(X, y, group_labels=g)
@@ -453,7 +453,7 @@ def make_worst_pseudo_group_scorer(
     metric=None,
     response_method="predict",
     greater_is_better=True,
-    min_group_size=5,
+    min_group_size=6,
     several=False,
     weighted=False,
 ):
@@ -477,10 +477,10 @@ def make_worst_pseudo_group_scorer(
         What the metric is given as predictions.
     greater_is_better : bool, default=True
         False for losses; the score is then the negative worst loss.
-    min_group_size : int, default=5
-        Pseudo-groups of this many samples or fewer, in the data being scored, are left out: clusters have
-        slivers, and the accuracy on a handful of images is noise. With 0 all count, as in the tuning of
-        `DFRClassifierCV`.
+    min_group_size : int, default=6
+        Smallest pseudo-group that can be the worst. Those with fewer samples in the data being scored are left
+        out, because clusters have slivers and the accuracy on a handful of images is noise. With 1, every
+        pseudo-group counts.
     several : bool, default=False
         Whether to return a dict of scores, for ``GridSearchCV(..., refit="worst_pseudo_group")``:
         ``worst_pseudo_group``, ``macro_pseudo_group`` (the mean of the pseudo-groups' accuracies),
@@ -509,7 +509,7 @@ def make_worst_pseudo_group_scorer(
     Notes
     -----
     Samples of cluster -1 belong to no pseudo-group and are left out. A pseudo-group that is absent from a
-    fold cannot be the worst there; if it has more than `min_group_size` training samples, an
+    fold cannot be the worst there; if it has at least `min_group_size` training samples, an
     `AbsentGroupWarning` says so.
 
     Examples

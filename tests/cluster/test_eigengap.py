@@ -108,8 +108,11 @@ def test_fewer_clusters_than_components_join_the_small_ones_to_the_nearest():
     )
     X += np.random.default_rng(0).random(X.shape) / 10
     with pytest.warns(DisconnectedGraphWarning, match="more than n_clusters=2"):
-        labels = EigengapSpectralClustering(2, n_neighbors=4).fit_predict(X)
-    assert labels.tolist() == [0] * 20 + [1] * 20 + [0] * 4
+        clusterer = EigengapSpectralClustering(2, n_neighbors=4).fit(X)
+    assert clusterer.labels_.tolist() == [0] * 20 + [1] * 20 + [0] * 4
+    assert clusterer.n_clusters_ == 2
+    # New rows follow the component that they are near to.
+    assert clusterer.predict([[90.05, 90.05], [1.05, 1.05]]).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("n", [200, 1500])

@@ -184,15 +184,6 @@ class TestOtherSeeds:
         with pytest.warns(IrreproducibleClustersWarning, match="EigengapSpectralClustering"):
             clusterer.fit(noise)
 
-    def test_small_clusters_are_compared_as_they_were_found(self, three_blobs):
-        """What the policy made of them is no other clustering, and "keep" warns of them once."""
-        sliver = np.r_[three_blobs, three_blobs[:1] + 1000]
-        clusterer = OverclusteringKMeans(4, random_state=0, min_cluster_size=3, small_clusters="keep")
-        with pytest.warns(UserWarning, match="1 of 4 clusters") as caught:
-            clusterer.fit(sliver)
-        assert len(caught) == 1
-        assert clusterer.seed_agreement_ == 1
-
     @pytest.mark.filterwarnings("error")
     def test_one_cluster_reproduces(self, noise):
         assert OverclusteringKMeans(1, random_state=0).fit(noise).seed_agreement_ is None

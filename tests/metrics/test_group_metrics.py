@@ -70,12 +70,31 @@ def test_samples_of_group_minus_one_are_left_out(predictions, none):
     assert "7 samples that belong to no group are left out" in str(report)
 
 
-def test_groups_of_min_group_size_or_fewer_cannot_be_the_worst():
+def share_right(y_true, y_pred):
+    return float(np.mean(np.asarray(y_true) == np.asarray(y_pred)))
+
+
+def worst_by_report(y, predicted, **options):
+    return group_report(y, predicted, **options).worst_group_accuracy
+
+
+def worst_by_any_metric(y, predicted, **options):
+    return worst_group_score(y, predicted, metric=share_right, **options)
+
+
+@pytest.mark.parametrize("worst", [worst_group_accuracy, worst_by_any_metric, worst_by_report])
+def test_a_group_of_exactly_min_group_size_samples_can_be_the_worst_and_a_smaller_one_cannot(worst):
     y, predicted = [0] * 8, [1, 1, 0, 0, 0, 0, 0, 1]
     group = [0, 0, 1, 1, 1, 1, 1, 1]
-    assert worst_group_accuracy(y, predicted, group_labels=group) == 0
-    assert worst_group_accuracy(y, predicted, group_labels=group, min_group_size=1) == 0
-    assert worst_group_accuracy(y, predicted, group_labels=group, min_group_size=2) == pytest.approx(5 / 6)
+    assert worst(y, predicted, group_labels=group, min_group_size=2) == 0
+    assert worst(y, predicted, group_labels=group, min_group_size=3) == pytest.approx(5 / 6)
+    # The largest group is large enough as long as it has the size itself.
+    assert worst(y, predicted, group_labels=group, min_group_size=6) == pytest.approx(5 / 6)
+
+
+@pytest.mark.parametrize("worst", [worst_group_accuracy, worst_by_any_metric, worst_by_report])
+def test_a_group_of_one_sample_counts_by_default(worst):
+    assert worst([0, 0, 0], [1, 0, 0], group_labels=[0, 1, 1]) == 0
 
 
 def test_weights_of_samples_count_like_repetitions(predictions):
@@ -190,7 +209,7 @@ def test_report_holds_what_the_metrics_say_and_marks_the_worst(predictions):
 def test_report_prints_aligned_with_names():
     y, predicted = [0] * 12 + [1] * 3, [0] * 12 + [1, 0, 0]
     names = ["landbird on land", "landbird on water", "waterbird on land", "waterbird on water"]
-    report = group_report(y, predicted, group_labels=[0] * 11 + [1] + [2] * 3, names=names, min_group_size=1)
+    report = group_report(y, predicted, group_labels=[0] * 11 + [1] + [2] * 3, names=names, min_group_size=2)
     assert str(report).splitlines() == [
         "group              size  accuracy  95% interval",
         "landbird on land     11     1.000  0.741 to 1.000",
@@ -203,6 +222,12 @@ def test_report_prints_aligned_with_names():
     ]
     assert group_report(y, predicted, group_labels=["a"] * 15, names={"a": "all"}).names == ["all"]
     assert group_report(y, predicted, group_labels=[-2] * 7 + [1] * 8, names=names).names == ["-2", names[1]]
+
+
+def test_a_group_of_exactly_min_group_size_samples_is_not_too_small_to_judge():
+    y, predicted, group = [0] * 5, [0, 0, 1, 1, 1], [0, 0, 1, 1, 1]
+    assert "too small" not in str(group_report(y, predicted, group_labels=group, min_group_size=2))
+    assert "too small" in str(group_report(y, predicted, group_labels=group, min_group_size=3))
 
 
 def test_report_converts_to_a_frame(predictions):
@@ -250,14 +275,14 @@ def test_no_samples_at_all_are_refused(metric):
 
 def test_no_group_above_the_floor_is_refused_with_the_largest_size():
     with pytest.raises(
-        ValueError, match=r"All 2 groups have at most min_group_size=3 samples \(largest: 3\)"
+        ValueError, match=r"All 2 groups have fewer than min_group_size=4 samples \(largest: 3\)"
     ):
-        worst_group_accuracy([0] * 5, [0] * 5, group_labels=[0, 0, 1, 1, 1], min_group_size=3)
+        worst_group_accuracy([0] * 5, [0] * 5, group_labels=[0, 0, 1, 1, 1], min_group_size=4)
 
 
-@pytest.mark.parametrize("bad", [-1, 1.5, "5", True])
+@pytest.mark.parametrize("bad", [-1, 0, 1.5, "5", True])
 def test_a_floor_that_is_no_count_is_refused(bad):
-    with pytest.raises(ValueError, match="`min_group_size` must be an integer"):
+    with pytest.raises(ValueError, match="`min_group_size` must be an integer of at least 1"):
         worst_group_accuracy([0, 1], [0, 1], group_labels=[0, 1], min_group_size=bad)
 
 

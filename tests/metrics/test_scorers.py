@@ -80,7 +80,7 @@ def clustered_pipeline(n_clusters=2, head=None, **labeler):
     return Pipeline([("clusterer", PseudoGroupLabeler(clusterer, **labeler)), ("dfr", head)])
 
 
-def table_of_scores(model, X, y, groups, splits, min_group_size=0):
+def table_of_scores(model, X, y, groups, splits, min_group_size=1):
     """What a search over C must find, by hand: rows are candidates, columns splits."""
     scores = np.empty((len(CS), len(splits)))
     for i, C in enumerate(CS):
@@ -90,7 +90,7 @@ def table_of_scores(model, X, y, groups, splits, min_group_size=0):
             rates = []
             for group in set(groups[test]):
                 rows = [r for r, t in enumerate(test) if groups[t] == group]
-                if len(rows) > min_group_size:
+                if len(rows) >= min_group_size:
                     rates.append(np.mean([predicted[r] == y[test[r]] for r in rows]))
             scores[i, j] = min(rates)
     return scores
@@ -302,7 +302,7 @@ class TestWithGroupLabels:
             ({"response_method": "transform"}, "`response_method` must be one of"),
             ({"response_method": "predict_proba"}, "needs a `metric`"),
             ({"several": True, "metric": log_loss}, "give scikit-learn a dict of scorers"),
-            ({"min_group_size": -1}, "`min_group_size` must be an integer"),
+            ({"min_group_size": 0}, "`min_group_size` must be an integer of at least 1"),
         ],
     )
     def test_options_that_do_not_go_together_are_refused(self, options, message):
@@ -335,14 +335,14 @@ class TestWithoutGroupLabels:
     def test_the_score_is_that_of_the_pipelines_own_pseudo_groups(self, data):
         X, y, _ = data
         splits = list(StratifiedKFold(3).split(X, y))
-        scorer = make_worst_pseudo_group_scorer(min_group_size=9)
+        scorer = make_worst_pseudo_group_scorer(min_group_size=10)
         search = GridSearchCV(clustered_pipeline(), {"dfr__C": CS}, scoring=scorer, cv=splits).fit(X, y)
         got = scores_of(search, 3)
         for j, (train, test) in enumerate(splits):
             labeler = PseudoGroupLabeler(KMeans(2, n_init=3, random_state=0)).fit(X[train], y[train])
             groups = np.full(len(y), -1)
             groups[test] = labeler.predict_groups(X[test], y[test])
-            own = table_of_scores(clustered_pipeline(), X, y, groups, [(train, test)], min_group_size=9)
+            own = table_of_scores(clustered_pipeline(), X, y, groups, [(train, test)], min_group_size=10)
             np.testing.assert_allclose(got[:, [j]], own)
 
     def test_pseudo_groups_of_a_shown_shortcut_score_as_the_true_groups(self, data):
@@ -388,7 +388,7 @@ class TestWithoutGroupLabels:
         search = GridSearchCV(
             head, {"dfr__C": CS}, scoring=worst_pseudo_group_accuracy_scorer, cv=splits
         ).fit(blocks, y)
-        expected = table_of_scores(head, blocks, y, groups, splits, min_group_size=5)
+        expected = table_of_scores(head, blocks, y, groups, splits, min_group_size=6)
         np.testing.assert_allclose(scores_of(search, 4), expected)
 
     def test_a_data_frame_of_blocks_scores_the_same(self, data):
@@ -410,7 +410,7 @@ class TestWithoutGroupLabels:
         model.fit(X, y)
         clusters = model[0].predict(X)
         expected = worst_group_accuracy(
-            y, model.predict(X), group_labels=y * model[0].n_clusters_ + clusters, min_group_size=5
+            y, model.predict(X), group_labels=y * model[0].n_clusters_ + clusters, min_group_size=6
         )
         assert worst_pseudo_group_accuracy_scorer(model, X, y) == expected
 
@@ -430,7 +430,7 @@ class TestWithoutGroupLabels:
             names[inside],
             predicted[inside],
             group_labels=[f"{a} {b}" for a, b in zip(names[inside], clusters[inside], strict=True)],
-            min_group_size=5,
+            min_group_size=6,
         )
         assert worst_pseudo_group_accuracy_scorer(model, X, names) == expected
 
@@ -451,10 +451,14 @@ class TestWithoutGroupLabels:
         X, y, _ = data
         blocks = clustered_pipeline()[:1].fit_transform(X, y)
         head = DFRClassifier(n_retrains=3, random_state=0).fit(blocks, y)
-        wrong = np.flatnonzero(head.predict(blocks) != y)[:5]
-        blocks["cluster"][wrong] = 2
-        assert make_worst_pseudo_group_scorer(min_group_size=0)(head, blocks, y) == 0
+        wrong = np.flatnonzero((head.predict(blocks) != y) & (y == 0))[:6]
+        blocks["cluster"][wrong[:5]] = 2
+        assert make_worst_pseudo_group_scorer(min_group_size=1)(head, blocks, y) == 0
         assert worst_pseudo_group_accuracy_scorer(head, blocks, y) > 0.5
+        assert make_worst_group_scorer()(head, blocks, y, group_labels=3 * y + blocks["cluster"]) == 0
+        # Six samples are large enough for the default of 6.
+        blocks["cluster"][wrong] = 2
+        assert worst_pseudo_group_accuracy_scorer(head, blocks, y) == 0
 
     def test_dfr_cv_chooses_the_same_strength_on_the_splits_of_a_grid_search(self, data):
         X, y, _ = data
@@ -465,7 +469,7 @@ class TestWithoutGroupLabels:
         search = GridSearchCV(
             DFRClassifier(n_retrains=3, random_state=0),
             {"C": CS},
-            scoring=make_worst_pseudo_group_scorer(min_group_size=0),
+            scoring=make_worst_pseudo_group_scorer(min_group_size=1),
             cv=splits,
         ).fit(blocks, y)
         np.testing.assert_allclose(dfr_cv.cv_scores_, scores_of(search, 6))
@@ -546,7 +550,7 @@ class TestOnImages:
         model = self.exmap(net).fit(X[:200], y[:200])
         groups = model.predict_groups(X[200:], y[200:])
         expected = worst_group_accuracy(
-            y[200:], model.predict(X[200:]), group_labels=groups, min_group_size=5
+            y[200:], model.predict(X[200:]), group_labels=groups, min_group_size=6
         )
         assert worst_pseudo_group_accuracy_scorer(model, X[200:], y[200:]) == expected
         assert make_worst_pseudo_group_scorer(model)(model, X[200:], y[200:]) == expected
@@ -720,6 +724,17 @@ class TestWarnings:
         with pytest.warns(AbsentGroupWarning, match=r"\[1\]"):
             scorer(model, X[groups != 1], y[groups != 1])
 
+    def test_an_absent_pseudo_group_is_named_if_its_training_samples_were_enough_to_be_the_worst(self, data):
+        X, y, _ = data
+        model = clustered_pipeline().fit(X, y)
+        groups = model[0].group_labels_
+        present = groups != 1
+        size = int((~present).sum())
+        with pytest.warns(AbsentGroupWarning, match=r"\[1\]"):
+            make_worst_pseudo_group_scorer(min_group_size=size)(model, X[present], y[present])
+        # Warnings are errors here.
+        make_worst_pseudo_group_scorer(min_group_size=size + 1)(model, X[present], y[present])
+
     def test_a_fold_of_one_class_in_one_cluster_is_not_called_blind(self, data):
         X, y, g = data
         model = clustered_pipeline().fit(X, y)
@@ -728,7 +743,7 @@ class TestWarnings:
         with pytest.warns(AbsentGroupWarning):
             score = worst_pseudo_group_accuracy_scorer(model, X[own], y[own])
         assert score == np.mean(model.predict(X[own]) == 1)
-        with pytest.raises(ValueError, match="All 1 groups have at most min_group_size=400"):
+        with pytest.raises(ValueError, match="All 1 groups have fewer than min_group_size=400"):
             scorer(model, X[own], y[own])
 
     @pytest.mark.parametrize(
