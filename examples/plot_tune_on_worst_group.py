@@ -123,7 +123,7 @@ def stratified_by_pseudo_group():
 
 def dfr_cv():
     dfr = DFRClassifierCV(Cs=Cs, n_retrains=5, random_state=0).fit(X, y)
-    return dfr, dfr.mean_cv_scores_
+    return dfr, dfr.scores_
 
 
 def _columns(search, *names):

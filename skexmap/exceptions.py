@@ -14,16 +14,11 @@ __all__ = [
     "SkexmapWarning",
     "SkippedImagesWarning",
     "TinyClusterWarning",
-    "TinyGroupWarning",
 ]
 
 
 class SkexmapWarning(UserWarning):
     """Base class of every warning of skexmap."""
-
-
-class TinyGroupWarning(SkexmapWarning):
-    """A tiny group decides how few samples every other group may keep."""
 
 
 class EmptyErrorSetWarning(SkexmapWarning):

@@ -102,8 +102,12 @@ CONFIGURED = {
         PseudoGroupLabeler(AgglomerativeClustering()),
         PseudoGroupLabeler(DBSCAN(eps=5.0, min_samples=1)),
     ],
-    DFRClassifier: [DFRClassifier(), DFRClassifier(balance="reweight"), DFRClassifier(small_groups="drop")],
-    DFRClassifierCV: [DFRClassifierCV(), DFRClassifierCV(cv=2, n_retrains=2)],
+    DFRClassifier: [DFRClassifier(), DFRClassifier(balance="reweight")],
+    DFRClassifierCV: [
+        DFRClassifierCV(),
+        DFRClassifierCV(tuning="published"),
+        DFRClassifierCV(cv=2, n_retrains=2),
+    ],
     ExMapClassifier: [
         ExMapClassifier(
             CosineNet(), clusterer=TWO_CLUSTERS, strategy=DFRClassifierCV(n_retrains=3, min_group_size=0)

@@ -37,7 +37,6 @@ from skexmap.exceptions import (
     SkexmapWarning,
     SkippedImagesWarning,
     TinyClusterWarning,
-    TinyGroupWarning,
 )
 from skexmap.metrics import worst_pseudo_group_accuracy_scorer
 from skexmap.retraining import JTTReweighter
@@ -110,15 +109,6 @@ def search_the_partition():
     GridSearchCV(clustered_pipeline(), grid, scoring=scorer, cv=2, error_score="raise").fit(BLOCKS, Y)
 
 
-def tiny_group():
-    y = np.repeat([0, 1], 200)
-    groups = 2 * y + np.arange(400) % 2
-    groups[np.flatnonzero(groups == 0)[:7]] = 9
-    DFRClassifier(n_retrains=1).fit(
-        np.random.default_rng(0).standard_normal((400, 3)), y, group_labels=groups
-    )
-
-
 def sliver():
     rows = np.r_[TWO_BLOBS, [[1000.0] * 4]]
     OverclusteringKMeans(3, random_state=0, min_cluster_size=5, small_clusters="keep").fit(rows)
@@ -148,7 +138,6 @@ MET = {
         r"1 of 2 classes \(\[0\]\).*Ask for more",
         lambda: fit_on_clusters(Y * (np.arange(80) % 2)),
     ),
-    "a tiny pseudo-group": (TinyGroupWarning, "Raise `min_group_size`", tiny_group),
     "a kept sliver": (TinyClusterWarning, "merge or mark", sliver),
     "a graph in pieces": (
         DisconnectedGraphWarning,
@@ -182,7 +171,7 @@ MET = {
     ),
     "a retrained layer with one answer": (
         ConstantPredictionWarning,
-        "The retrained last layer predicts the same class.*Weaken the penalty",
+        "DFRClassifier predicts the same class.*Weaken the penalty",
         retrained_to_one_answer,
     ),
     "identical rows": (
