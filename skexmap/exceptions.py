@@ -13,16 +13,11 @@ __all__ = [
     "PartitionSearchWarning",
     "SkexmapWarning",
     "SkippedImagesWarning",
-    "TinyGroupWarning",
 ]
 
 
 class SkexmapWarning(UserWarning):
     """Base class of every warning of skexmap."""
-
-
-class TinyGroupWarning(SkexmapWarning):
-    """A tiny group decides how few samples every other group may keep."""
 
 
 class EmptyErrorSetWarning(SkexmapWarning):

@@ -35,7 +35,7 @@ def make_pipe(net, **params):
         [
             ("heatmaps", HeatmapTransformer(net, size=4, return_embedding=True, batch_size=16)),
             ("clusterer", PseudoGroupLabeler(KMeans(2, n_init=1, random_state=0))),
-            ("dfr", DFRClassifier(n_retrains=3, min_group_size=0, random_state=0)),
+            ("dfr", DFRClassifier(n_retrains=3, min_group_size=1, random_state=0)),
         ],
         **params,
     )

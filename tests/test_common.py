@@ -77,7 +77,7 @@ class LazyDoubleNet(torch.nn.Module):
 
 
 # What an estimator needs besides its defaults, and variants that are worth the checks too. The data sets of the checks
-# have 10 to 60 rows: the two clusters and `min_group_size=0` are for those.
+# have 10 to 60 rows: the two clusters and `min_group_size=1` are for those.
 TWO_CLUSTERS = KMeans(2, n_init=1, random_state=0)
 CONFIGURED = {
     HeatmapTransformer: [
@@ -102,16 +102,20 @@ CONFIGURED = {
         PseudoGroupLabeler(AgglomerativeClustering()),
         PseudoGroupLabeler(DBSCAN(eps=5.0, min_samples=1)),
     ],
-    DFRClassifier: [DFRClassifier(), DFRClassifier(balance="reweight"), DFRClassifier(small_groups="drop")],
-    DFRClassifierCV: [DFRClassifierCV(), DFRClassifierCV(cv=2, n_retrains=2)],
+    DFRClassifier: [DFRClassifier(), DFRClassifier(balance="reweight")],
+    DFRClassifierCV: [
+        DFRClassifierCV(),
+        DFRClassifierCV(tuning="published"),
+        DFRClassifierCV(cv=2, n_retrains=2),
+    ],
     ExMapClassifier: [
         ExMapClassifier(
-            CosineNet(), clusterer=TWO_CLUSTERS, strategy=DFRClassifierCV(n_retrains=3, min_group_size=0)
+            CosineNet(), clusterer=TWO_CLUSTERS, strategy=DFRClassifierCV(n_retrains=3, min_group_size=1)
         ),
         ExMapClassifier(
             CosineNet(),
             clusterer=PseudoGroupLabeler(TWO_CLUSTERS, block="embedding", scope="local"),
-            strategy=DFRClassifier(balance="reweight", min_group_size=0),
+            strategy=DFRClassifier(balance="reweight", min_group_size=1),
         ),
     ],
 }

@@ -30,7 +30,7 @@ from skexmap.metrics import group_report, worst_pseudo_group_accuracy_scorer
 from skexmap.retraining import EIILLabeler, ERMClassifier, JTTReweighter
 
 TWO = KMeans(2, n_init=10, random_state=0)
-DFR = DFRClassifier(n_retrains=3, min_group_size=0, random_state=0)
+DFR = DFRClassifier(n_retrains=3, min_group_size=1, random_state=0)
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ class TestThreeWays:
         blocks = HeatmapTransformer(net, size=4, return_embedding=True).fit(X, y).transform(X)
         flat = blocks["heatmap"].reshape(len(X), -1)
         labeler = PseudoGroupLabeler(TWO, scope=scope).fit(flat, y)
-        dfr = DFRClassifier(n_retrains=3, min_group_size=0, random_state=0)
+        dfr = DFRClassifier(n_retrains=3, min_group_size=1, random_state=0)
         dfr.fit(blocks["embedding"], y, group_labels=labeler.group_labels_)
         return labeler.group_labels_, dfr.decision_function(EmbeddingTransformer(net).fit_transform(X))
 
@@ -159,7 +159,7 @@ class TestGivenGroups:
         groups = np.where(y == "duck", 0, 2) + np.arange(60) % 3 // 2
         exmap.fit(X, y, group_labels=groups)
         assert counts["heatmaps"] == 0
-        expected = DFRClassifier(n_retrains=3, min_group_size=0, random_state=0).fit(
+        expected = DFRClassifier(n_retrains=3, min_group_size=1, random_state=0).fit(
             EmbeddingTransformer(exmap.model).fit_transform(X), y, group_labels=groups
         )
         assert_allclose(exmap.strategy_.coef_, expected.coef_, rtol=1e-6)
@@ -200,7 +200,7 @@ class TestFit:
     @pytest.mark.filterwarnings("ignore::skexmap.exceptions.SkexmapWarning")
     def test_the_default_strategy_chooses_its_penalty(self, net, images):
         exmap = ExMapClassifier(
-            net, clusterer=TWO, strategy=DFRClassifierCV(min_group_size=0), random_state=0
+            net, clusterer=TWO, strategy=DFRClassifierCV(min_group_size=1), random_state=0
         )
         exmap.fit(*images)
         assert exmap.strategy_.C_ in exmap.strategy_.Cs_
@@ -240,12 +240,12 @@ class TestFit:
         def fit(seed, strategy):
             return ExMapClassifier(net, clusterer=TWO, strategy=strategy, random_state=seed).fit(*images)
 
-        loose = DFRClassifier(n_retrains=1, min_group_size=0)
+        loose = DFRClassifier(n_retrains=1, min_group_size=1)
         first, same, other = (fit(seed, loose).strategy_.coef_ for seed in (0, 0, 1))
         assert_array_equal(first, same)
         assert not np.array_equal(first, other)
         assert loose.random_state is None
-        fixed = DFRClassifier(n_retrains=1, min_group_size=0, random_state=3)
+        fixed = DFRClassifier(n_retrains=1, min_group_size=1, random_state=3)
         assert_array_equal(fit(0, fixed).strategy_.coef_, fit(1, fixed).strategy_.coef_)
         generator = np.random.RandomState(0)
         again = np.random.RandomState(0)
@@ -355,8 +355,8 @@ class TestDiagnosis:
     def test_the_same_answer_for_every_image_is_named(self, exmap, images):
         X, _ = images
         y = np.r_[np.zeros(30, dtype=int), np.arange(30) % 2]
-        exmap.set_params(strategy=DFRClassifier(C=1e-6, n_retrains=1, balance="reweight", min_group_size=0))
-        with pytest.warns(ConstantPredictionWarning, match="retrained last layer predicts the same class"):
+        exmap.set_params(strategy=DFRClassifier(C=1e-6, n_retrains=1, balance="reweight", min_group_size=1))
+        with pytest.warns(ConstantPredictionWarning, match="predicts the same class"):
             exmap.fit(X, y)
 
     def test_it_can_be_silenced_by_category(self, recwarn):

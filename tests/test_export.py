@@ -24,7 +24,7 @@ from skexmap import (
 from skexmap.export import ABSENT_CLASS_LOGIT
 
 pytestmark = pytest.mark.filterwarnings("ignore::skexmap.exceptions.SkexmapWarning")
-DFR = DFRClassifier(n_retrains=2, min_group_size=0, random_state=0)
+DFR = DFRClassifier(n_retrains=2, min_group_size=1, random_state=0)
 
 
 class Net(torch.nn.Module):

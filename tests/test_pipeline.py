@@ -94,7 +94,7 @@ class TestTheAskedForPipeline:
             [
                 ("heatmaps", HeatmapTransformer(net, return_embedding=True)),
                 ("clusterer", EigengapSpectralClustering(n_clusters=2, random_state=0)),
-                ("dfr", DFRClassifier(min_group_size=0, random_state=0)),
+                ("dfr", DFRClassifier(min_group_size=1, random_state=0)),
             ]
         )
         assert set(pipe.fit(X, y).predict(X)) <= {"duck", "swan"}
@@ -102,7 +102,7 @@ class TestTheAskedForPipeline:
         made = make_exmap_pipeline(
             net,
             clusterer=EigengapSpectralClustering(n_clusters=2),
-            strategy=DFRClassifier(min_group_size=0),
+            strategy=DFRClassifier(min_group_size=1),
             random_state=0,
         )
         assert made.fit(X, y).predict(X).shape == (60,)
@@ -210,7 +210,7 @@ class TestCopies:
             net,
             heatmaps=heatmaps,
             clusterer=KMeans(2, n_init=1),
-            strategy=DFRClassifier(min_group_size=0, n_retrains=1),
+            strategy=DFRClassifier(min_group_size=1, n_retrains=1),
         ).fit(*images)
         size = sum(values.numel() for values in net.parameters()) * 4
         del classifier.embeddings_

@@ -102,7 +102,7 @@ def test_callbacks_hear_of_every_batch_refit_and_halving_in_a_pipeline(net, imag
         [
             ("heatmaps", HeatmapTransformer(net, return_embedding=True, batch_size=16)),
             ("clusterer", PseudoGroupLabeler(KMeans(2, n_init=1, random_state=0))),
-            ("dfr", DFRClassifierCV(n_retrains=4, n_splits=3, min_group_size=0, random_state=0, n_jobs=2)),
+            ("dfr", DFRClassifierCV(n_retrains=4, n_splits=3, min_group_size=1, random_state=0, n_jobs=2)),
         ]
     ).set_callbacks(recorder)
     pipe.fit(*images)
@@ -121,7 +121,7 @@ def test_callbacks_set_on_an_exmap_classifier_reach_its_parts(net, images):
     classifier = ExMapClassifier(
         net,
         clusterer=KMeans(2, n_init=1, random_state=0),
-        strategy=DFRClassifier(n_retrains=4, min_group_size=0),
+        strategy=DFRClassifier(n_retrains=4, min_group_size=1),
         random_state=0,
     ).set_callbacks(recorder)
     classifier.fit(*images)

@@ -76,7 +76,7 @@ def test_with_a_net_the_layers_of_the_net_must_be_trusted_too():
         make_net(),
         heatmaps=HeatmapTransformer(size=4),
         clusterer=KMeans(2, n_init=1, random_state=0),
-        strategy=DFRClassifier(n_retrains=2, min_group_size=0, random_state=0),
+        strategy=DFRClassifier(n_retrains=2, min_group_size=1, random_state=0),
     ).fit(X, y)
     data = skops_io.dumps(classifier)
     named = skops_io.get_untrusted_types(data=data)

@@ -36,7 +36,6 @@ from skexmap.exceptions import (
     PartitionSearchWarning,
     SkexmapWarning,
     SkippedImagesWarning,
-    TinyGroupWarning,
 )
 from skexmap.metrics import worst_pseudo_group_accuracy_scorer
 from skexmap.retraining import JTTReweighter
@@ -47,7 +46,7 @@ TWO_BLOBS = RNG.standard_normal((80, 4)) + 20 * (np.arange(80) % 2)[:, None]
 # Each class in both blobs.
 Y = np.arange(80) // 2 % 2
 BLOCKS = make_blocks(embedding=TWO_BLOBS, heatmap=TWO_BLOBS.reshape(80, 1, 2, 2))
-DFR = DFRClassifier(n_retrains=1, min_group_size=0, random_state=0)
+DFR = DFRClassifier(n_retrains=1, min_group_size=1, random_state=0)
 
 
 class Answers:
@@ -109,15 +108,6 @@ def search_the_partition():
     GridSearchCV(clustered_pipeline(), grid, scoring=scorer, cv=2, error_score="raise").fit(BLOCKS, Y)
 
 
-def tiny_group():
-    y = np.repeat([0, 1], 200)
-    groups = 2 * y + np.arange(400) % 2
-    groups[np.flatnonzero(groups == 0)[:7]] = 9
-    DFRClassifier(n_retrains=1).fit(
-        np.random.default_rng(0).standard_normal((400, 3)), y, group_labels=groups
-    )
-
-
 def thirteen_pieces():
     rows = np.repeat(1000.0 * np.arange(13), 10)[:, None] + np.random.default_rng(0).random((130, 2))
     EigengapSpectralClustering(n_neighbors=5).fit(rows)
@@ -126,7 +116,7 @@ def thirteen_pieces():
 def retrained_to_one_answer():
     X, _ = make_images()
     y = np.r_[np.zeros(30, dtype=int), np.arange(30) % 2]
-    strategy = DFRClassifier(C=1e-6, n_retrains=1, balance="reweight", min_group_size=0)
+    strategy = DFRClassifier(C=1e-6, n_retrains=1, balance="reweight", min_group_size=1)
     ExMapClassifier(make_net(), clusterer=EigengapSpectralClustering(2), strategy=strategy).fit(X, y)
 
 
@@ -142,7 +132,6 @@ MET = {
         r"1 of 2 classes \(\[0\]\).*Ask for more",
         lambda: fit_on_clusters(Y * (np.arange(80) % 2)),
     ),
-    "a tiny pseudo-group": (TinyGroupWarning, "Raise `min_group_size`", tiny_group),
     "a graph in pieces": (
         DisconnectedGraphWarning,
         "13 connected components.*Raise `n_neighbors`",
@@ -175,7 +164,7 @@ MET = {
     ),
     "a retrained layer with one answer": (
         ConstantPredictionWarning,
-        "The retrained last layer predicts the same class.*Weaken the penalty",
+        "DFRClassifier predicts the same class.*Weaken the penalty",
         retrained_to_one_answer,
     ),
     "identical rows": (

@@ -45,7 +45,7 @@ class HeatmapTransformer(ImageTransformer):
     target : "predicted", int or callable, default="predicted"
         The class whose logit is explained: the predicted one, one index for all images, or a function from the logits
         (tensor of shape (n, n_logits)) to n indices.
-    evidence : {"magnitude", "signed"}, default="signed"
+    evidence : {"magnitude", "signed"}, default="magnitude"
         What of the relevance is kept. ``"magnitude"``: its absolute value, in every pixel and channel, before maps are
         shrunk. ``"signed"`` (published): the relevance itself, positive where it speaks for the explained class.
     size : int or None, default=28
@@ -173,7 +173,7 @@ class HeatmapTransformer(ImageTransformer):
         gamma=4.0,
         epsilon=1e-6,
         target="predicted",
-        evidence="signed",
+        evidence="magnitude",
         size=28,
         channels="keep",
         normalize="max_abs",

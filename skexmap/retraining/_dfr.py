@@ -1,6 +1,5 @@
 """Deep feature reweighting: balance the groups, refit the last layer with an L1 penalty, average."""
 
-import warnings
 from functools import partial
 from numbers import Integral, Real
 
@@ -10,42 +9,50 @@ from sklearn.model_selection import check_cv
 from sklearn.utils import check_random_state
 
 from skexmap._blocks import EMBEDDING, leaves_out_missing
-from skexmap._group_labels import NO_GROUP, pool_by_rarity
 from skexmap._progress import progress, reports_fit
 from skexmap._validation import Interval, StrOptions, _fit_context
-from skexmap.exceptions import TinyGroupWarning
-from skexmap.retraining._inputs import read_classes, read_embedding, read_groups, refuse_lost_classes
+from skexmap.retraining._inputs import (
+    large_enough,
+    read_classes,
+    read_embedding,
+    read_groups,
+    refuse_lost_classes,
+)
 from skexmap.retraining._l1_logistic import l1_logistic
-from skexmap.retraining._linear import LinearHead, fold_scaler, one_versus_rest_probabilities, standardizer
+from skexmap.retraining._linear import (
+    LinearHead,
+    fold_scaler,
+    one_versus_rest_probabilities,
+    predict_codes,
+    standardizer,
+)
 
 __all__ = ["DFRClassifier", "DFRClassifierCV"]
 
-# Subsampling every group to fewer samples than this is worth a warning where a larger size was to be had.
-_SLIVER = 20
-
 
 def subsample_size(group_codes, min_group_size):
-    """Return the size that the groups are cut down to: that of the smallest group above `min_group_size`.
+    """Return the size that the groups are cut down to: that of the smallest group that is large enough.
 
     Parameters
     ----------
     group_codes : ndarray of shape (n_samples,)
         Group of each sample, 0 or more.
     min_group_size : int
-        Groups of at most this many samples do not set the size.
+        Groups of fewer samples do not set the size.
 
     Returns
     -------
     size : int or None
-        None if no group is larger than `min_group_size`: then nothing is cut.
+        None if no group is large enough: then nothing is cut.
     """
     counts = np.bincount(group_codes)
-    setting = counts[counts > min_group_size]
+    # A group without a sample does not occur.
+    setting = counts[counts >= max(min_group_size, 1)]
     return int(setting.min()) if setting.size else None
 
 
-def subsample_groups(group_codes, rng, *, min_group_size, small_groups):
-    """Draw equally many samples of every group; small groups stay in whole or are dropped.
+def subsample_groups(group_codes, rng, size):
+    """Draw `size` samples of every group; smaller groups stay in whole.
 
     Parameters
     ----------
@@ -53,10 +60,8 @@ def subsample_groups(group_codes, rng, *, min_group_size, small_groups):
         Group of each sample, 0 or more.
     rng : RandomState
         Draws the samples.
-    min_group_size : int
-        Groups of at most this many samples do not set the size.
-    small_groups : {"keep", "drop"}
-        What happens to those.
+    size : int or None
+        None keeps all samples.
 
     Returns
     -------
@@ -65,16 +70,13 @@ def subsample_groups(group_codes, rng, *, min_group_size, small_groups):
     sample_weight : None
         They weigh the same.
     """
-    size = subsample_size(group_codes, min_group_size)
     if size is None:
         return np.arange(len(group_codes)), None
     members = [np.flatnonzero(group_codes == group) for group in np.unique(group_codes)]
-    if small_groups == "drop":
-        members = [rows for rows in members if len(rows) >= size]
     return np.concatenate([rng.permutation(rows)[:size] for rows in members]), None
 
 
-def reweight_groups(group_codes, rng, *, min_group_size, small_groups):
+def reweight_groups(group_codes, rng, size):
     """Weigh every sample by its chance of being drawn by `subsample_groups`: all the data, the same balance.
 
     The weights are ``min(1, size / n_g)``, so that the penalty is as strong, relative to the loss, as in a
@@ -86,30 +88,88 @@ def reweight_groups(group_codes, rng, *, min_group_size, small_groups):
         Group of each sample, 0 or more.
     rng : RandomState
         Not used: nothing is drawn.
-    min_group_size : int
-        Groups of at most this many samples do not set the size.
-    small_groups : {"keep", "drop"}
-        What happens to those.
+    size : int or None
+        None weighs all samples the same.
 
     Returns
     -------
     rows : ndarray of int
-        The samples with a positive weight.
-    sample_weight : ndarray of shape (n_rows,)
+        All samples.
+    sample_weight : ndarray of shape (n_samples,)
         Their weights.
     """
-    size = subsample_size(group_codes, min_group_size)
-    counts = np.bincount(group_codes)
+    rows = np.arange(len(group_codes))
     if size is None:
-        return np.arange(len(group_codes)), np.ones(len(group_codes))
-    weight = np.minimum(1.0, size / np.maximum(counts, 1))
-    if small_groups == "drop":
-        weight[counts < size] = 0.0
-    rows = np.flatnonzero(weight[group_codes])
-    return rows, weight[group_codes[rows]]
+        return rows, np.ones(len(rows))
+    return rows, np.minimum(1.0, size / np.bincount(group_codes)[group_codes])
 
 
 BALANCES = {"subsample": subsample_groups, "reweight": reweight_groups}
+
+
+def published_halves(class_codes, group_codes, min_group_size, rng):
+    """Halve the samples at random, as published: one half to fit on, the other to score on.
+
+    Parameters
+    ----------
+    class_codes, group_codes : ndarray of shape (n_samples,)
+        Class and group of each sample; samples of group -1 are in neither half.
+    min_group_size : int
+        Groups with fewer samples *in the half* do not set the size.
+    rng : RandomState
+        Draws the halves.
+
+    Yields
+    ------
+    fit, held : ndarray of int
+        The two halves.
+    size : int or None
+        What the groups of `fit` are cut down to.
+    """
+    order = rng.permutation(np.flatnonzero(group_codes >= 0))
+    fit, held = order[len(order) // 2 :], order[: len(order) // 2]
+    yield fit, held, subsample_size(group_codes[fit], min_group_size)
+
+
+def stratified_halves(class_codes, group_codes, min_group_size, rng):
+    """Halve every group at random, and use both halves: each is fitted on once and scored on once.
+
+    The groups that set the size on the whole set set it here, and it is halved with them: a half is to the
+    strengths what the whole set is to the refit. The only sample of a class is in both halves, for a fit
+    without the class would be another task, and is scored in neither.
+
+    Parameters
+    ----------
+    class_codes, group_codes : ndarray of shape (n_samples,)
+        Class and group of each sample; samples of group -1 are in neither half.
+    min_group_size : int
+        Groups with fewer samples *in the whole set* do not set the size.
+    rng : RandomState
+        Draws the halves.
+
+    Yields
+    ------
+    fit, held : ndarray of int
+        The half that is fitted on, and the other.
+    size : int or None
+        What the groups of `fit` are cut down to.
+    """
+    member = rng.permutation(np.flatnonzero(group_codes >= 0))
+    size = subsample_size(group_codes[member], min_group_size)
+    half_size = None if size is None else max(size // 2, 1)
+    lonely = np.flatnonzero(np.bincount(class_codes[member]) == 1)
+    alone = np.isin(class_codes[member], lonely)
+    member, alone = member[~alone], member[alone]
+    # Dealt out in turn, group after group and class after class: where a group has an odd number of samples,
+    # the next one begins in the other half. The order of a class's groups is drawn, so that it is not always
+    # the same groups whose last samples part.
+    rank = rng.permutation(group_codes.max() + 1)[group_codes[member]]
+    order = member[np.lexsort((rank, class_codes[member]))]
+    for fit, held in ((order[::2], order[1::2]), (order[1::2], order[::2])):
+        yield np.concatenate([fit, alone]), held, half_size
+
+
+TUNINGS = {"stratified": stratified_halves, "published": published_halves}
 
 
 def l1_logistic_path(X, class_codes, n_classes, Cs, sample_weight=None):
@@ -152,23 +212,8 @@ def l1_logistic_path(X, class_codes, n_classes, Cs, sample_weight=None):
     return solutions[..., :-1], solutions[..., -1]
 
 
-def predict_codes(scores):
-    """Return the class code of each sample.
-
-    Parameters
-    ----------
-    scores : ndarray of shape (n_samples, ..., n_rows)
-        One score for two classes, else one per class.
-
-    Returns
-    -------
-    class_codes : ndarray of shape (n_samples, ...)
-    """
-    return (scores[..., 0] > 0).astype(int) if scores.shape[-1] == 1 else scores.argmax(axis=-1)
-
-
-def worst_group_accuracies(correct, group_codes):
-    """Return the accuracy of the worst of the groups that occur.
+def count_right(correct, group_codes, n_groups):
+    """Count the samples of each group, and those that each model is right about.
 
     Parameters
     ----------
@@ -176,16 +221,38 @@ def worst_group_accuracies(correct, group_codes):
         Whether each model is right about each sample.
     group_codes : ndarray of shape (n_samples,)
         Group of each sample; samples of group -1 do not count.
+    n_groups : int
+        Number of groups.
 
     Returns
     -------
-    accuracies : ndarray of shape (n_models,)
-        NaN if no sample belongs to a group.
+    right : ndarray of int of shape (n_models, n_groups)
+    counts : ndarray of int of shape (n_groups,)
     """
-    groups = np.unique(group_codes[group_codes >= 0])
-    if not len(groups):
-        return np.full(correct.shape[1], np.nan)
-    return np.min([correct[group_codes == group].mean(axis=0) for group in groups], axis=0)
+    belongs = group_codes >= 0
+    codes = group_codes[belongs]
+    right = [np.bincount(codes[hits], minlength=n_groups) for hits in correct[belongs].T]
+    return np.array(right), np.bincount(codes, minlength=n_groups)
+
+
+def worst_group_accuracies(right, counts):
+    """Return the accuracy of the worst of the groups that occur.
+
+    Parameters
+    ----------
+    right : ndarray of shape (..., n_models, n_groups)
+        Number of right answers.
+    counts : ndarray of shape (..., n_groups)
+        Number of samples.
+
+    Returns
+    -------
+    accuracies : ndarray of shape (..., n_models)
+        NaN if no group has a sample.
+    """
+    counts = counts[..., None, :]
+    accuracies = np.where(counts > 0, right / np.maximum(counts, 1), np.inf).min(axis=-1)
+    return np.where(np.isinf(accuracies), np.nan, accuracies)
 
 
 def run(tasks, n_tasks, description, n_jobs=None, track=None):
@@ -212,7 +279,18 @@ def run(tasks, n_tasks, description, n_jobs=None, track=None):
 
 
 def retrain(
-    embedding, class_codes, group_codes, n_classes, C, *, balance, standardize, seeds, n_jobs=None, track=None
+    embedding,
+    class_codes,
+    group_codes,
+    n_classes,
+    C,
+    *,
+    balance,
+    min_group_size,
+    standardize,
+    seeds,
+    n_jobs=None,
+    track=None,
 ):
     """Refit the last layer on balanced data, once per seed, and average: DFR for one strength.
 
@@ -229,7 +307,9 @@ def retrain(
     C : float
         Inverse strength of the penalty.
     balance : callable
-        ``balance(group_codes, rng)`` returns rows and their weights.
+        ``balance(group_codes, rng, size)`` returns rows and their weights.
+    min_group_size : int
+        Groups of fewer samples do not set that size.
     standardize : bool
         Whether to standardise.
     seeds : sequence of int
@@ -249,10 +329,11 @@ def retrain(
     if len(member) < len(group_codes):
         embedding, class_codes, group_codes = embedding[member], class_codes[member], group_codes[member]
     mean, scale = standardizer(embedding, standardize=standardize)
+    size = subsample_size(group_codes, min_group_size)
 
     def refit(seed):
         rng = np.random.RandomState(seed)
-        rows, weight = balance(group_codes, rng)
+        rows, weight = balance(group_codes, rng, size)
         X = (embedding[rows] - mean) / scale
         return l1_logistic_path(X, class_codes[rows], n_classes, [C], weight)
 
@@ -262,8 +343,21 @@ def retrain(
     return fold_scaler(np.mean(coefs, axis=0)[0], np.mean(intercepts, axis=0)[0], mean, scale)
 
 
-def score_halving(embedding, class_codes, group_codes, n_classes, Cs, *, balance, standardize, seed):
-    """Fit each strength on a random half and score it on the other by worst-group accuracy.
+def score_split(
+    embedding,
+    class_codes,
+    group_codes,
+    n_classes,
+    n_groups,
+    Cs,
+    *,
+    halves,
+    balance,
+    min_group_size,
+    standardize,
+    seed,
+):
+    """Fit each strength on a half of the samples and count its right answers on the other.
 
     Parameters
     ----------
@@ -271,36 +365,68 @@ def score_halving(embedding, class_codes, group_codes, n_classes, Cs, *, balance
         Raw features.
     class_codes, group_codes : ndarray of shape (n_samples,)
         Class and group of each sample; samples of group -1 take no part.
-    n_classes : int
-        Number of classes.
+    n_classes, n_groups : int
+        Number of classes and of groups.
     Cs : sequence of float
         Inverse strengths of the penalty.
+    halves : callable
+        One of `TUNINGS`: yields what to fit on, what to score on and the subsample size.
     balance : callable
-        ``balance(group_codes, rng)`` returns rows and their weights.
+        ``balance(group_codes, rng, size)`` returns rows and their weights.
+    min_group_size : int
+        Groups of fewer samples do not set that size.
     standardize : bool
         Whether to standardise, on the balanced half.
     seed : int
-        Draws the halves.
+        Draws the halves and the subsamples.
 
     Returns
     -------
-    scores : ndarray of shape (n_Cs,)
-        Groups of any size count, absent ones do not.
+    right : ndarray of int of shape (n_Cs, n_groups)
+        Right answers, over all halves that are scored on.
+    counts : ndarray of int of shape (n_groups,)
+        Samples that are scored; groups of any size count.
     """
     rng = np.random.RandomState(seed)
-    order = rng.permutation(np.flatnonzero(group_codes >= 0))
-    fit_half, score_half = order[len(order) // 2 :], order[: len(order) // 2]
-    rows, weight = balance(group_codes[fit_half], rng)
-    rows = fit_half[rows]
-    mean, scale = standardizer(embedding[rows], weight, standardize=standardize)
-    X = (embedding[rows] - mean) / scale
-    coef, intercept = l1_logistic_path(X, class_codes[rows], n_classes, Cs, weight)
-    coef, intercept = fold_scaler(coef.reshape(-1, X.shape[1]), intercept.ravel(), mean, scale)
-    # All strengths in one product: reading the score half costs more than the arithmetic.
-    scores = embedding[score_half] @ coef.T.astype(embedding.dtype) + intercept
-    scores = scores.reshape(len(score_half), len(Cs), -1)
-    correct = predict_codes(scores) == class_codes[score_half, None]
-    return worst_group_accuracies(correct, group_codes[score_half])
+    right, counts = 0, 0
+    for fit, held, size in halves(class_codes, group_codes, min_group_size, rng):
+        rows, weight = balance(group_codes[fit], rng, size)
+        rows = fit[rows]
+        mean, scale = standardizer(embedding[rows], weight, standardize=standardize)
+        X = (embedding[rows] - mean) / scale
+        coef, intercept = l1_logistic_path(X, class_codes[rows], n_classes, Cs, weight)
+        shape = len(held), *intercept.shape
+        coef, intercept = fold_scaler(coef.reshape(-1, X.shape[1]), intercept.ravel(), mean, scale)
+        # All strengths in one product: reading the held half costs more than the arithmetic.
+        scores = embedding[held] @ coef.T.astype(embedding.dtype) + intercept
+        predicted = predict_codes(scores.reshape(shape))
+        of_half = count_right(predicted == class_codes[held, None], group_codes[held], n_groups)
+        right, counts = right + of_half[0], counts + of_half[1]
+    return right, counts
+
+
+def first_that_is_not_zero(order, refit):
+    """Return the first of the strengths whose refit has a non-zero coefficient, and that refit.
+
+    Parameters
+    ----------
+    order : iterable of int
+        The strengths, the best one first.
+    refit : callable
+        From one of them to coefficients and intercept.
+
+    Returns
+    -------
+    best : int
+        The first of `order` if all refits are zero.
+    coef, intercept : ndarray
+    """
+    refits = {}
+    for best in order:
+        refits[best] = refit(best)
+        if refits[best][0].any():
+            return best, *refits[best]
+    return order[0], *refits[order[0]]
 
 
 class _DFR(LinearHead):
@@ -310,8 +436,6 @@ class _DFR(LinearHead):
         "n_retrains": [Interval(Integral, 1, None, closed="left")],
         "balance": [StrOptions(set(BALANCES))],
         "min_group_size": [Interval(Integral, 0, None, closed="left")],
-        "small_groups": [StrOptions({"keep", "drop"})],
-        "rare_share": [Interval(Real, 0, 0.5, closed="right"), None],
         "standardize": ["boolean"],
         "random_state": ["random_state"],
         "n_jobs": [Integral, None],
@@ -324,56 +448,28 @@ class _DFR(LinearHead):
         self.groups_, group_codes, origin = read_groups(
             self, X, embedding, self.classes_, class_codes, group_labels
         )
-        if self.rare_share is not None:
-            pooled = pool_by_rarity(group_codes, class_codes, self.rare_share)
-            stay, position = np.unique(pooled[pooled >= 0], return_inverse=True)
-            self.groups_ = self.groups_[stay]
-            group_codes = np.full_like(pooled, NO_GROUP)
-            group_codes[pooled >= 0] = position
         belongs = group_codes >= 0
+        refuse_lost_classes(self.classes_, class_codes[belongs], "no group (-1)")
         self.group_counts_ = np.bincount(group_codes[belongs], minlength=len(self.groups_))
-        stays = belongs
         if origin != "classes":
-            self._check_group_sizes(class_codes[belongs], group_codes[belongs])
-            if self.small_groups == "drop":
-                stays = belongs & (self.group_counts_[group_codes] > self.min_group_size)
-        refuse_lost_classes(
-            self.classes_,
-            class_codes[stays],
-            "no group (-1) or to groups that `small_groups='drop'` leaves out",
-        )
+            large_enough(self.group_counts_, self.min_group_size)
+        size = subsample_size(group_codes[belongs], self.min_group_size)
+        self.subsample_size_ = int(self.group_counts_.max()) if size is None else size
         return embedding, class_codes, group_codes
 
-    def _check_group_sizes(self, class_codes, group_codes):
-        """Refuse groups that are all tiny; warn where one sliver costs the others most of their samples."""
-        counts, n_groups = self.group_counts_, len(self.group_counts_)
-        setting = counts > self.min_group_size
-        if not setting.any():
-            raise ValueError(
-                f"All {n_groups} groups have at most min_group_size={self.min_group_size} samples (largest: "
-                f"{counts.max()}). Use fewer clusters or lower `min_group_size`."
-            )
-        smallest = np.flatnonzero(setting)[counts[setting].argmin()]
-        size, sizable = counts[smallest], counts[counts >= _SLIVER]
-        if self.balance != "subsample" or size >= _SLIVER or not sizable.size or sizable.min() < 2 * size:
-            return
-        # The smaller of a class's two groups is the minority that DFR is there for; a third one is a sliver.
-        sizes = np.zeros((len(self.classes_), n_groups), dtype=int)
-        np.add.at(sizes, (class_codes, group_codes), 1)
-        if ((sizes[sizes[:, smallest] > 0] >= _SLIVER).sum(axis=1) >= 2).all():
-            warnings.warn(
-                f"Group {self.groups_[smallest]} has only {size} samples, and so each of {n_groups} groups "
-                "is "
-                f"cut down to {size} (without the groups below {_SLIVER} samples: {sizable.min()}). "
-                "Raise `min_group_size`, use fewer clusters, pool them (`rare_share=0.1`), or set "
-                "`balance='reweight'`.",
-                TinyGroupWarning,
-                stacklevel=4,
-            )
+    def _recipe(self):
+        """Return how to balance and standardise, as `retrain` and `score_split` take it."""
+        return {
+            "balance": BALANCES[self.balance],
+            "min_group_size": self.min_group_size,
+            "standardize": self.standardize,
+        }
 
-    def _balance(self):
-        return partial(
-            BALANCES[self.balance], min_group_size=self.min_group_size, small_groups=self.small_groups
+    def _remedy(self):
+        return (
+            f"With C={self.C_:g}, {np.count_nonzero(self.coef_)} of {self.coef_.size} coefficients are not zero, and "
+            f"each group counts as {self.subsample_size_} samples. Weaken the penalty (a larger C), or keep a sliver "
+            "from setting that size (fewer clusters, a larger `min_group_size`)."
         )
 
     def _refit_seeds(self, rng):
@@ -413,14 +509,8 @@ class DFRClassifier(_DFR):
     balance : {"subsample", "reweight"}, default="subsample"
         ``"subsample"`` (published): drop samples until the groups are of equal size. ``"reweight"``: keep all
         of them and weigh each by its chance of being drawn, so that C means the same in both.
-    min_group_size : int, default=5
-        Groups of at most this many samples do not set the subsample size.
-    small_groups : {"keep", "drop"}, default="keep"
-        ``"keep"`` (published): such groups stay in whole. ``"drop"``: they are left out of the fits.
-    rare_share : float in (0, 0.5] or None, default=None
-        None (published): the groups are balanced as they are. A number: first, groups with less than this share
-        of their class are pooled into one, and the other groups of that class into another, as
-        `skexmap.groups.pool_rare_groups` does; 0.1 suits pseudo-groups that are finer than the true ones.
+    min_group_size : int, default=6
+        Groups with fewer samples do not set the subsample size; they stay in whole. (Published: 6.)
     standardize : bool, default=True
         Whether to standardise the embeddings, by one scaler fitted on the whole set.
     random_state : int, RandomState instance or None, default=None
@@ -442,9 +532,13 @@ class DFRClassifier(_DFR):
         The strength, C.
     groups_ : ndarray of shape (n_groups,)
         Labels of the groups that occur. Groups formed from clusters have the number
-        ``class * n_clusters + cluster``; a pool (`rare_share`) has that of its largest group.
+        ``class * n_clusters + cluster``.
     group_counts_ : ndarray of shape (n_groups,)
         Number of samples of each.
+    subsample_size_ : int
+        What each group is cut down to (``balance="reweight"``: as how many samples it weighs): the size of the smallest
+        group of at least `min_group_size`. A small number here is a sliver that costs the other groups most of their
+        samples.
     n_features_in_ : int
         Number of features of the embedding.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -453,14 +547,13 @@ class DFRClassifier(_DFR):
     Raises
     ------
     ValueError
-        From `fit`: one class only; a missing block; no group larger than `min_group_size`; a class of which
+        From `fit`: one class only; a missing block; no group of at least `min_group_size`; a class of which
         no sample belongs to a group.
 
     Warns
     -----
-    TinyGroupWarning
-        If a group of fewer than 20 samples, though its class has two larger ones, more than halves what the
-        other groups may keep.
+    ConstantPredictionWarning
+        If the refitted layer predicts one class for all samples, as it does if all coefficients are zero.
 
     See Also
     --------
@@ -470,7 +563,7 @@ class DFRClassifier(_DFR):
     -----
     The groups come, in this order, from `group_labels`; from y and the block ``cluster`` (one cluster per
     sample, or one per sample and class); from y alone, when X is a plain array: then the classes are the
-    groups, and small ones may all be below `min_group_size` (nothing is cut then). Group labels as given
+    groups, and all may be below `min_group_size` (nothing is cut then). Group labels as given
     *are* the groups: one that spans two classes is allowed. Samples of group or cluster -1 ("belongs to
     none") take no part.
 
@@ -509,9 +602,7 @@ class DFRClassifier(_DFR):
         *,
         n_retrains=20,
         balance="subsample",
-        min_group_size=5,
-        small_groups="keep",
-        rare_share=None,
+        min_group_size=6,
         standardize=True,
         random_state=None,
         n_jobs=None,
@@ -521,8 +612,6 @@ class DFRClassifier(_DFR):
         self.n_retrains = n_retrains
         self.balance = balance
         self.min_group_size = min_group_size
-        self.small_groups = small_groups
-        self.rare_share = rare_share
         self.standardize = standardize
         self.random_state = random_state
         self.n_jobs = n_jobs
@@ -555,46 +644,51 @@ class DFRClassifier(_DFR):
             group_codes,
             len(self.classes_),
             self.C_,
-            balance=self._balance(),
-            standardize=self.standardize,
+            **self._recipe(),
             seeds=self._refit_seeds(check_random_state(self.random_state)),
             n_jobs=self.n_jobs,
             track=self._track(),
         )
+        self._warn_of_constant_predictions(embedding, class_codes, group_codes >= 0, self._remedy())
         return self
 
 
 class DFRClassifierCV(_DFR):
     """Deep feature reweighting (DFR) that chooses the strength of the penalty by worst-group accuracy.
 
-    As published [1]_: ``n_splits`` times the samples are halved at random; every strength is fitted on one
-    half (cut down to equal groups and standardised there) and scored on the other by the accuracy of its
-    worst group. The strength with the best mean is then refitted on the whole set, as `DFRClassifier` does.
+    ``n_splits`` times the samples are halved; every strength is fitted on one half (cut down to equal groups
+    and standardised there) and scored on the other. The best strength is then refitted on the whole set, as
+    `DFRClassifier` does [1]_. `tuning` says how the halves are drawn and what is best.
 
     Parameters
     ----------
     Cs : sequence of float, default=(1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01)
-        Inverse strengths to choose from. Of several with an equal score the first wins.
+        Inverse strengths to choose from.
+    tuning : {"stratified", "published"}, default="stratified"
+        ``"stratified"``: every group is halved, both halves are fitted on and scored on, and the groups are cut
+        down to half the size that the refit uses. The score is the accuracy of the worst group, its right
+        answers counted over all splits. Of several strengths with an equal score the smallest wins. A strength
+        whose refit has no non-zero coefficient is passed over for the next best.
+        ``"published"``: the samples are halved at random, whatever their groups, and one half is scored on; each
+        half decides anew which of its groups are large enough to set the size. The score is the mean over the
+        splits of the accuracy of the worst group. The first of several strengths with an equal score wins, even
+        if its refit has no non-zero coefficient.
     n_splits : int, default=5
         Number of random halvings. Not used with `cv`.
     cv : int, cross-validation generator or iterable of (train, test) indices, default=None
-        None is the published halvings. Otherwise every candidate is a whole `DFRClassifier`, fitted on the
-        training part of each split and scored on its test part. That is what `GridSearchCV` over ``C`` does
-        with these splits and a worst-group scorer, and it chooses the same C; it takes `n_retrains` times as
-        many fits.
+        None is the halvings of `tuning`. Otherwise every candidate is a whole `DFRClassifier`, fitted on the
+        training part of each split and scored on its test part, and `tuning` is not used. That is what
+        `GridSearchCV` over ``C`` does with these splits and a worst-group scorer, and it chooses the same C, the
+        first of several with an equal score (but passes over one whose refit has no non-zero coefficient); it
+        takes `n_retrains` times as many fits.
     n_retrains : int, default=20
         Number of refits with different subsamples. ``balance="reweight"`` draws nothing and fits once.
     balance : {"subsample", "reweight"}, default="subsample"
         ``"subsample"`` (published): drop samples until the groups are of equal size. ``"reweight"``: keep all
         of them and weigh each by its chance of being drawn, so that C means the same in both.
-    min_group_size : int, default=5
-        Groups of at most this many samples do not set the subsample size; they count in the score.
-    small_groups : {"keep", "drop"}, default="keep"
-        ``"keep"`` (published): such groups stay in whole. ``"drop"``: they are left out of the fits.
-    rare_share : float in (0, 0.5] or None, default=None
-        None (published): the groups are balanced as they are. A number: first, groups with less than this share
-        of their class are pooled into one, and the other groups of that class into another, as
-        `skexmap.groups.pool_rare_groups` does; 0.1 suits pseudo-groups that are finer than the true ones.
+    min_group_size : int, default=6
+        Groups with fewer samples do not set the subsample size; they stay in whole, and count in the score.
+        (Published: 6.)
     standardize : bool, default=True
         Whether to standardise the embeddings.
     random_state : int, RandomState instance or None, default=None
@@ -613,12 +707,13 @@ class DFRClassifierCV(_DFR):
         The strengths, as given.
     cv_scores_ : ndarray of shape (n_Cs, n_splits)
         Worst-group accuracy of each strength on each split. Groups that a split lacks do not count; NaN where a split
-        of `cv` lacks all of them, and it does not count in the mean.
-    mean_cv_scores_ : ndarray of shape (n_Cs,)
-        Their mean: the curve that C_ is the maximum of.
+        of `cv` lacks all of them.
+    scores_ : ndarray of shape (n_Cs,)
+        The curve that C_ is chosen from. With ``tuning="stratified"`` the accuracy of the worst group over all splits
+        together; otherwise the mean of `cv_scores_` over the splits without NaN.
     best_score_ : float
-        The mean score of C_.
-    coef_, intercept_, classes_, groups_, group_counts_, n_features_in_, feature_names_in_
+        The score of C_.
+    coef_, intercept_, classes_, groups_, group_counts_, subsample_size_, n_features_in_, feature_names_in_
         As in `DFRClassifier`.
 
     Raises
@@ -628,9 +723,8 @@ class DFRClassifierCV(_DFR):
 
     Warns
     -----
-    TinyGroupWarning
-        If a group of fewer than 20 samples, though its class has two larger ones, more than halves what the
-        other groups may keep.
+    ConstantPredictionWarning
+        If the refitted layer predicts one class for all samples, as it does if all coefficients are zero.
 
     See Also
     --------
@@ -652,12 +746,13 @@ class DFRClassifierCV(_DFR):
     >>> dfr = DFRClassifierCV(random_state=0).fit(X, y, group_labels=2 * y + shortcut)
     >>> dfr.cv_scores_.shape
     (7, 5)
-    >>> bool(dfr.best_score_ == dfr.mean_cv_scores_.max())
+    >>> bool(dfr.best_score_ == dfr.scores_.max())
     True
     """
 
     _parameter_constraints: dict = {
         "Cs": ["array-like"],
+        "tuning": [StrOptions(set(TUNINGS))],
         "n_splits": [Interval(Integral, 1, None, closed="left")],
         "cv": ["cv_object"],
         **_DFR._parameter_constraints,
@@ -667,33 +762,31 @@ class DFRClassifierCV(_DFR):
         self,
         Cs=(1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01),
         *,
+        tuning="stratified",
         n_splits=5,
         cv=None,
         n_retrains=20,
         balance="subsample",
-        min_group_size=5,
-        small_groups="keep",
-        rare_share=None,
+        min_group_size=6,
         standardize=True,
         random_state=None,
         n_jobs=None,
         verbose=False,
     ):
         self.Cs = Cs
+        self.tuning = tuning
         self.n_splits = n_splits
         self.cv = cv
         self.n_retrains = n_retrains
         self.balance = balance
         self.min_group_size = min_group_size
-        self.small_groups = small_groups
-        self.rare_share = rare_share
         self.standardize = standardize
         self.random_state = random_state
         self.n_jobs = n_jobs
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
-    @reports_fit(max_subtasks=2)
+    @reports_fit(max_subtasks=None)
     @leaves_out_missing(EMBEDDING)
     def fit(self, X, y, group_labels=None):
         """Choose the strength on splits of the data, then refit on all of it.
@@ -718,55 +811,69 @@ class DFRClassifierCV(_DFR):
         # Drawn first, so that they are those of DFRClassifier.
         refit_seeds = self._refit_seeds(rng)
         if self.cv is None:
-            self.cv_scores_ = self._score_halvings(*data, seeds=_draw_seeds(rng, self.n_splits))
+            right, counts = self._count_in_halves(*data, seeds=_draw_seeds(rng, self.n_splits))
         else:
-            self.cv_scores_ = self._score_splits(*data, seeds=refit_seeds)
-        scored = np.isfinite(self.cv_scores_).all(axis=0)
+            right, counts = self._count_in_folds(*data, seeds=refit_seeds)
+        scored = (counts > 0).any(axis=1)
         if not scored.any():
             raise ValueError(
-                f"None of {len(scored)} splits has a sample to score on that belongs to a group: all are of group -1."
+                f"None of {len(scored)} splits has a sample to score on: all are of group -1, or the only one of "
+                "their class. Use `DFRClassifier`, which takes C as given."
             )
-        self.mean_cv_scores_ = self.cv_scores_[:, scored].mean(axis=1)
-        best = self.mean_cv_scores_.argmax()
-        self.best_score_ = float(self.mean_cv_scores_[best])
-        self.C_ = float(self.Cs_[best])
-        self.coef_, self.intercept_ = retrain(
-            *data,
-            self.C_,
-            balance=self._balance(),
-            standardize=self.standardize,
-            seeds=refit_seeds,
-            n_jobs=self.n_jobs,
-            track=self._track(),
+        self.cv_scores_ = worst_group_accuracies(right, counts).T
+        if self.cv is None and self.tuning == "stratified":
+            self.scores_ = worst_group_accuracies(right.sum(axis=0), counts.sum(axis=0))
+            order = np.lexsort((self.Cs_, -self.scores_))
+        else:
+            self.scores_ = self.cv_scores_[:, scored].mean(axis=1)
+            order = np.argsort(-self.scores_, kind="stable")
+            if self.cv is None:
+                order = order[:1]
+        best, self.coef_, self.intercept_ = first_that_is_not_zero(
+            order,
+            lambda i: retrain(
+                *data,
+                self.Cs_[i],
+                **self._recipe(),
+                seeds=refit_seeds,
+                n_jobs=self.n_jobs,
+                track=self._track(),
+            ),
         )
+        self.C_, self.best_score_ = float(self.Cs_[best]), float(self.scores_[best])
+        self._warn_of_constant_predictions(embedding, class_codes, group_codes >= 0, self._remedy())
         return self
 
-    def _score_halvings(self, *data, seeds):
-        score = partial(score_halving, *data, self.Cs_, balance=self._balance(), standardize=self.standardize)
-        tasks = (delayed(score)(seed=seed) for seed in seeds)
-        scores = list(run(tasks, len(seeds), "halvings", self.n_jobs, self._track()))
-        return np.transpose(scores)
+    def _count_in_halves(self, *data, seeds):
+        count = partial(
+            score_split, *data, len(self.groups_), self.Cs_, halves=TUNINGS[self.tuning], **self._recipe()
+        )
+        tasks = (delayed(count)(seed=seed) for seed in seeds)
+        right, counts = zip(*run(tasks, len(seeds), "halvings", self.n_jobs, self._track()), strict=True)
+        return np.array(right), np.array(counts)
 
-    def _score_splits(self, embedding, class_codes, group_codes, n_classes, *, seeds):
+    def _count_in_folds(self, embedding, class_codes, group_codes, n_classes, *, seeds):
         splits = list(check_cv(self.cv, class_codes, classifier=True).split(embedding, class_codes))
+        n_groups, shape = len(self.groups_), (len(splits), len(self.Cs_), -1)
 
-        def score(train, test, C):
+        def count(train, test, C):
             coef, intercept = retrain(
                 embedding[train],
                 class_codes[train],
                 group_codes[train],
                 n_classes,
                 C,
-                balance=self._balance(),
-                standardize=self.standardize,
+                **self._recipe(),
                 seeds=seeds,
             )
             correct = predict_codes(embedding[test] @ coef.T + intercept) == class_codes[test]
-            return worst_group_accuracies(correct[:, None], group_codes[test])[0]
+            return count_right(correct[:, None], group_codes[test], n_groups)
 
-        tasks = (delayed(score)(train, test, C) for train, test in splits for C in self.Cs_)
-        scores = list(run(tasks, len(splits) * len(self.Cs_), "candidates", self.n_jobs, self._track()))
-        return np.reshape(scores, (-1, len(self.Cs_))).T
+        tasks = (delayed(count)(train, test, C) for train, test in splits for C in self.Cs_)
+        right, counts = zip(
+            *run(tasks, len(splits) * len(self.Cs_), "candidates", self.n_jobs, self._track()), strict=True
+        )
+        return np.reshape(right, shape), np.reshape(counts, shape)[:, 0]
 
 
 def _check_strengths(Cs):

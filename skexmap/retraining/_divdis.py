@@ -8,10 +8,11 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from skexmap._blocks import EMBEDDING, leaves_out_missing
+from skexmap._group_labels import NO_GROUP
 from skexmap._progress import reports_fit
 from skexmap._validation import Interval, _fit_context, codes_of_known_classes
-from skexmap.retraining._dfr import worst_group_accuracies
-from skexmap.retraining._inputs import read_classes, read_embedding, read_groups
+from skexmap.retraining._dfr import count_right, worst_group_accuracies
+from skexmap.retraining._inputs import large_enough, read_classes, read_embedding, read_groups
 from skexmap.retraining._linear import LinearHead
 from skexmap.retraining._training import (
     TRAINING_CONSTRAINTS,
@@ -103,9 +104,9 @@ class DivDisClassifier(LinearHead):
         Lambda 1, the weight of the mutual information (published).
     regularization : float, default=10.0
         Lambda 2; keeps a head from predicting one class for every unlabelled sample (published).
-    min_group_size : int, default=5
-        (Pseudo-)groups of at most this many samples, slivers of a clustering, do not count in the choice of the
-        head, nor are their samples drawn as unlabelled ones.
+    min_group_size : int, default=6
+        (Pseudo-)groups with fewer samples, slivers of a clustering, do not count in the choice of the head, nor
+        are their samples drawn as unlabelled ones.
     l2 : float, default=1e-4
         Penalty on the weights, :math:`\frac{l2}{2} \|w\|^2` (published, as weight decay).
     learning_rate : float, default=0.01
@@ -137,7 +138,7 @@ class DivDisClassifier(LinearHead):
     Raises
     ------
     ValueError
-        From `fit`: one class only, a missing block, or no group larger than `min_group_size`.
+        From `fit`: one class only, a missing block, or no group of at least `min_group_size`.
 
     See Also
     --------
@@ -195,7 +196,7 @@ class DivDisClassifier(LinearHead):
         *,
         diversity=10.0,
         regularization=10.0,
-        min_group_size=5,
+        min_group_size=6,
         l2=1e-4,
         learning_rate=0.01,
         batch_size=256,
@@ -240,20 +241,13 @@ class DivDisClassifier(LinearHead):
             self, X, embedding, self.classes_, class_codes, group_labels
         )
         if origin != "classes":
-            group_codes = self._without_slivers(group_codes)
+            counts = np.bincount(group_codes[group_codes >= 0], minlength=len(self.groups_))
+            large = large_enough(counts, self.min_group_size)
+            group_codes = np.where(large[group_codes], group_codes, NO_GROUP)
         unlabeled = None if X_unlabeled is None else read_embedding(self, X_unlabeled, reset=False)
         self.heads_ = self._diversify(embedding, class_codes, group_codes, unlabeled)
         self._choose_head(embedding, class_codes, group_codes)
         return self
-
-    def _without_slivers(self, group_codes):
-        counts = np.bincount(group_codes[group_codes >= 0], minlength=len(self.groups_))
-        if counts.max() <= self.min_group_size:
-            raise ValueError(
-                f"All {len(counts)} groups have at most min_group_size={self.min_group_size} samples (largest: "
-                f"{counts.max()}). Use fewer clusters or lower `min_group_size`."
-            )
-        return np.where(counts[group_codes] > self.min_group_size, group_codes, -1)
 
     def _diversify(self, embedding, class_codes, group_codes, unlabeled):
         n, n_classes = len(embedding), len(self.classes_)
@@ -297,9 +291,9 @@ class DivDisClassifier(LinearHead):
     def _choose_head(self, embedding, class_codes, group_codes):
         predicted = np.argmax(self._head_log_probabilities(embedding), axis=2).T
         correct = predicted == class_codes[:, None]
-        self.head_scores_ = worst_group_accuracies(correct, group_codes)
-        groups = np.unique(group_codes[group_codes >= 0])
-        mean = np.mean([correct[group_codes == group].mean(axis=0) for group in groups], axis=0)
+        right, counts = count_right(correct, group_codes, group_codes.max() + 1)
+        self.head_scores_ = worst_group_accuracies(right, counts)
+        mean = (right[:, counts > 0] / counts[counts > 0]).mean(axis=1)
         # A group that no head can serve would leave the choice to chance.
         self.head_ = int(np.lexsort((mean, self.head_scores_))[-1])
         self.coef_, self.intercept_ = self.heads_[self.head_]

@@ -136,6 +136,29 @@ def read_groups(estimator, X, embedding, classes, class_codes, group_labels):
     return groups, group_codes.astype(np.int64), origin
 
 
+def large_enough(group_counts, min_group_size):
+    """Return which groups have at least `min_group_size` samples; refuse groups that are all smaller.
+
+    Parameters
+    ----------
+    group_counts : ndarray of int of shape (n_groups,)
+        Number of samples of each group.
+    min_group_size : int
+        As the parameter.
+
+    Returns
+    -------
+    large : ndarray of bool of shape (n_groups,)
+    """
+    large = group_counts >= min_group_size
+    if not large.any():
+        raise ValueError(
+            f"All {len(large)} groups have fewer than min_group_size={min_group_size} samples (largest: "
+            f"{group_counts.max()}). Use fewer clusters or lower `min_group_size`."
+        )
+    return large
+
+
 def refuse_lost_classes(classes, codes_left, where):
     """Raise ValueError if a class has no sample left to retrain on.
 

@@ -7,6 +7,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from skexmap._estimator import EstimatorMixin
+from skexmap.groups._diagnosis import warn_of_constant_predictions
 from skexmap.retraining._inputs import read_embedding
 
 
@@ -50,7 +51,7 @@ class LinearHead(EstimatorMixin, ClassifierMixin, BaseEstimator):
         y_pred : ndarray of shape (n_samples,)
         """
         scores = self.decision_function(X)
-        return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
+        return self.classes_[predict_codes(scores.reshape(len(scores), -1))]
 
     def predict_proba(self, X):
         """Return the probability of each class.
@@ -72,6 +73,37 @@ class LinearHead(EstimatorMixin, ClassifierMixin, BaseEstimator):
 
     def _probabilities(self, scores):
         return softmax(scores, axis=1)
+
+    def _warn_of_constant_predictions(self, embedding, class_codes, counts, remedy):
+        """Warn if one class is predicted for all samples that were fitted on, though they are of several.
+
+        Parameters
+        ----------
+        embedding : ndarray of shape (n_samples, n_features)
+        class_codes : ndarray of shape (n_samples,)
+        counts : ndarray of bool of shape (n_samples,)
+            Which samples took part in the fit.
+        remedy : str
+        """
+        if len(np.unique(class_codes[counts])) > 1:
+            scores = embedding[counts] @ self.coef_.T + self.intercept_
+            predicted = self.classes_[predict_codes(scores)]
+            warn_of_constant_predictions(predicted, type(self).__name__, remedy, stacklevel=5)
+
+
+def predict_codes(scores):
+    """Return the class code of each sample.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_samples, ..., n_rows)
+        One score for two classes, else one per class.
+
+    Returns
+    -------
+    class_codes : ndarray of shape (n_samples, ...)
+    """
+    return (scores[..., 0] > 0).astype(int) if scores.shape[-1] == 1 else scores.argmax(axis=-1)
 
 
 def one_versus_rest_probabilities(scores):

@@ -336,8 +336,8 @@ def test_the_labeler_gives_skipped_images_no_group(
 
 
 STRATEGIES = {
-    "DFR": DFRClassifier(n_retrains=3, min_group_size=0, random_state=0),
-    "DFR, C tuned": DFRClassifierCV(Cs=(1, 0.1), n_retrains=3, min_group_size=0, random_state=0),
+    "DFR": DFRClassifier(n_retrains=3, min_group_size=1, random_state=0),
+    "DFR, C tuned": DFRClassifierCV(Cs=(1, 0.1), n_retrains=3, min_group_size=1, random_state=0),
     "ERM": ERMClassifier(),
     "Group-DRO": GroupDROClassifier(n_steps=20, random_state=0),
     "CVaR": CVaRDROClassifier(n_steps=20, random_state=0),

@@ -1,5 +1,3 @@
-import warnings
-
 import numpy as np
 import pytest
 import sklearn
@@ -12,16 +10,17 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from skexmap._blocks import block_columns, blocks_to_columns, make_blocks
 from skexmap._validation import l1_logistic_regression
-from skexmap.exceptions import TinyGroupWarning
 from skexmap.retraining import DFRClassifier, DFRClassifierCV
 from skexmap.retraining._dfr import (
-    predict_codes,
+    count_right,
+    first_that_is_not_zero,
     reweight_groups,
+    stratified_halves,
     subsample_groups,
     subsample_size,
     worst_group_accuracies,
 )
-from skexmap.retraining._linear import fold_scaler, one_versus_rest_probabilities
+from skexmap.retraining._linear import fold_scaler, one_versus_rest_probabilities, predict_codes
 
 
 def shortcut_data(n=600, n_classes=2, agreement=0.9, n_noise=6, seed=0):
@@ -42,27 +41,29 @@ def l1(C, seed=None, **params):
 # ---------------------------------------------------------------------------------------------------
 
 
-def test_the_smallest_group_above_min_group_size_sets_the_subsample_size():
-    codes = np.repeat([0, 1, 2, 3], [50, 9, 5, 6])
-    assert subsample_size(codes, 5) == 6
-    assert subsample_size(codes, 6) == 9
-    assert subsample_size(codes, 4) == 5
-    assert subsample_size(codes, 50) is None
+def test_the_smallest_group_of_at_least_min_group_size_sets_the_subsample_size():
+    codes = np.repeat([0, 1, 2, 3, 5], [50, 9, 5, 6, 7])
+    assert subsample_size(codes, 6) == 6
+    assert subsample_size(codes, 7) == 7
+    assert subsample_size(codes, 5) == 5
+    # Group 4 has no sample and cannot set it.
+    assert subsample_size(codes, 0) == 5
+    assert subsample_size(codes, 50) == 50
+    assert subsample_size(codes, 51) is None
 
 
-def test_groups_of_at_most_min_group_size_stay_in_whole():
+def test_smaller_groups_stay_in_whole():
     codes = np.repeat([0, 1, 2], [50, 9, 5])
-    rows, weight = subsample_groups(codes, np.random.RandomState(0), min_group_size=5, small_groups="keep")
+    rows, weight = subsample_groups(codes, np.random.RandomState(0), 9)
     assert np.bincount(codes[rows]).tolist() == [9, 9, 5]
     assert len(np.unique(rows)) == len(rows)
     assert weight is None
 
 
-def test_small_groups_can_be_dropped():
-    codes = np.repeat([0, 1, 2], [50, 9, 5])
-    for balance in (subsample_groups, reweight_groups):
-        rows, _ = balance(codes, np.random.RandomState(0), min_group_size=5, small_groups="drop")
-        assert set(codes[rows]) == {0, 1}
+def test_without_a_size_nothing_is_cut():
+    codes = np.repeat([0, 1], [4, 2])
+    assert subsample_groups(codes, np.random.RandomState(0), None)[0].tolist() == list(range(6))
+    assert reweight_groups(codes, np.random.RandomState(0), None)[1].tolist() == [1] * 6
 
 
 def test_reweighting_weighs_each_sample_by_its_chance_of_being_drawn():
@@ -70,11 +71,26 @@ def test_reweighting_weighs_each_sample_by_its_chance_of_being_drawn():
     rng = np.random.RandomState(0)
     drawn = np.zeros(len(codes))
     for _ in range(4000):
-        drawn[subsample_groups(codes, rng, min_group_size=5, small_groups="keep")[0]] += 1 / 4000
-    rows, weight = reweight_groups(codes, rng, min_group_size=5, small_groups="keep")
+        drawn[subsample_groups(codes, rng, 8)[0]] += 1 / 4000
+    rows, weight = reweight_groups(codes, rng, 8)
     assert rows.tolist() == list(range(len(codes)))
     np.testing.assert_allclose(weight, drawn, atol=0.04)
     np.testing.assert_allclose(weight, np.repeat([8 / 20, 1, 1], [20, 8, 3]))
+
+
+@pytest.mark.parametrize("DFR", [DFRClassifier, DFRClassifierCV])
+def test_the_subsample_size_shows_a_sliver(DFR):
+    X, y, shortcut = shortcut_data(400, agreement=0.5)
+    groups = 2 * y + shortcut
+    groups[np.flatnonzero(groups == 0)[:7]] = 9
+    sizes = np.unique(groups, return_counts=True)[1]
+    fitted = DFR(n_retrains=1, random_state=0).fit(X, y, group_labels=groups)
+    assert fitted.subsample_size_ == 7
+    fitted = DFR(n_retrains=1, min_group_size=8, random_state=0).fit(X, y, group_labels=groups)
+    assert fitted.subsample_size_ == np.sort(sizes)[1]
+    # Classes as groups may all be small: nothing is cut.
+    rows = np.r_[np.flatnonzero(y == 0)[:4], np.flatnonzero(y == 1)[:2]]
+    assert DFR(n_retrains=1, random_state=0).fit(X[rows], y[rows]).subsample_size_ == 4
 
 
 # -- one strength
@@ -259,11 +275,13 @@ def test_predict_reads_only_the_embedding():
 # ---------------------------------------------------------------------------------------
 
 
-def test_the_tuning_curve_is_that_of_a_straight_line_script():
+def test_the_published_tuning_curve_is_that_of_a_straight_line_script():
     X, y, shortcut = shortcut_data(1000, agreement=0.85, n_noise=20)
     groups = 2 * y + shortcut
     Cs = (1.0, 0.3, 0.1, 0.03, 0.02)
-    cv = DFRClassifierCV(Cs, n_splits=6, n_retrains=2, random_state=0).fit(X, y, group_labels=groups)
+    cv = DFRClassifierCV(Cs, tuning="published", n_splits=6, n_retrains=2, random_state=0).fit(
+        X, y, group_labels=groups
+    )
 
     rng = np.random.RandomState(0)
     rng.randint(np.iinfo(np.int32).max, size=2)  # the seeds of the refits
@@ -284,7 +302,92 @@ def test_the_tuning_curve_is_that_of_a_straight_line_script():
             accuracies.append(min(right[groups[held] == g].mean() for g in range(4)))
         curve.append(accuracies)
     np.testing.assert_allclose(cv.cv_scores_, np.transpose(curve), atol=1e-12)
+    np.testing.assert_allclose(cv.scores_, np.mean(curve, axis=0), atol=1e-12)
     assert Cs[np.mean(curve, axis=0).argmax()] == cv.C_
+
+
+@pytest.mark.parametrize("balance", ["subsample", "reweight"])
+def test_the_stratified_tuning_curve_is_that_of_a_straight_line_script(balance):
+    X, y, shortcut = shortcut_data(601, agreement=0.85, n_noise=20)
+    groups = 2 * y + shortcut
+    # A sliver that is large enough in the whole set (7 of 6), though not in a half, and one that is not.
+    ordinary = np.flatnonzero(groups == 0)
+    groups[ordinary[:7]], groups[ordinary[7:12]] = 4, 5
+    Cs = (1.0, 0.3, 0.1, 0.03, 0.02)
+    cv = DFRClassifierCV(Cs, balance=balance, n_splits=3, n_retrains=2, random_state=0)
+    cv.fit(X, y, group_labels=groups)
+
+    rng = np.random.RandomState(0)
+    rng.randint(np.iinfo(np.int32).max, size=2)  # the seeds of the refits
+    right = np.zeros((3, len(Cs), 6))
+    for split, seed in enumerate(rng.randint(np.iinfo(np.int32).max, size=3)):
+        half_rng = np.random.RandomState(seed)
+        shuffled = half_rng.permutation(601)
+        rank = half_rng.permutation(6)
+        # Class after class, inside it group after group in the order of their ranks, dealt out in turn.
+        dealt = sorted(range(601), key=lambda i: (y[shuffled[i]], rank[groups[shuffled[i]]], i))
+        halves = shuffled[dealt[::2]], shuffled[dealt[1::2]]
+        for fit, held in (halves, halves[::-1]):
+            rows, weight = [], []
+            for g in range(6):
+                members = fit[groups[fit] == g]
+                if balance == "subsample":
+                    members = members[half_rng.permutation(len(members))][:3]  # half of 7
+                rows.extend(members)
+                weight.extend([min(1, 3 / len(members))] * len(members))
+            scaler = StandardScaler().fit(X[rows], sample_weight=weight)
+            for i, C in enumerate(Cs):
+                model = l1(C, 0, tol=1e-10).fit(scaler.transform(X[rows]), y[rows], sample_weight=weight)
+                hit = model.predict(scaler.transform(X[held])) == y[held]
+                for g in range(6):
+                    right[split, i, g] += hit[groups[held] == g].sum()
+    counts = np.bincount(groups)
+    np.testing.assert_allclose(cv.cv_scores_, (right / counts).min(axis=2).T, atol=1e-12)
+    pooled = (right.sum(axis=0) / (3 * counts)).min(axis=1)
+    np.testing.assert_allclose(cv.scores_, pooled, atol=1e-12)
+    assert min(C for C, score in zip(Cs, pooled, strict=True) if score == pooled.max()) == cv.C_
+    assert cv.best_score_ == pooled.max()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_group_and_every_class_is_halved_and_both_halves_are_used(seed):
+    y = np.repeat([0, 0, 0, 1, 1, 1, 1], [31, 8, 1, 3, 1, 5, 1])
+    groups = np.repeat(np.arange(7), [31, 8, 1, 3, 1, 5, 1])
+    away = np.arange(len(y)) == 4
+    halves = list(stratified_halves(y, np.where(away, -1, groups), 6, np.random.RandomState(seed)))
+    (first, second, size), (again, other, same_size) = halves
+    assert sorted(np.r_[first, second]) == np.flatnonzero(~away).tolist()
+    assert (again == second).all()
+    assert (other == first).all()
+    assert size == same_size == 4
+    assert abs(len(first) - len(second)) <= 1
+    for labels in (groups, y):
+        one, two = (np.bincount(labels[half], minlength=7) for half in (first, second))
+        assert np.abs(one - two).max() <= 1
+
+
+def test_the_last_samples_of_odd_groups_are_spread_over_the_splits():
+    y = groups = np.repeat([0, 1], [21, 20])
+    groups = np.r_[np.repeat([0, 1, 2], 7), np.full(20, 3)]
+    rng = np.random.RandomState(0)
+    larger = [np.bincount(groups[next(stratified_halves(y, groups, 6, rng))[0]])[:3] - 3 for _ in range(300)]
+    # Two of three in the first half, each of them equally often.
+    assert (np.sum(larger, axis=1) == 2).all()
+    assert np.abs(np.mean(larger, axis=0) - 2 / 3).max() < 0.1
+
+
+def test_the_only_sample_of_a_class_is_fitted_on_in_both_halves_and_scored_in_neither():
+    X = np.random.RandomState(0).normal(size=(41, 3))
+    y = np.r_[1, np.zeros(40, dtype=int)]
+    X[0] += 10
+    for fit, held, _ in stratified_halves(y, y, 1, np.random.RandomState(0)):
+        assert 0 in fit
+        assert 0 not in held
+    cv = DFRClassifierCV((1.0, 0.1), n_retrains=1, min_group_size=1, random_state=0).fit(X, y)
+    # Class 0 is halved, scored once a split, and told apart from the far sample if the penalty lets it.
+    assert cv.scores_[0] == 1
+    with pytest.raises(ValueError, match=r"None of 5 splits has a sample to score on.*Use `DFRClassifier`"):
+        DFRClassifierCV().fit(X[:2], y[:2])
 
 
 def test_the_chosen_strength_is_refitted_as_dfr_classifier_does():
@@ -296,14 +399,38 @@ def test_the_chosen_strength_is_refitted_as_dfr_classifier_does():
     np.testing.assert_array_equal(cv.intercept_, plain.intercept_)
 
 
-def test_the_first_of_equally_good_strengths_wins():
+def separated():
     y = np.tile([0, 1], 100)
-    X = (2.0 * y - 1)[:, None] + np.random.RandomState(0).normal(scale=0.01, size=(200, 3))
-    assert DFRClassifierCV((0.3, 1.0, 0.1), n_retrains=1, random_state=0).fit(X, y).C_ == 0.3
-    assert DFRClassifierCV((1.0, 0.1, 0.3), n_retrains=1, random_state=0).fit(X, y).C_ == 1.0
+    return (2.0 * y - 1)[:, None] + np.random.RandomState(0).normal(scale=0.01, size=(200, 3)), y
+
+
+def test_of_equally_good_strengths_the_strongest_penalty_wins_or_as_published_the_first():
+    X, y = separated()
+    for Cs in ((0.3, 1.0, 0.1), (1.0, 0.1, 0.3)):
+        cv = DFRClassifierCV(Cs, n_retrains=1, random_state=0).fit(X, y)
+        assert (cv.scores_ == 1).all()
+        assert cv.C_ == 0.1
+        assert Cs[0] == DFRClassifierCV(Cs, tuning="published", n_retrains=1, random_state=0).fit(X, y).C_
+        assert Cs[0] == DFRClassifierCV(Cs, cv=3, n_retrains=1, random_state=0).fit(X, y).C_
+
+
+def test_a_strength_whose_refit_is_zero_is_passed_over_for_the_next_best():
+    refits = {3: np.zeros((1, 2)), 1: np.zeros((1, 2)), 0: np.eye(2)[:1], 2: np.eye(2)[:1]}
+    tried = []
+
+    def refit(i):
+        tried.append(i)
+        return refits[i], i
+
+    assert first_that_is_not_zero([3, 1, 0, 2], refit)[::2] == (0, 0)
+    assert tried == [3, 1, 0]
+    # If all are, the best is.
+    assert first_that_is_not_zero([3, 1], refit)[::2] == (3, 3)
 
 
 @pytest.mark.parametrize("balance", ["subsample", "reweight"])
+# The strongest penalties leave nothing.
+@pytest.mark.filterwarnings("ignore::skexmap.exceptions.ConstantPredictionWarning")
 def test_with_the_splits_of_a_grid_search_the_same_strength_is_chosen_from_the_same_curve(balance):
     X, y, shortcut = shortcut_data(400, n_noise=20)
     blocks = make_blocks(embedding=X, cluster=shortcut)
@@ -318,7 +445,7 @@ def test_with_the_splits_of_a_grid_search_the_same_strength_is_chosen_from_the_s
     dfr = DFRClassifier(n_retrains=2, balance=balance, random_state=0)
     search = GridSearchCV(dfr, {"C": Cs}, scoring=worst_pseudo_group, cv=splits).fit(blocks, y)
     cv = DFRClassifierCV(Cs, cv=splits, n_retrains=2, balance=balance, random_state=0).fit(blocks, y)
-    np.testing.assert_allclose(cv.mean_cv_scores_, search.cv_results_["mean_test_score"])
+    np.testing.assert_allclose(cv.scores_, search.cv_results_["mean_test_score"])
     assert search.best_params_["C"] == cv.C_
     np.testing.assert_array_equal(cv.coef_, search.best_estimator_.coef_)
 
@@ -333,17 +460,23 @@ def test_the_result_does_not_depend_on_the_number_of_threads():
 
 def test_small_and_absent_groups_in_the_score():
     correct = np.array([[True, False], [True, True], [False, True], [False, True]])
-    assert worst_group_accuracies(correct, np.array([0, 0, 2, 2])).tolist() == [0.0, 0.5]
-    assert worst_group_accuracies(correct, np.array([0, 0, -1, -1])).tolist() == [1.0, 0.5]
-    assert np.isnan(worst_group_accuracies(correct, np.full(4, -1))).all()
+
+    def worst(*codes):
+        return worst_group_accuracies(*count_right(correct, np.array(codes), 4)).tolist()
+
+    assert worst(0, 0, 2, 2) == [0.0, 0.5]
+    assert worst(0, 0, -1, -1) == [1.0, 0.5]
+    assert np.isnan(worst(-1, -1, -1, -1)).all()
 
 
-def test_a_half_without_a_class_still_scores():
+def test_a_published_half_without_a_class_still_scores():
     # One sample of class 1 in a half is enough to land on either side.
     X = np.random.RandomState(0).normal(size=(30, 3))
     y = np.r_[1, np.zeros(29, dtype=int)]
     X[0] += 10
-    cv = DFRClassifierCV((1.0, 0.1), n_splits=8, n_retrains=1, min_group_size=0, random_state=0)
+    cv = DFRClassifierCV(
+        (1.0, 0.1), tuning="published", n_splits=8, n_retrains=1, min_group_size=1, random_state=0
+    )
     scores = cv.fit(X, y).cv_scores_
     assert np.isfinite(scores).all()
     assert (scores[:, (scores == 0).all(axis=0)] == 0).all()
@@ -354,11 +487,11 @@ def test_a_split_without_any_group_to_score_on_does_not_count():
     groups = np.where(np.arange(300) < 200, 2 * y + shortcut, -1)
     first, second, third = np.split(np.arange(300), 3)
     halves = [(first, second), (second, first)]
-    dfr = DFRClassifierCV(cv=halves, n_retrains=2, min_group_size=0, random_state=0)
-    expected = dfr.fit(X, y, group_labels=groups).mean_cv_scores_
+    dfr = DFRClassifierCV(cv=halves, n_retrains=2, min_group_size=1, random_state=0)
+    expected = dfr.fit(X, y, group_labels=groups).scores_
     with_empty = clone(dfr).set_params(cv=[(first, third), *halves]).fit(X, y, group_labels=groups)
     assert np.isnan(with_empty.cv_scores_[:, 0]).all()
-    np.testing.assert_array_equal(with_empty.mean_cv_scores_, expected)
+    np.testing.assert_array_equal(with_empty.scores_, expected)
     with pytest.raises(ValueError, match="None of 1 splits has a sample to score on"):
         clone(dfr).set_params(cv=[(first, third)]).fit(X, y, group_labels=groups)
 
@@ -411,9 +544,11 @@ class TestBadInput:
         with pytest.raises(ValueError, match="49 entries for 50 samples"):
             DFR().fit(X, y, group_labels=np.zeros(49))
 
-    def test_no_group_larger_than_min_group_size(self, DFR):
+    def test_no_group_of_min_group_size(self, DFR):
         X, y, _ = shortcut_data(50)
-        with pytest.raises(ValueError, match=r"All 10 groups have at most min_group_size=5 samples"):
+        with pytest.raises(
+            ValueError, match=r"All 10 groups have fewer than min_group_size=6 samples \(largest: 5\)"
+        ):
             DFR().fit(X, y, group_labels=np.arange(50) % 10)
 
     def test_nan_in_the_embedding(self, DFR):
@@ -453,70 +588,6 @@ class TestBadInput:
         X, y, _ = shortcut_data(50)
         with pytest.raises(ValueError, match=r"each of 3 classes, but y holds 2"):
             DFR().fit(make_blocks(embedding=X, cluster=np.zeros((50, 3), dtype=int)), y)
-
-
-def sliver_groups(y, shortcut):
-    """Two groups in each class, and seven samples of class 0 in a group of their own."""
-    groups = 2 * y + shortcut
-    groups[np.flatnonzero(groups == 0)[:7]] = 9
-    return groups
-
-
-@pytest.mark.parametrize("DFR", [DFRClassifier, DFRClassifierCV])
-def test_a_third_group_of_a_class_that_cuts_down_all_others_is_named_in_a_warning(DFR):
-    X, y, shortcut = shortcut_data(400, agreement=0.5)
-    groups = sliver_groups(y, shortcut)
-    with pytest.warns(TinyGroupWarning, match=r"Group 9 has only 7 samples.*cut down to 7 "):
-        DFR(n_retrains=1).fit(X, y, group_labels=groups)
-
-
-def test_no_warning_where_the_sliver_does_not_set_the_size_or_is_the_minority_of_its_class():
-    X, y, shortcut = shortcut_data(400, agreement=0.5)
-    groups = sliver_groups(y, shortcut)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        DFRClassifier(n_retrains=1, min_group_size=7).fit(X, y, group_labels=groups)
-        DFRClassifier(balance="reweight").fit(X, y, group_labels=groups)
-        DFRClassifier(n_retrains=1).fit(X, y, group_labels=np.where(groups == 1, 0, groups))
-
-
-def split_majorities(y, shortcut, n_parts):
-    """True groups whose majorities are cut into parts, as a fine clustering does."""
-    return np.where(shortcut == y, 10 + n_parts * y + np.arange(len(y)) % n_parts, y)
-
-
-@pytest.mark.parametrize("DFR", [DFRClassifier, DFRClassifierCV])
-def test_pooled_by_rarity_split_majorities_do_not_change_a_thing(DFR):
-    X, y, shortcut = shortcut_data(800, agreement=0.95)
-    split = DFR(rare_share=0.1, random_state=0).fit(X, y, group_labels=split_majorities(y, shortcut, 6))
-    whole = DFR(random_state=0).fit(X, y, group_labels=split_majorities(y, shortcut, 1))
-    np.testing.assert_allclose(split.coef_, whole.coef_)
-    np.testing.assert_array_equal(split.group_counts_, whole.group_counts_)
-    assert split.groups_.tolist() == [0, 1, *split.groups_[2:]]
-
-
-def test_pooling_gives_the_minorities_the_weight_that_split_majorities_took():
-    X, y, shortcut = shortcut_data(4000, agreement=0.95)
-    groups = split_majorities(y, shortcut, 6)
-    against = shortcut != y
-    split, pooled = (
-        DFRClassifier(rare_share=share, random_state=0)
-        .fit(X, y, group_labels=groups)
-        .score(X[against], y[against])
-        for share in (None, 0.1)
-    )
-    assert pooled > split + 0.1
-
-
-def test_pooling_follows_the_clusters_of_blocks_and_leaves_group_minus_one_out():
-    X, y, shortcut = shortcut_data(800, agreement=0.95)
-    clusters = np.where(shortcut == 0, np.arange(len(y)) % 3, 3)
-    clusters[:50] = -1
-    blocks = make_blocks(embedding=X, cluster=clusters)
-    found = DFRClassifier(rare_share=0.1, random_state=0).fit(blocks, y)
-    true = np.where(clusters < 0, -1, 2 * y + shortcut)
-    expected = DFRClassifier(random_state=0).fit(X, y, group_labels=true)
-    np.testing.assert_allclose(found.coef_, expected.coef_)
 
 
 @pytest.mark.parametrize("Cs", [(), (1.0, 0.0), (1.0, -2.0), (np.nan,)])
