@@ -11,7 +11,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-from demo import CORRELATION, N_COPIES, N_EPOCHS, train
+from demo import train
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
 from skexmap import DFRClassifierCV, ExMapClassifier, HeatmapTransformer, PseudoGroupLabeler, export_model
@@ -53,7 +53,11 @@ def save_before_and_after(before, after, images, y):
     """Save one row per image: the image, its heatmap under the original and under the debiased model."""
     import matplotlib.pyplot as plt
 
-    maps = [HeatmapTransformer(model, channels="sum").fit_transform(images) for model in (before, after)]
+    def transformer(model):
+        # The sign is for the eye: red speaks for the predicted class, blue against it.
+        return HeatmapTransformer(model, channels="sum", evidence="signed")
+
+    maps = [transformer(model).fit_transform(images) for model in (before, after)]
     figure, axes = plt.subplots(3, len(images), figsize=(1.6 * len(images), 5), layout="constrained")
     for column, (image, label) in enumerate(zip(images, y, strict=True)):
         axes[0, column].imshow(np.clip(image.transpose(1, 2, 0), 0, 1))
@@ -73,9 +77,9 @@ def main():
     """Run the example."""
     matplotlib.use("Agg")
     OUTPUT.mkdir(exist_ok=True)
-    digits = make_colored_digits(correlation=CORRELATION, n_copies=N_COPIES, random_state=0)
+    digits = make_colored_digits(correlation=0.95, n_copies=10, random_state=0)
     validation, test = digits.validation, digits.test
-    net = train(digits.train, 0, N_EPOCHS)
+    net = train(digits.train, 0)
 
     blocks = HeatmapTransformer(net, return_embedding=True).fit_transform(validation.images)
     labeler = PseudoGroupLabeler().fit(blocks, validation.y)

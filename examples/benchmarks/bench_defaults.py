@@ -1,4 +1,4 @@
-"""Do the defaults decide? Map side, channels, neighbours and the policy for small clusters, one changed at a time.
+"""Do the defaults decide? Maps, neighbours, merging and the choice of C, one changed at a time.
 
     python examples/benchmarks/bench_defaults.py
 
@@ -49,17 +49,10 @@ VARIANTS = {
     **{f"size={side}": ({"size": side}, {}, {}, {}) for side in (14, 7, 3)},
     'channels="sum"': ({"channels": "sum"}, {}, {}, {}),
     **{f"n_neighbors={k}": ({}, {"n_neighbors": k}, {}, {}) for k in (5, 20, 40)},
-    **{
-        f'min_cluster_size=20, "{policy}"': (
-            {},
-            {},
-            {"min_cluster_size": 20, "small_clusters": policy},
-            {},
-        )
-        for policy in ("merge", "mark")
-    },
+    'evidence="signed"': ({"evidence": "signed"}, {}, {}, {}),
+    **{f"merge_alpha={alpha}": ({}, {}, {"merge_alpha": alpha}, {}) for alpha in (None, 0.001, 0.05)},
+    'tuning="published"': ({}, {}, {}, {"tuning": "published"}),
     "DFR: min_group_size=20": ({}, {}, {}, {"min_group_size": 20}),
-    "DFR: rare_share=0.1": ({}, {}, {}, {"rare_share": 0.1}),
 }
 
 

@@ -26,7 +26,13 @@ import numpy as np
 import torch
 from sklearn.pipeline import make_pipeline
 
-from skexmap import DFRClassifierCV, EmbeddingTransformer, export_model, make_exmap_pipeline
+from skexmap import (
+    DFRClassifierCV,
+    EmbeddingTransformer,
+    HeatmapTransformer,
+    export_model,
+    make_exmap_pipeline,
+)
 from skexmap.datasets import ImageNetTransform, load_colored_mnist, load_image_folder
 from skexmap.lrp import check_model
 from skexmap.metrics import group_accuracies
@@ -157,7 +163,7 @@ def main():
             base.fit(train.data, train.target)
             biased = export_model(base)
 
-        pipe = make_exmap_pipeline(biased, strategy=DFRClassifierCV(), random_state=args.seed, **reading)
+        pipe = make_exmap_pipeline(biased, heatmaps=HeatmapTransformer(**reading), random_state=args.seed)
         heatmaps, clusterer, dfr = (step for _, step in pipe.steps)
         with stage("heatmaps and embeddings of the validation files"):
             blocks = heatmaps.fit_transform(validation.data, validation.target)
@@ -211,13 +217,13 @@ def main():
             f"{(logits.argmax(1) == dfr.predict(embeddings)).sum()} of {len(test.data)} predictions equal"
         )
         if args.picture:
-            draw(args.picture, validation, blocks["heatmap"], pseudo_groups, load)
+            draw(args.picture, validation, biased, pseudo_groups, load)
     print(f"\n{'stage':52}{'seconds':>9}{'CPU s':>8}{'MiB':>8}")
     for name, seconds, cpu_seconds, memory in STAGES:
         print(f"{name:52}{seconds:9.1f}{cpu_seconds:8.1f}{memory:8.0f}")
 
 
-def draw(path, split, heatmaps, pseudo_groups, load):
+def draw(path, split, net, pseudo_groups, load):
     """Save images of every true group with what the net looked at."""
     import matplotlib
 
@@ -225,9 +231,10 @@ def draw(path, split, heatmaps, pseudo_groups, load):
     from skexmap.display import GroupHeatmapDisplay
 
     rows = np.concatenate([np.flatnonzero(split.group_labels == group)[:3] for group in range(4)])
+    signed = HeatmapTransformer(net, evidence="signed", load=load).fit_transform(split.data[rows])
     display = GroupHeatmapDisplay.from_arrays(
         np.stack([load(split.data[row]) for row in rows]),
-        heatmaps[rows],
+        signed.reshape(len(rows), -1, 28, 28),
         group_labels=split.group_labels[rows],
         pseudo_groups=pseudo_groups[rows],
         group_names=split.group_names,

@@ -139,8 +139,7 @@ def run_seed(data, seed, options):
     record.once("rows", "ERM, the net as trained", lambda: {"tests": score(v.head.predict)})
     for name, row in methods.rows().items():
         record.once("rows", name, lambda row=row: scored(*methods.run_row(row, v), score))
-    pooled = [name + methods.POOLED for name in methods.LABELERS]
-    for name in [*methods.LABELERS, *pooled, "true groups", "classes", "EIIL"]:
+    for name in [*methods.LABELERS, "true groups", "classes", "EIIL"]:
         record.once("groupings", name, lambda name=name: methods.describe_grouping(v, name))
     for side in SWEEP.get(data, ()):
         # The maps of a side are made once, by whoever comes first.
@@ -219,10 +218,15 @@ def batch_size(setting):
     return 256 if setting.load is None else 16
 
 
-def heatmaps(setting, net, side=28):
+def heatmaps(setting, net, side=28, evidence="magnitude"):
     """Return the blocks of the validation images, the maps of a side."""
     transformer = HeatmapTransformer(
-        net, size=side, return_embedding=True, load=setting.load, batch_size=batch_size(setting)
+        net,
+        size=side,
+        evidence=evidence,
+        return_embedding=True,
+        load=setting.load,
+        batch_size=batch_size(setting),
     )
     return transformer.fit_transform(setting.validation.data, setting.validation.target)
 
@@ -233,7 +237,7 @@ def features(setting, net, seed, folder, record):
 
     def compute():
         start = time.perf_counter()
-        kept = {"blocks": heatmaps(setting, net)}
+        kept = {"blocks": heatmaps(setting, net), "signed": heatmaps(setting, net, evidence="signed")}
         seconds = time.perf_counter() - start
         for name, split in setting.tests.items():
             # A test without the shortcut may be loaded in its own way.
@@ -250,7 +254,10 @@ def features(setting, net, seed, folder, record):
     validation = setting.validation
     dense = [layer for layer in net.modules() if isinstance(layer, torch.nn.Linear)][-1]
     head = ERMClassifier.from_layer(dense, classes=np.unique(validation.target))
-    v = methods.Validation(kept["blocks"], validation.target, validation.group_labels, head, seed, folder)
+    v = methods.Validation(
+        *(kept["blocks"], kept["signed"]),
+        *(validation.target, validation.group_labels, head, seed, folder),
+    )
     return v, {name: kept[f"test {name}"] for name in setting.tests}, setting.tests
 
 
