@@ -74,7 +74,7 @@ erm = clone(network).fit(train.images, train.y)
 # -----------------------------------------
 # Heatmaps of what the network looks at, clustered; class x cluster is a pseudo-group.
 
-maps = HeatmapTransformer(erm.module_).fit_transform(validation.images)
+maps = HeatmapTransformer(erm.module_, return_embedding=True).fit_transform(validation.images)
 pseudo_groups = PseudoGroupLabeler().fit_predict(maps, validation.y)
 print("The network on the pseudo-groups of the validation images:")
 print(group_report(validation.y, erm.predict(validation.images), group_labels=pseudo_groups))
