@@ -46,6 +46,7 @@ ROWS = {
     "magnitude, not merged": ("heatmap", "magnitude", None, "stratified"),
     "signed, merged": ("heatmap", "signed", 0.01, "stratified"),
     DEFAULT: ("heatmap", "magnitude", 0.01, "stratified"),
+    "maps of one pixel, not merged": ("heatmap", "one_pixel", None, "stratified"),
     "GEORGE": ("embedding", None, None, "stratified"),
     "GEORGE, merged": ("embedding", None, 0.01, "stratified"),
 }
@@ -104,11 +105,16 @@ def explain(world, net, head, batch_size):
     """Show the net the validation images and every test image in every state."""
     images, y = world.validation.data, world.validation.y
     reading = {"batch_size": batch_size, "load": world.load}
+    variants = {
+        "signed": {"evidence": "signed"},
+        "one_pixel": {"size": 1, "resample": "area"},
+        "magnitude": {},
+    }
     maps = {}
-    for evidence in ("signed", "magnitude"):
-        transformer = HeatmapTransformer(net, evidence=evidence, return_embedding=True, **reading)
+    for name, params in variants.items():
+        transformer = HeatmapTransformer(net, return_embedding=True, **params, **reading)
         blocks = transformer.fit_transform(images, y)
-        maps[evidence] = blocks["heatmap"]
+        maps[name] = blocks["heatmap"]
     embed = EmbeddingTransformer(net, **reading).fit(images, y)
     tests = [(embed.transform(part.data), part.y, part.states, part.group_labels) for part in world.test()]
     embeddings, *labels = (np.concatenate(part) for part in zip(*tests, strict=True))

@@ -822,8 +822,11 @@ class DFRClassifierCV(_DFR):
             )
         self.cv_scores_ = worst_group_accuracies(right, counts).T
         if self.cv is None and self.tuning == "stratified":
-            self.scores_ = worst_group_accuracies(right.sum(axis=0), counts.sum(axis=0))
-            order = np.lexsort((self.Cs_, -self.scores_))
+            right, counts = right.sum(axis=0), counts.sum(axis=0)
+            self.scores_ = worst_group_accuracies(right, counts)
+            # A group that no strength can serve would leave the choice to chance.
+            macro = (right[:, counts > 0] / counts[counts > 0]).mean(axis=-1)
+            order = np.lexsort((self.Cs_, -macro, -self.scores_))
         else:
             self.scores_ = self.cv_scores_[:, scored].mean(axis=1)
             order = np.argsort(-self.scores_, kind="stable")
