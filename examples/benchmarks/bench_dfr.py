@@ -25,6 +25,9 @@ from skexmap.retraining import DFRClassifierCV
 from skexmap.retraining._dfr import l1_logistic_path
 
 GROUP_SIZES = {"1,199 x 2,048": (467, 133, 133, 466), "19,867 x 2,048": (8276, 8535, 2874, 182)}
+SETTINGS = [
+    {"tuning": tuning, "n_jobs": n_jobs} for tuning in ("published", "stratified") for n_jobs in (1, 2)
+]
 STRENGTHS = (1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01)
 
 
@@ -131,18 +134,22 @@ def main():
         row = figures[name] = {}
         with threadpool_limits(1):
             row["published, 1 thread"] = best_of(repeats, published_loop, X, y, groups, 0)
-            for n_jobs in (1, 2):
-                dfr = DFRClassifierCV(random_state=0, n_jobs=n_jobs)
-                seconds = best_of(repeats, dfr.fit, X, y, groups)
-                row[f"skexmap, n_jobs={n_jobs}"] = seconds
+            for settings in SETTINGS:
+                dfr = DFRClassifierCV(random_state=0, **settings)
+                row[f"skexmap, {settings}"] = best_of(repeats, dfr.fit, X, y, groups)
+                # Without the refits.
+                short = DFRClassifierCV(random_state=0, n_retrains=1, **settings)
+                row[f"skexmap, {settings}, one refit"] = best_of(repeats, short.fit, X, y, groups)
             row["of it liblinear fits"] = published_loop(X, y, groups, 0)[2]
         row |= compare_solutions(X, y, groups, strengths)
         published = row["published, 1 thread"]
         print(f"{name}: published loop {published:.2f} s, of it fits {row['of it liblinear fits']:.2f} s")
-        for n_jobs in (1, 2):
-            seconds = row[f"skexmap, n_jobs={n_jobs}"]
+        for settings in SETTINGS:
+            seconds = row[f"skexmap, {settings}"]
+            call = ", ".join(f"{name}={value!r}" for name, value in settings.items())
             print(
-                f"  DFRClassifierCV(n_jobs={n_jobs})   {seconds:.2f} s   {seconds / published:.2f} of the loop"
+                f"  DFRClassifierCV({call})   {seconds:.2f} s   {seconds / published:.2f} of the loop; with one refit "
+                f"{row[f'skexmap, {settings}, one refit']:.2f} s"
             )
         print(
             "  on equal subsamples, largest over C:  coefficient distance  objective excess   (liblinear, tol=1e-9)"

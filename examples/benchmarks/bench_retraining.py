@@ -91,14 +91,16 @@ def fit_strategies(seed, blocks, y, pseudo_groups, true_groups, source, net_head
     lff = LfFClassifier(random_state=seed)
     grid = {"l2": [0.003, 0.01, 0.03, 0.1, 0.3], "n_steps": [100, 1000]}
     yield "`LfFClassifier`, l2 and steps chosen", shown, chosen(lff, grid)
-    for min_group_size in (5, 20):
+    for min_group_size in (6, 20):
         for balance in ("subsample", "reweight"):
             dfr = DFRClassifierCV(balance=balance, min_group_size=min_group_size)
             name = f"`DFRClassifierCV(balance={balance!r}, min_group_size={min_group_size})`"
             yield name, shown, fit(dfr, pseudo_groups)
+    dfr = DFRClassifierCV(tuning="published")
+    yield "`DFRClassifierCV(tuning='published')`", shown, fit(dfr, pseudo_groups)
     yield "`GroupDROClassifier()`", shown, fit(GroupDROClassifier(), pseudo_groups)
     for extra, others in (("", {}), (", unlabelled digits in random ink", {"X_unlabeled": unlabeled})):
-        for min_group_size in (5, 20):
+        for min_group_size in (6, 20):
             divdis = DivDisClassifier(min_group_size=min_group_size)
             name = f"`DivDisClassifier(min_group_size={min_group_size})`"
             yield name, shown + extra, fit(divdis, pseudo_groups, **others)
@@ -110,6 +112,8 @@ def fit_strategies(seed, blocks, y, pseudo_groups, true_groups, source, net_head
             shown,
             fit(DFRClassifierCV(balance=balance), true_groups),
         )
+    dfr = DFRClassifierCV(tuning="published")
+    yield "`DFRClassifierCV(tuning='published')`", shown, fit(dfr, true_groups)
     yield "`GroupDROClassifier()`", shown, fit(GroupDROClassifier(), true_groups)
 
 

@@ -1,6 +1,7 @@
 """Named warnings about pseudo-groups and predictions that cannot be right, each with its remedy."""
 
 import warnings
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -65,3 +66,11 @@ def warn_of_constant_predictions(predictions, who, remedy, stacklevel=3):
             ConstantPredictionWarning,
             stacklevel=stacklevel,
         )
+
+
+@contextmanager
+def without_constant_prediction_warnings():
+    """Fit a part of an estimator, which says itself what constant predictions of the part mean."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConstantPredictionWarning)
+        yield

@@ -9,6 +9,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from skexmap._blocks import EMBEDDING, leaves_out_missing
 from skexmap._progress import reports_fit
 from skexmap._validation import HasMethods, Interval, _fit_context
+from skexmap.groups._diagnosis import without_constant_prediction_warnings
 from skexmap.retraining._erm import ERMClassifier, fit_logistic
 from skexmap.retraining._inputs import read_classes, read_embedding
 from skexmap.retraining._linear import LinearHead, fold_scaler, standardizer
@@ -83,6 +84,11 @@ class AFRClassifier(LinearHead):
         From `fit`: one class only; a missing ``embedding`` block; a reference model without ``coef_`` or of
         other classes.
 
+    Warns
+    -----
+    ConstantPredictionWarning
+        If one class is predicted for all samples.
+
     See Also
     --------
     JTTReweighter : Weighs the errors, all of them equally.
@@ -143,7 +149,9 @@ class AFRClassifier(LinearHead):
         """
         embedding = read_embedding(self, X, reset=True)
         self.classes_, class_codes = read_classes(self, y, len(embedding))
-        p_true = self._reference_probabilities(embedding, class_codes)
+        # That a reference model predicts one class is no matter here: its probabilities count.
+        with without_constant_prediction_warnings():
+            p_true = self._reference_probabilities(embedding, class_codes)
         self.sample_weight_ = afr_weights(p_true, class_codes, self.gamma)
         mean, scale = standardizer(embedding)
         # The reference weights in the space of the scaler.
@@ -158,6 +166,12 @@ class AFRClassifier(LinearHead):
             center,
         )
         self.coef_, self.intercept_ = fold_scaler(coef, intercept, mean, scale)
+        self._warn_of_constant_predictions(
+            embedding,
+            class_codes,
+            "Lower `gamma`: few samples have nearly all the weight.",
+            self.sample_weight_ > 0,
+        )
         return self
 
     def _reference_probabilities(self, embedding, class_codes):

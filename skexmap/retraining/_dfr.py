@@ -278,6 +278,26 @@ def run(tasks, n_tasks, description, n_jobs=None, track=None):
     yield from results if track is None else track(results, n_tasks, description)
 
 
+def member_scaler(embedding, group_codes, standardize):
+    """Return mean and scale of the samples that belong to a group; 0 and 1 if `standardize` is false.
+
+    Parameters
+    ----------
+    embedding : ndarray of shape (n_samples, n_features)
+        Raw features.
+    group_codes : ndarray of shape (n_samples,)
+        Group of each sample, or -1.
+    standardize : bool
+        Whether to standardise.
+
+    Returns
+    -------
+    mean, scale : ndarray of shape (n_features,)
+    """
+    belongs = group_codes >= 0
+    return standardizer(embedding if belongs.all() else embedding[belongs], standardize=standardize)
+
+
 def retrain(
     embedding,
     class_codes,
@@ -285,16 +305,16 @@ def retrain(
     n_classes,
     C,
     *,
+    scaler,
     balance,
     min_group_size,
-    standardize,
     seeds,
     n_jobs=None,
     track=None,
 ):
     """Refit the last layer on balanced data, once per seed, and average: DFR for one strength.
 
-    All refits share one scaler, fitted on all samples; the weights are averaged in its space and folded.
+    All refits share one scaler; the weights are averaged in its space and folded.
 
     Parameters
     ----------
@@ -306,12 +326,12 @@ def retrain(
         Number of classes.
     C : float
         Inverse strength of the penalty.
+    scaler : tuple of ndarray (mean, scale)
+        What `member_scaler` returns.
     balance : callable
         ``balance(group_codes, rng, size)`` returns rows and their weights.
     min_group_size : int
         Groups of fewer samples do not set that size.
-    standardize : bool
-        Whether to standardise.
     seeds : sequence of int
         One refit for each.
     n_jobs : int, default=None
@@ -328,7 +348,7 @@ def retrain(
     member = np.flatnonzero(group_codes >= 0)
     if len(member) < len(group_codes):
         embedding, class_codes, group_codes = embedding[member], class_codes[member], group_codes[member]
-    mean, scale = standardizer(embedding, standardize=standardize)
+    mean, scale = scaler
     size = subsample_size(group_codes, min_group_size)
 
     def refit(seed):
@@ -352,9 +372,9 @@ def score_split(
     Cs,
     *,
     halves,
+    scaler,
     balance,
     min_group_size,
-    standardize,
     seed,
 ):
     """Fit each strength on a half of the samples and count its right answers on the other.
@@ -371,12 +391,12 @@ def score_split(
         Inverse strengths of the penalty.
     halves : callable
         One of `TUNINGS`: yields what to fit on, what to score on and the subsample size.
+    scaler : callable
+        ``scaler(embedding, weight)`` returns mean and scale to standardise a balanced half by.
     balance : callable
         ``balance(group_codes, rng, size)`` returns rows and their weights.
     min_group_size : int
         Groups of fewer samples do not set that size.
-    standardize : bool
-        Whether to standardise, on the balanced half.
     seed : int
         Draws the halves and the subsamples.
 
@@ -392,8 +412,9 @@ def score_split(
     for fit, held, size in halves(class_codes, group_codes, min_group_size, rng):
         rows, weight = balance(group_codes[fit], rng, size)
         rows = fit[rows]
-        mean, scale = standardizer(embedding[rows], weight, standardize=standardize)
-        X = (embedding[rows] - mean) / scale
+        X = embedding[rows]
+        mean, scale = scaler(X, weight)
+        X = (X - mean) / scale
         coef, intercept = l1_logistic_path(X, class_codes[rows], n_classes, Cs, weight)
         shape = len(held), *intercept.shape
         coef, intercept = fold_scaler(coef.reshape(-1, X.shape[1]), intercept.ravel(), mean, scale)
@@ -457,13 +478,8 @@ class _DFR(LinearHead):
         self.subsample_size_ = int(self.group_counts_.max()) if size is None else size
         return embedding, class_codes, group_codes
 
-    def _recipe(self):
-        """Return how to balance and standardise, as `retrain` and `score_split` take it."""
-        return {
-            "balance": BALANCES[self.balance],
-            "min_group_size": self.min_group_size,
-            "standardize": self.standardize,
-        }
+    def _balancing(self):
+        return {"balance": BALANCES[self.balance], "min_group_size": self.min_group_size}
 
     def _remedy(self):
         return (
@@ -644,20 +660,21 @@ class DFRClassifier(_DFR):
             group_codes,
             len(self.classes_),
             self.C_,
-            **self._recipe(),
+            scaler=member_scaler(embedding, group_codes, self.standardize),
+            **self._balancing(),
             seeds=self._refit_seeds(check_random_state(self.random_state)),
             n_jobs=self.n_jobs,
             track=self._track(),
         )
-        self._warn_of_constant_predictions(embedding, class_codes, group_codes >= 0, self._remedy())
+        self._warn_of_constant_predictions(embedding, class_codes, self._remedy(), group_codes >= 0)
         return self
 
 
 class DFRClassifierCV(_DFR):
     """Deep feature reweighting (DFR) that chooses the strength of the penalty by worst-group accuracy.
 
-    ``n_splits`` times the samples are halved; every strength is fitted on one half (cut down to equal groups
-    and standardised there) and scored on the other. The best strength is then refitted on the whole set, as
+    ``n_splits`` times the samples are halved; every strength is fitted on one half, cut down to equal groups,
+    and scored on the other. The best strength is then refitted on the whole set, as
     `DFRClassifier` does [1]_. `tuning` says how the halves are drawn and what is best.
 
     Parameters
@@ -665,12 +682,13 @@ class DFRClassifierCV(_DFR):
     Cs : sequence of float, default=(1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01)
         Inverse strengths to choose from.
     tuning : {"stratified", "published"}, default="stratified"
-        ``"stratified"``: every group is halved, both halves are fitted on and scored on, and the groups are cut
-        down to half the size that the refit uses. The score is the accuracy of the worst group, its right
-        answers counted over all splits. Of several strengths with an equal score the smallest wins. A strength
-        whose refit has no non-zero coefficient is passed over for the next best.
-        ``"published"``: the samples are halved at random, whatever their groups, and one half is scored on; each
-        half decides anew which of its groups are large enough to set the size. The score is the mean over the
+        ``"stratified"``: every group is halved, and both halves are fitted on and scored on. A half is cut down
+        to half the subsample size of the refit and standardised as the refit is. The score is the accuracy of
+        the worst group, its right answers counted over all splits. Of several strengths with an equal score the
+        smallest wins. A strength whose refit has no non-zero coefficient is passed over for the next best.
+        ``"published"``: the samples are halved at random, whatever their groups, and one half is scored on. Each
+        half decides anew which of its groups are large enough to set the size, and is standardised by itself once
+        it is balanced. The score is the mean over the
         splits of the accuracy of the worst group. The first of several strengths with an equal score wins, even
         if its refit has no non-zero coefficient.
     n_splits : int, default=5
@@ -807,11 +825,12 @@ class DFRClassifierCV(_DFR):
         embedding, class_codes, group_codes = self._read(X, y, group_labels)
         self.Cs_ = _check_strengths(self.Cs)
         data = (embedding, class_codes, group_codes, len(self.classes_))
+        scaler = member_scaler(embedding, group_codes, self.standardize)
         rng = check_random_state(self.random_state)
         # Drawn first, so that they are those of DFRClassifier.
         refit_seeds = self._refit_seeds(rng)
         if self.cv is None:
-            right, counts = self._count_in_halves(*data, seeds=_draw_seeds(rng, self.n_splits))
+            right, counts = self._count_in_halves(*data, scaler=scaler, seeds=_draw_seeds(rng, self.n_splits))
         else:
             right, counts = self._count_in_folds(*data, seeds=refit_seeds)
         scored = (counts > 0).any(axis=1)
@@ -837,19 +856,34 @@ class DFRClassifierCV(_DFR):
             lambda i: retrain(
                 *data,
                 self.Cs_[i],
-                **self._recipe(),
+                scaler=scaler,
+                **self._balancing(),
                 seeds=refit_seeds,
                 n_jobs=self.n_jobs,
                 track=self._track(),
             ),
         )
         self.C_, self.best_score_ = float(self.Cs_[best]), float(self.scores_[best])
-        self._warn_of_constant_predictions(embedding, class_codes, group_codes >= 0, self._remedy())
+        self._warn_of_constant_predictions(embedding, class_codes, self._remedy(), group_codes >= 0)
         return self
 
-    def _count_in_halves(self, *data, seeds):
+    def _count_in_halves(self, *data, scaler, seeds):
+        if self.tuning == "stratified":
+            # That of the refits: on another one the same C would be another penalty, most of all on the intercept.
+            # It holds no label.
+            def of_half(X, weight):
+                return scaler
+
+        else:
+            of_half = partial(standardizer, standardize=self.standardize)
         count = partial(
-            score_split, *data, len(self.groups_), self.Cs_, halves=TUNINGS[self.tuning], **self._recipe()
+            score_split,
+            *data,
+            len(self.groups_),
+            self.Cs_,
+            halves=TUNINGS[self.tuning],
+            scaler=of_half,
+            **self._balancing(),
         )
         tasks = (delayed(count)(seed=seed) for seed in seeds)
         right, counts = zip(*run(tasks, len(seeds), "halvings", self.n_jobs, self._track()), strict=True)
@@ -866,7 +900,8 @@ class DFRClassifierCV(_DFR):
                 group_codes[train],
                 n_classes,
                 C,
-                **self._recipe(),
+                scaler=member_scaler(embedding[train], group_codes[train], self.standardize),
+                **self._balancing(),
                 seeds=seeds,
             )
             correct = predict_codes(embedding[test] @ coef.T + intercept) == class_codes[test]

@@ -12,7 +12,13 @@ from skexmap._group_labels import NO_GROUP
 from skexmap._progress import reports_fit
 from skexmap._validation import Interval, _fit_context, codes_of_known_classes
 from skexmap.retraining._dfr import count_right, worst_group_accuracies
-from skexmap.retraining._inputs import large_enough, read_classes, read_embedding, read_groups
+from skexmap.retraining._inputs import (
+    large_enough,
+    read_classes,
+    read_embedding,
+    read_groups,
+    refuse_lost_classes,
+)
 from skexmap.retraining._linear import LinearHead
 from skexmap.retraining._training import (
     TRAINING_CONSTRAINTS,
@@ -81,6 +87,28 @@ def marginal_slope(p, prior):
     return through_softmax(p, np.log(np.maximum(p.mean(axis=0), _TINY) / prior)[None] / len(p))
 
 
+def class_shares(class_codes, group_codes):
+    """Return the share of each class in samples that come from all groups equally often.
+
+    Parameters
+    ----------
+    class_codes : ndarray of shape (n_samples,)
+        Class of each sample.
+    group_codes : ndarray of shape (n_samples,)
+        Group of each sample; samples of group -1 are never drawn.
+
+    Returns
+    -------
+    shares : ndarray of shape (n_classes,)
+    """
+    groups = np.unique(group_codes[group_codes >= 0])
+    n_classes = class_codes.max() + 1
+    counts = np.array(
+        [np.bincount(class_codes[group_codes == group], minlength=n_classes) for group in groups]
+    )
+    return (counts / counts.sum(axis=1, keepdims=True)).mean(axis=0)
+
+
 class DivDisClassifier(LinearHead):
     r"""Diversify and disambiguate (DivDis): several last layers that disagree, and the choice of one.
 
@@ -92,9 +120,10 @@ class DivDisClassifier(LinearHead):
        + \frac{\lambda_2}{N} \sum_i D_{\text{KL}}\big(\hat p(\hat y_i) \,\|\, p(y)\big),
 
     the :math:`\hat p` being means over a batch of unlabelled samples and :math:`p(y)` the class shares of the
-    labelled ones. *Disambiguate*: of the heads, `fit` chooses the one whose worst (pseudo-)group of the
-    labelled samples has the highest accuracy; `select_head` chooses again, by the labels of a few samples on
-    which the heads disagree, as the paper does. `predict` uses the chosen head alone.
+    labelled ones. (Unlabelled samples that are drawn from the labelled ones have other class shares: those then.)
+    *Disambiguate*: of the heads, `fit` chooses the one whose worst (pseudo-)group of the labelled samples has the
+    highest accuracy; `select_head` chooses again, by the labels of a few samples on which the heads disagree, as
+    the paper does. `predict` uses the chosen head alone.
 
     Parameters
     ----------
@@ -139,6 +168,11 @@ class DivDisClassifier(LinearHead):
     ------
     ValueError
         From `fit`: one class only, a missing block, or no group of at least `min_group_size`.
+
+    Warns
+    -----
+    ConstantPredictionWarning
+        If one class is predicted for all samples.
 
     See Also
     --------
@@ -247,13 +281,31 @@ class DivDisClassifier(LinearHead):
         unlabeled = None if X_unlabeled is None else read_embedding(self, X_unlabeled, reset=False)
         self.heads_ = self._diversify(embedding, class_codes, group_codes, unlabeled)
         self._choose_head(embedding, class_codes, group_codes)
+        self._warn_of_constant_predictions(
+            embedding,
+            class_codes,
+            "Give unlabelled samples with the class shares of the labelled ones, or lower `regularization`.",
+        )
         return self
 
     def _diversify(self, embedding, class_codes, group_codes, unlabeled):
         n, n_classes = len(embedding), len(self.classes_)
         rng = check_random_state(self.random_state)
-        prior = np.bincount(class_codes, minlength=n_classes) / n
         pairs = list(combinations(range(self.n_heads), 2))
+
+        if unlabeled is None:
+            # Copies of the labelled rows, numbered from n on, so that a batch can hold a row in both roles.
+            unlabeled = embedding
+            refuse_lost_classes(
+                self.classes_,
+                class_codes[group_codes >= 0],
+                "no group (-1) or to groups below `min_group_size`",
+            )
+            prior = class_shares(class_codes, group_codes)
+            others = group_balanced_batches(group_codes, self.batch_size, self.n_steps, rng)
+        else:
+            prior = np.bincount(class_codes) / n
+            others = shuffled_batches(len(unlabeled), self.batch_size, self.n_steps, rng)
 
         def slopes_of(rows, *log_p):
             labeled = rows < n
@@ -270,12 +322,6 @@ class DivDisClassifier(LinearHead):
                 slopes[j][~labeled] += self.diversity / len(pairs) * mutual_information_slope(q, p)
             return slopes
 
-        if unlabeled is None:
-            # Copies of the labelled rows, numbered from n on, so that a batch can hold a row in both roles.
-            unlabeled = embedding
-            others = group_balanced_batches(group_codes, self.batch_size, self.n_steps, rng)
-        else:
-            others = shuffled_batches(len(unlabeled), self.batch_size, self.n_steps, rng)
         own = shuffled_batches(n, self.batch_size, self.n_steps, rng)
         return train_heads(
             np.concatenate([embedding, unlabeled]),

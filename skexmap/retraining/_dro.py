@@ -108,6 +108,11 @@ class GroupDROClassifier(LinearHead):
     ValueError
         From `fit`: one class only, a missing block, or a class of which no sample belongs to a group.
 
+    Warns
+    -----
+    ConstantPredictionWarning
+        If one class is predicted for all samples.
+
     See Also
     --------
     GroupDROLoss : For whole networks.
@@ -211,6 +216,12 @@ class GroupDROClassifier(LinearHead):
             l2=self.l2,
         )
         self.group_weights_ = group_weights
+        self._warn_of_constant_predictions(
+            embedding,
+            class_codes,
+            "Weaken the penalty (`l2`), train longer (`n_steps`) or raise `eta`.",
+            belongs,
+        )
         return self
 
 
@@ -231,7 +242,7 @@ class CVaRDROClassifier(LinearHead):
         plainly hard samples rule the fit.
     l2 : float, default=0.01
         Lambda, the penalty; there is no published default for a last layer.
-    learning_rate : float, default=0.01
+    learning_rate : float, default=0.1
         First step size of Adam; it falls linearly to zero.
     batch_size : int, default=1024
         Samples per step. The estimate of a batch is biased low where ``alpha * batch_size`` is small.
@@ -255,6 +266,11 @@ class CVaRDROClassifier(LinearHead):
     ------
     ValueError
         From `fit`: one class only, or a missing ``embedding`` block.
+
+    Warns
+    -----
+    ConstantPredictionWarning
+        If one class is predicted for all samples.
 
     See Also
     --------
@@ -298,7 +314,7 @@ class CVaRDROClassifier(LinearHead):
         alpha=0.2,
         *,
         l2=0.01,
-        learning_rate=0.01,
+        learning_rate=0.1,
         batch_size=1024,
         n_steps=1000,
         random_state=None,
@@ -344,5 +360,10 @@ class CVaRDROClassifier(LinearHead):
             shuffled_batches(len(embedding), self.batch_size, self.n_steps, rng),
             learning_rate=self.learning_rate,
             l2=self.l2,
+        )
+        self._warn_of_constant_predictions(
+            embedding,
+            class_codes,
+            "Set `alpha` to the share of the smallest class, weaken the penalty (`l2`) or train longer (`n_steps`).",
         )
         return self

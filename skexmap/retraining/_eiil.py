@@ -10,6 +10,7 @@ from skexmap._group_labels import cluster_of_class, encode_groups
 from skexmap._progress import reports_fit
 from skexmap._validation import HasMethods, _check_feature_names_in, _fit_context, codes_of_known_classes
 from skexmap.cluster._output import columns_handed_on, hand_on
+from skexmap.groups._diagnosis import warn_of_constant_predictions, without_constant_prediction_warnings
 from skexmap.retraining._erm import ERMClassifier
 from skexmap.retraining._inputs import read_classes, read_embedding
 
@@ -53,8 +54,9 @@ class EIILLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
     ----------
     reference_estimator : classifier, default=None
         The model whose unfairness is measured, with ``predict_proba`` and all classes of y; cloned. None is a
-        logistic regression with a strong penalty, ``ERMClassifier(C=1e-4)``: a model that gets everything
-        right shows nothing. One fitted before is given in `sklearn.frozen.FrozenEstimator`.
+        logistic regression with a strong penalty, ``ERMClassifier(C=1e-4, class_weight="balanced")``: a model that
+        gets everything right shows nothing, and one that predicts the largest class for all samples shows the
+        classes. One fitted before is given in `sklearn.frozen.FrozenEstimator`.
 
     Attributes
     ----------
@@ -73,6 +75,11 @@ class EIILLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
     ------
     ValueError
         From `fit`: one class only; a missing ``embedding`` block; a reference model of other classes.
+
+    Warns
+    -----
+    ConstantPredictionWarning
+        If the reference model predicts one class for all samples.
 
     See Also
     --------
@@ -125,15 +132,23 @@ class EIILLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
         """
         embedding = read_embedding(self, X, reset=True)
         self.classes_, class_codes = read_classes(self, y, len(embedding))
-        reference = (
-            ERMClassifier(C=1e-4) if self.reference_estimator is None else clone(self.reference_estimator)
-        )
-        self.reference_estimator_ = reference.fit(embedding, self.classes_[class_codes])
+        if self.reference_estimator is None:
+            reference = ERMClassifier(C=1e-4, class_weight="balanced")
+        else:
+            reference = clone(self.reference_estimator)
+        with without_constant_prediction_warnings():
+            self.reference_estimator_ = reference.fit(embedding, self.classes_[class_codes])
         if not np.array_equal(reference.classes_, self.classes_):
             raise ValueError(
                 f"The reference model knows the classes {list(reference.classes_)}, but y holds "
                 f"{self.classes_.tolist()}. Give it labels of the same classes."
             )
+        warn_of_constant_predictions(
+            reference.predict(embedding),
+            f"The reference model {type(reference).__name__}",
+            "Its errors are whole classes, and so are the pseudo-groups of two classes. Weaken its penalty, weigh the "
+            "classes (`class_weight='balanced'`), or give a model that leans on the shortcut.",
+        )
         environments = self._environments(embedding)
         self.environment_labels_ = cluster_of_class(environments, class_codes)
         self.group_labels_ = encode_groups(class_codes, self.environment_labels_, 2)

@@ -102,6 +102,11 @@ class ERMClassifier(LinearHead):
     ValueError
         From `fit`: one class only, or a missing ``embedding`` block.
 
+    Warns
+    -----
+    ConstantPredictionWarning
+        If one class is predicted for all samples.
+
     See Also
     --------
     DFRClassifier : Balances the groups.
@@ -210,4 +215,10 @@ class ERMClassifier(LinearHead):
             (embedding - mean) / scale, class_codes, len(self.classes_), self.C * weight, 1.0
         )
         self.coef_, self.intercept_ = fold_scaler(coef, intercept, mean, scale)
+        self._warn_of_constant_predictions(
+            embedding,
+            class_codes,
+            "Weaken the penalty (a larger C), or weigh the classes (`class_weight='balanced'`).",
+            weight > 0,
+        )
         return self

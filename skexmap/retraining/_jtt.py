@@ -13,6 +13,7 @@ from skexmap._estimator import EstimatorMixin
 from skexmap._progress import reports_fit
 from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context
 from skexmap.exceptions import EmptyErrorSetWarning, FullErrorSetWarning
+from skexmap.groups._diagnosis import warn_of_constant_predictions, without_constant_prediction_warnings
 from skexmap.retraining._erm import ERMClassifier
 from skexmap.retraining._inputs import read_classes, read_embedding
 
@@ -111,6 +112,8 @@ class JTTReweighter(EstimatorMixin, MetaEstimatorMixin, ClassifierMixin, BaseEst
         If stage one makes no error: stage two is then ordinary training.
     FullErrorSetWarning
         If stage one gets everything wrong: all samples weigh the same.
+    ConstantPredictionWarning
+        If one of the two models predicts one class for all samples.
 
     See Also
     --------
@@ -179,13 +182,27 @@ class JTTReweighter(EstimatorMixin, MetaEstimatorMixin, ClassifierMixin, BaseEst
         y = self.classes_[class_codes]
         identification = self.identification_estimator
         identification = ERMClassifier(C=1e-4) if identification is None else clone(identification)
-        self.identification_estimator_ = identification.fit(X, y)
-        self.error_set_ = find_errors(y, identification.predict(X))
+        with without_constant_prediction_warnings():
+            self.identification_estimator_ = identification.fit(X, y)
+        identified = identification.predict(X)
+        warn_of_constant_predictions(
+            identified,
+            f"The identification model {type(identification).__name__}",
+            "Its errors are whole classes, which are then upweighted, and not the samples against a shortcut. "
+            "Strengthen `identification_estimator` (a weaker penalty, `class_weight='balanced'`, more epochs).",
+        )
+        self.error_set_ = find_errors(y, identified)
         self._warn_of_one_sided_errors(len(y))
         self.sample_weight_ = np.ones(len(y))
         self.sample_weight_[self.error_set_] = self.upweight
         estimator = ERMClassifier() if self.estimator is None else clone(self.estimator)
-        self.estimator_ = METHODS[self._method_for(estimator)](estimator, X, y, self.sample_weight_)
+        with without_constant_prediction_warnings():
+            self.estimator_ = METHODS[self._method_for(estimator)](estimator, X, y, self.sample_weight_)
+        warn_of_constant_predictions(
+            self.estimator_.predict(X),
+            f"The second model {type(estimator).__name__}",
+            "Lower `upweight`, or see whether X tells the classes apart at all.",
+        )
         return self
 
     def _read(self, X, *, reset):

@@ -128,6 +128,11 @@ class LfFClassifier(LinearHead):
     ValueError
         From `fit`: one class only, or a missing ``embedding`` block.
 
+    Warns
+    -----
+    ConstantPredictionWarning
+        If one class is predicted for all samples.
+
     See Also
     --------
     JTTReweighter : Weighs the errors of a first model, all of them equally.
@@ -235,4 +240,9 @@ class LfFClassifier(LinearHead):
         )
         (self.biased_coef_, self.biased_intercept_), (self.coef_, self.intercept_) = heads
         self.sample_weight_ = weights
+        self._warn_of_constant_predictions(
+            embedding,
+            class_codes,
+            "Weaken the penalty (`l2`): the weights are below 1, and those of a small class add up to little.",
+        )
         return self

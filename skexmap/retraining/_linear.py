@@ -74,19 +74,20 @@ class LinearHead(EstimatorMixin, ClassifierMixin, BaseEstimator):
     def _probabilities(self, scores):
         return softmax(scores, axis=1)
 
-    def _warn_of_constant_predictions(self, embedding, class_codes, counts, remedy):
+    def _warn_of_constant_predictions(self, embedding, class_codes, remedy, fitted=slice(None)):
         """Warn if one class is predicted for all samples that were fitted on, though they are of several.
 
         Parameters
         ----------
         embedding : ndarray of shape (n_samples, n_features)
         class_codes : ndarray of shape (n_samples,)
-        counts : ndarray of bool of shape (n_samples,)
-            Which samples took part in the fit.
         remedy : str
+            Ends the message.
+        fitted : ndarray of bool of shape (n_samples,), default=slice(None)
+            Which samples took part in the fit.
         """
-        if len(np.unique(class_codes[counts])) > 1:
-            scores = embedding[counts] @ self.coef_.T + self.intercept_
+        if len(np.unique(class_codes[fitted])) > 1:
+            scores = embedding[fitted] @ self.coef_.T + self.intercept_
             predicted = self.classes_[predict_codes(scores)]
             warn_of_constant_predictions(predicted, type(self).__name__, remedy, stacklevel=5)
 

@@ -10,6 +10,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from skexmap._blocks import block_columns, blocks_to_columns, make_blocks
 from skexmap._validation import l1_logistic_regression
+from skexmap.exceptions import ConstantPredictionWarning
 from skexmap.retraining import DFRClassifier, DFRClassifierCV
 from skexmap.retraining._dfr import (
     count_right,
@@ -319,6 +320,7 @@ def test_the_stratified_tuning_curve_is_that_of_a_straight_line_script(balance):
 
     rng = np.random.RandomState(0)
     rng.randint(np.iinfo(np.int32).max, size=2)  # the seeds of the refits
+    scaler = StandardScaler().fit(X)  # that of the refits
     right = np.zeros((3, len(Cs), 6))
     for split, seed in enumerate(rng.randint(np.iinfo(np.int32).max, size=3)):
         half_rng = np.random.RandomState(seed)
@@ -335,7 +337,6 @@ def test_the_stratified_tuning_curve_is_that_of_a_straight_line_script(balance):
                     members = members[half_rng.permutation(len(members))][:3]  # half of 7
                 rows.extend(members)
                 weight.extend([min(1, 3 / len(members))] * len(members))
-            scaler = StandardScaler().fit(X[rows], sample_weight=weight)
             for i, C in enumerate(Cs):
                 model = l1(C, 0, tol=1e-10).fit(scaler.transform(X[rows]), y[rows], sample_weight=weight)
                 hit = model.predict(scaler.transform(X[held])) == y[held]
@@ -384,8 +385,9 @@ def test_the_only_sample_of_a_class_is_fitted_on_in_both_halves_and_scored_in_ne
         assert 0 in fit
         assert 0 not in held
     cv = DFRClassifierCV((1.0, 0.1), n_retrains=1, min_group_size=1, random_state=0).fit(X, y)
-    # Class 0 is halved, scored once a split, and told apart from the far sample if the penalty lets it.
-    assert cv.scores_[0] == 1
+    # Without any coefficient all samples are of class 0, and no other is scored; but that strength is passed over.
+    assert cv.scores_[1] == 1
+    assert cv.C_ == 1.0
     with pytest.raises(ValueError, match=r"None of 5 splits has a sample to score on.*Use `DFRClassifier`"):
         DFRClassifierCV().fit(X[:2], y[:2])
 
@@ -426,6 +428,69 @@ def test_a_strength_whose_refit_is_zero_is_passed_over_for_the_next_best():
     assert tried == [3, 1, 0]
     # If all are, the best is.
     assert first_that_is_not_zero([3, 1], refit)[::2] == (3, 3)
+
+
+@pytest.fixture(scope="module")
+def clusters_with_slivers():
+    """Eleven groups as a clustering left them, three of them slivers; and fresh data with four groups."""
+    sizes = (2428, 2149, 18, 251, 244, 2766, 3, 6, 1630, 260, 245)
+    groups = np.repeat(np.arange(11), sizes)
+    y = (groups >= 5).astype(int)
+    shortcut = np.array([0, 0, 0, 1, 1, 1, 1, 1, 1, 0, 0])[groups]
+    new_y, new_shortcut = np.repeat([0, 1], 1000), np.tile([0, 1], 1000)
+    rng = np.random.RandomState(0)
+
+    def embed(y, shortcut):
+        X = rng.normal(size=(len(y), 128))
+        X[:, :2] += 0.8 * (2 * y - 1)[:, None]
+        X[:, 2:4] += 0.8 * (2 * shortcut - 1)[:, None]
+        return X
+
+    X = embed(y, shortcut)
+    sliver = np.isin(groups, [2, 6, 7])
+    # They are slivers because they look odd: the class does not show.
+    X[sliver, :2] = rng.normal(size=(sliver.sum(), 2))
+    return (X, y, groups), (embed(new_y, new_shortcut), new_y, 2 * new_y + new_shortcut)
+
+
+def worst_of(dfr, X, y, groups):
+    right = dfr.predict(X) == y
+    return min(right[groups == group].mean() for group in np.unique(groups))
+
+
+def test_published_tuning_fooled_by_a_sliver_is_reported(clusters_with_slivers):
+    (X, y, groups), fresh = clusters_with_slivers
+    told = r"DFRClassifierCV predicts the same class .* for all 10000 samples\. With C=0\.03, 0 of 128 .* as 6 samples"
+    with pytest.warns(ConstantPredictionWarning, match=told):
+        dfr = DFRClassifierCV(tuning="published", random_state=0).fit(X, y, group_labels=groups)
+    assert dfr.C_ == 0.03
+    assert not dfr.coef_.any()
+    assert worst_of(dfr, *fresh) == 0
+
+
+def test_the_same_sliver_does_not_fool_the_default_tuning(clusters_with_slivers):
+    (X, y, groups), fresh = clusters_with_slivers
+    dfr = DFRClassifierCV(random_state=0).fit(X, y, group_labels=groups)
+    assert dfr.subsample_size_ == 6
+    assert worst_of(dfr, *fresh) > 0.75
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_halves_are_standardised_as_the_refit_is(seed):
+    # On a scaler of balanced halves no intercept is needed, and strong penalties do well that fail in the refit.
+    rng = np.random.RandomState(seed)
+    y = (np.arange(1000) < 100).astype(int)
+    X = rng.normal(size=(1000, 16))
+    X[:, 0] += 3 * y
+    dfr = DFRClassifierCV(random_state=0).fit(X, y)
+    assert worst_of(dfr, X, y, y) > 0.85
+
+
+def test_if_every_refit_is_zero_the_best_strength_is_returned_with_a_warning():
+    X, y = separated()
+    with pytest.warns(ConstantPredictionWarning, match="With C=1e-07, 0 of 3 coefficients are not zero"):
+        dfr = DFRClassifierCV((1e-6, 1e-7), n_retrains=1, random_state=0).fit(X, y)
+    assert dfr.C_ == 1e-7
 
 
 @pytest.mark.parametrize("balance", ["subsample", "reweight"])

@@ -2,13 +2,14 @@ import numpy as np
 import pytest
 import sklearn
 import torch
+from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 from torch.nn import functional as F
 
 from skexmap._blocks import make_blocks
 from skexmap.retraining import DivDisClassifier, ERMClassifier
-from skexmap.retraining._divdis import marginal_slope, mutual_information_slope
+from skexmap.retraining._divdis import class_shares, marginal_slope, mutual_information_slope
 
 
 def shortcut_data(n=1000, agreement=0.95, noise=0.3, seed=0):
@@ -196,6 +197,33 @@ def test_slivers_do_not_choose_the_head():
     ruled = DivDisClassifier(min_group_size=1, random_state=0).fit(X, y, group_labels=groups)
     # Every head fails in some group altogether; the mean over the groups knows the better one.
     assert ruled.head_scores_.tolist() == [0, 0]
-    assert ruled.score(new[against], new_y[against]) > 0.7
+    other = clone(ruled).set_params(n_steps=1).fit(X, y, group_labels=groups)
+    other.coef_, other.intercept_ = ruled.heads_[1 - ruled.head_]
+    assert ruled.score(new[against], new_y[against]) > other.score(new[against], new_y[against]) + 0.2
     with pytest.raises(ValueError, match=r"All 5 groups have fewer than min_group_size=2000 samples"):
         DivDisClassifier(min_group_size=2000).fit(X, y, group_labels=groups)
+
+
+def test_the_class_shares_of_drawn_samples_are_those_of_equally_frequent_groups():
+    y = np.array([0, 0, 0, 0, 1, 1, 2, 2])
+    groups = np.array([0, 0, 0, 1, 1, 2, 2, -1])
+    # Group 0 holds class 0; groups 1 and 2 half of two classes each.
+    np.testing.assert_allclose(class_shares(y, groups), [(1 + 1 / 2) / 3, (1 / 2 + 1 / 2) / 3, (1 / 2) / 3])
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("share", [0.1, 0.02])
+def test_a_rare_class_is_not_given_up_where_groups_are_drawn_equally_often(seed, share):
+    rng = np.random.RandomState(seed)
+    y = (np.arange(1000) < share * 1000).astype(int)
+    X = rng.normal(size=(1000, 16))
+    X[:, 0] += 3 * y
+    predicted = DivDisClassifier(n_steps=500, random_state=0).fit(X, y).predict(X)
+    assert min(np.mean(predicted[y == c] == c) for c in range(2)) > 0.6
+
+
+def test_a_class_of_slivers_alone_cannot_be_drawn():
+    X, y, _ = shortcut_data(100)
+    groups = np.where(y == 0, 0, 1 + np.arange(100) % 20)
+    with pytest.raises(ValueError, match=r"1 of 2 classes \(\[1\]\) is left.*below `min_group_size`"):
+        DivDisClassifier().fit(X, y, group_labels=groups)

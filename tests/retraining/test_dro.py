@@ -5,6 +5,7 @@ from scipy.optimize import minimize, minimize_scalar
 from sklearn.exceptions import DataConversionWarning
 from torch.nn import functional as F
 
+from skexmap.exceptions import ConstantPredictionWarning
 from skexmap.retraining import (
     AFRClassifier,
     CVaRDROClassifier,
@@ -360,3 +361,46 @@ def test_a_class_without_a_group_is_refused_by_name(strategy):
     X, y, _ = shortcut_data(100)
     with pytest.raises(ValueError, match=r"No sample of 1 of 2 classes \(\[1\]\) is left to retrain on"):
         strategy.fit(X, y, group_labels=np.where(y == 1, -1, 0))
+
+
+def rare_class(share, seed, n=1000, n_features=16):
+    rng = np.random.RandomState(seed)
+    y = (np.arange(n) < share * n).astype(int)
+    X = rng.normal(size=(n, n_features))
+    X[:, 0] += 3 * y
+    return X, y
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1])
+def test_cvar_comes_near_the_smallest_possible_loss_of_the_worst_share(share):
+    X, y = rare_class(share, seed=1)
+    cvar = CVaRDROClassifier(random_state=0).fit(X, y)
+    Z = (X - X.mean(axis=0)) / X.std(axis=0)
+
+    def loss(w):
+        losses = np.logaddexp(0, -(2 * y - 1) * (Z @ w[:-1] + w[-1]))
+        worst = np.sort(losses)[-200:]
+        return worst.mean() + 0.005 * (w[:-1] ** 2).sum()
+
+    fitted = np.append(cvar.coef_ * X.std(axis=0), cvar.intercept_ + cvar.coef_ @ X.mean(axis=0))
+    best = minimize(loss, fitted, method="Powell", options={"maxiter": 20}).fun
+    assert loss(fitted) < best + 2e-3
+    erm = minimize(lambda w: np.logaddexp(0, -(2 * y - 1) * (Z @ w[:-1] + w[-1])).mean(), 0 * fitted).x
+    assert loss(fitted) < loss(erm)
+
+
+@pytest.mark.parametrize("n, share", [(100, 0.5), (100, 0.1), (1000, 0.1)])
+def test_environments_of_few_samples_or_of_a_rare_class_are_not_the_classes(n, share):
+    rng = np.random.RandomState(0)
+    y = (rng.uniform(size=n) < share).astype(int)
+    shortcut = np.where(rng.uniform(size=n) < 0.9, y, 1 - y)
+    X = np.column_stack([2 * y - 1, *4 * [2 * shortcut - 1]]) + 0.5 * rng.normal(size=(n, 5))
+    assert np.mean(EIILLabeler().fit(X, y).environment_labels_ == (shortcut != y)) > 0.98
+
+
+def test_a_reference_model_that_predicts_one_class_is_named():
+    X, y, _ = shortcut_data(100)
+    y[:20] = 0
+    told = r"reference model ERMClassifier predicts the same class \(0\).*Its errors are whole classes"
+    with pytest.warns(ConstantPredictionWarning, match=told):
+        EIILLabeler(ERMClassifier(C=1e-9)).fit(X, y)

@@ -1,4 +1,6 @@
 import inspect
+import re
+import warnings
 
 import joblib
 import numpy as np
@@ -10,6 +12,7 @@ from sklearn.pipeline import make_pipeline
 
 from skexmap import EmbeddingTransformer, export_model, retraining
 from skexmap._blocks import block_columns, blocks_to_columns, make_blocks
+from skexmap.exceptions import ConstantPredictionWarning
 
 # scikit-learn's own checks are in tests/test_common.py.
 CLASSIFIERS = [
@@ -130,3 +133,26 @@ def test_the_exported_module_decides_as_it_does(classifier, n_logits):
         # Only DFR fits each class against the rest.
         softmax = torch.softmax(torch.as_tensor(logits), 1).numpy()
         np.testing.assert_allclose(softmax, pipe.predict_proba(X), atol=1e-5)
+
+
+@each_classifier
+def test_a_fit_that_predicts_one_class_says_so_once_and_what_to_do(classifier):
+    name = "second model ERMClassifier" if isinstance(classifier, retraining.JTTReweighter) else None
+    X, y = np.full((60, 3), 0.5), np.array(["cat", "dog"])[np.arange(60) // 40]
+    with pytest.warns(ConstantPredictionWarning) as caught:
+        fitted = seeded(classifier).fit(X, y)
+    (message,) = [str(warning.message) for warning in caught if "identification" not in str(warning.message)]
+    predicted = fitted.predict(X)
+    assert (predicted == predicted[0]).all()
+    assert (
+        f"{name or type(classifier).__name__} predicts the same class ({predicted[0]}) for all 60" in message
+    )
+    assert re.search(r"samples\. (Weaken|Lower|Set|Give|With C=.*Weaken)", message)
+
+
+def test_samples_that_weigh_nothing_do_not_count_in_that():
+    X, y = np.full((60, 3), 0.5), np.arange(60) // 40
+    weight = np.where(y == 1, 0.0, 1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        retraining.ERMClassifier().fit(X, y, sample_weight=weight)
