@@ -34,7 +34,7 @@ def make_pipe(net, **params):
     return Pipeline(
         [
             ("heatmaps", HeatmapTransformer(net, size=4, return_embedding=True, batch_size=16)),
-            ("clusterer", PseudoGroupLabeler(KMeans(2, n_init=1, random_state=0))),
+            ("clusterer", PseudoGroupLabeler(KMeans(2, n_init=1, random_state=0), merge_alpha=None)),
             ("dfr", DFRClassifier(n_retrains=3, min_group_size=1, random_state=0)),
         ],
         **params,

@@ -36,7 +36,7 @@ def images():
 
 
 def maps_of(net, images, **parameters):
-    parameters = {"size": None, "normalize": None, **parameters}
+    parameters = {"size": None, "normalize": None, "evidence": "signed", **parameters}
     return HeatmapTransformer(net, **parameters).fit_transform(images).reshape(len(images), -1, 8, 8)
 
 

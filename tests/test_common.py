@@ -96,11 +96,11 @@ CONFIGURED = {
         OverclusteringKMeans(3, reduce="pca", n_init=2, batch_size=1024),
     ],
     PseudoGroupLabeler: [
-        PseudoGroupLabeler(),
-        PseudoGroupLabeler(block="embedding"),
-        PseudoGroupLabeler(TWO_CLUSTERS, scope="local"),
-        PseudoGroupLabeler(AgglomerativeClustering()),
-        PseudoGroupLabeler(DBSCAN(eps=5.0, min_samples=1)),
+        PseudoGroupLabeler(merge_alpha=None),
+        PseudoGroupLabeler(block="embedding", merge_alpha=None),
+        PseudoGroupLabeler(TWO_CLUSTERS, scope="local", merge_alpha=None),
+        PseudoGroupLabeler(AgglomerativeClustering(), merge_alpha=None),
+        PseudoGroupLabeler(DBSCAN(eps=5.0, min_samples=1), merge_alpha=None),
     ],
     DFRClassifier: [DFRClassifier(), DFRClassifier(balance="reweight")],
     DFRClassifierCV: [
@@ -110,11 +110,13 @@ CONFIGURED = {
     ],
     ExMapClassifier: [
         ExMapClassifier(
-            CosineNet(), clusterer=TWO_CLUSTERS, strategy=DFRClassifierCV(n_retrains=3, min_group_size=1)
+            CosineNet(),
+            clusterer=PseudoGroupLabeler(TWO_CLUSTERS, merge_alpha=None),
+            strategy=DFRClassifierCV(n_retrains=3, min_group_size=1),
         ),
         ExMapClassifier(
             CosineNet(),
-            clusterer=PseudoGroupLabeler(TWO_CLUSTERS, block="embedding", scope="local"),
+            clusterer=PseudoGroupLabeler(TWO_CLUSTERS, block="embedding", scope="local", merge_alpha=None),
             strategy=DFRClassifier(balance="reweight", min_group_size=1),
         ),
     ],

@@ -11,6 +11,7 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
 from small_pipeline import make_images, make_net
 
 from skexmap import (
@@ -30,6 +31,7 @@ from skexmap.metrics import group_report, worst_pseudo_group_accuracy_scorer
 from skexmap.retraining import EIILLabeler, ERMClassifier, JTTReweighter
 
 TWO = KMeans(2, n_init=10, random_state=0)
+UNMERGED = PseudoGroupLabeler(TWO, merge_alpha=None)
 DFR = DFRClassifier(n_retrains=3, min_group_size=1, random_state=0)
 
 
@@ -45,7 +47,7 @@ def images():
 
 @pytest.fixture
 def exmap(net):
-    return ExMapClassifier(net, heatmaps=HeatmapTransformer(size=4), clusterer=TWO, strategy=DFR)
+    return ExMapClassifier(net, heatmaps=HeatmapTransformer(size=4), clusterer=UNMERGED, strategy=DFR)
 
 
 @pytest.fixture
@@ -71,7 +73,7 @@ class TestThreeWays:
     def by_hand(self, net, X, y, scope):
         blocks = HeatmapTransformer(net, size=4, return_embedding=True).fit(X, y).transform(X)
         flat = blocks["heatmap"].reshape(len(X), -1)
-        labeler = PseudoGroupLabeler(TWO, scope=scope).fit(flat, y)
+        labeler = PseudoGroupLabeler(TWO, scope=scope, merge_alpha=None).fit(flat, y)
         dfr = DFRClassifier(n_retrains=3, min_group_size=1, random_state=0)
         dfr.fit(blocks["embedding"], y, group_labels=labeler.group_labels_)
         return labeler.group_labels_, dfr.decision_function(EmbeddingTransformer(net).fit_transform(X))
@@ -79,9 +81,9 @@ class TestThreeWays:
     @pytest.mark.parametrize("scope", ["global", "local"])
     def test_classifier_pipeline_and_by_hand_composition_predict_the_same(self, scope, exmap, net, images):
         X, y = images
-        exmap.set_params(scope=scope).fit(X, y)
+        exmap.set_params(clusterer__scope=scope).fit(X, y)
         pipe = make_exmap_pipeline(
-            net, size=4, clusterer=PseudoGroupLabeler(TWO, scope=scope), strategy=DFR
+            net, heatmaps=HeatmapTransformer(size=4), clusterer=exmap.clusterer, strategy=DFR
         ).fit(X, y)
         groups, scores = self.by_hand(net, X, y, scope)
         assert_array_equal(exmap.group_labels_, groups)
@@ -91,13 +93,20 @@ class TestThreeWays:
         assert_array_equal(exmap.predict(X), pipe.predict(X))
         assert_array_equal(exmap.predict_proba(X), pipe.predict_proba(X))
 
-    def test_the_literal_pipeline_of_clusterer_and_head_agrees_with_the_default_clusterer(self, net, images):
+    def test_the_literal_pipeline_of_clusterer_and_head_agrees_where_nothing_is_merged(self, net, images):
         X, y = images
         clusterer = EigengapSpectralClustering(n_clusters=2, random_state=0)
-        exmap = ExMapClassifier(net, clusterer=clusterer, strategy=DFR).fit(X, y)
-        pipe = make_exmap_pipeline(net, clusterer=clusterer, strategy=DFR).fit(X, y)
-        assert_array_equal(exmap.cluster_labels_, pipe["clusterer"].labels_)
-        assert_allclose(exmap.strategy_.coef_, pipe[-1].coef_, rtol=1e-5, atol=1e-7)
+        unmerged = PseudoGroupLabeler(clusterer, merge_alpha=None)
+        exmap = ExMapClassifier(net, clusterer=unmerged, strategy=DFR).fit(X, y)
+        literal = Pipeline(
+            [
+                ("heatmaps", HeatmapTransformer(net, return_embedding=True)),
+                ("clusterer", clusterer),
+                ("strategy", DFR),
+            ]
+        ).fit(X, y)
+        assert_array_equal(exmap.cluster_labels_, literal["clusterer"].labels_)
+        assert_allclose(exmap.strategy_.coef_, literal[-1].coef_, rtol=1e-5, atol=1e-7)
 
 
 class TestPredict:
@@ -200,11 +209,11 @@ class TestFit:
     @pytest.mark.filterwarnings("ignore::skexmap.exceptions.SkexmapWarning")
     def test_the_default_strategy_chooses_its_penalty(self, net, images):
         exmap = ExMapClassifier(
-            net, clusterer=TWO, strategy=DFRClassifierCV(min_group_size=1), random_state=0
+            net, clusterer=UNMERGED, strategy=DFRClassifierCV(min_group_size=1), random_state=0
         )
         exmap.fit(*images)
         assert exmap.strategy_.C_ in exmap.strategy_.Cs_
-        default = ExMapClassifier(net, clusterer=TWO, random_state=0).fit(*make_images(180))
+        default = ExMapClassifier(net, clusterer=UNMERGED, random_state=0).fit(*make_images(180))
         assert isinstance(default.strategy_, DFRClassifierCV)
 
     @pytest.mark.filterwarnings("ignore::skexmap.exceptions.SkexmapWarning")
@@ -231,14 +240,14 @@ class TestFit:
 
     def test_a_labeler_in_place_of_the_clusterer_brings_its_own_block_and_scope(self, exmap, images):
         X, y = images
-        george = PseudoGroupLabeler(TWO, block="embedding", scope="local")
+        george = PseudoGroupLabeler(TWO, block="embedding", scope="local", merge_alpha=None)
         exmap.set_params(clusterer=george).fit(X, y)
         embedding = EmbeddingTransformer(exmap.model).fit_transform(X)
         assert_array_equal(exmap.group_labels_, george.fit_predict(embedding, y))
 
     def test_the_random_state_seeds_the_parts_that_have_none(self, net, images):
         def fit(seed, strategy):
-            return ExMapClassifier(net, clusterer=TWO, strategy=strategy, random_state=seed).fit(*images)
+            return ExMapClassifier(net, clusterer=UNMERGED, strategy=strategy, random_state=seed).fit(*images)
 
         loose = DFRClassifier(n_retrains=1, min_group_size=1)
         first, same, other = (fit(seed, loose).strategy_.coef_ for seed in (0, 0, 1))
@@ -284,7 +293,9 @@ class TestFit:
         assert_array_equal(exmap.cluster_labels_, labeler.environment_labels_)
         assert_array_equal(exmap.predict_groups(X, y), labeler.group_labels_)
         assert_allclose(exmap.strategy_.coef_, expected.coef_, rtol=1e-4, atol=1e-6)
-        pipe = make_exmap_pipeline(net, size=4, clusterer=exmap.clusterer, strategy=DFR).fit(X, y)
+        pipe = make_exmap_pipeline(
+            net, heatmaps=HeatmapTransformer(size=4), clusterer=exmap.clusterer, strategy=DFR
+        ).fit(X, y)
         assert_allclose(pipe[-1].coef_, expected.coef_, rtol=1e-4, atol=1e-6)
         for fitted in (exmap, pipe):
             with torch.no_grad():
@@ -293,7 +304,7 @@ class TestFit:
 
     @pytest.mark.parametrize(
         "labeler",
-        [EIILLabeler(), PseudoGroupLabeler(TWO, block="embedding")],
+        [EIILLabeler(), PseudoGroupLabeler(TWO, block="embedding", merge_alpha=None)],
         ids=lambda labeler: type(labeler).__name__,
     )
     def test_no_heatmap_is_computed_for_a_labeler_that_looks_at_embeddings(

@@ -18,6 +18,7 @@ from skexmap import (
     EmbeddingTransformer,
     ExMapClassifier,
     HeatmapTransformer,
+    PseudoGroupLabeler,
     export_model,
     make_exmap_pipeline,
 )
@@ -54,7 +55,10 @@ def make_images(labels, n=90):
 
 def fit(net, X, y):
     return ExMapClassifier(
-        net, heatmaps=HeatmapTransformer(size=4), clusterer=KMeans(2, n_init=1, random_state=0), strategy=DFR
+        net,
+        heatmaps=HeatmapTransformer(size=4),
+        clusterer=PseudoGroupLabeler(KMeans(2, n_init=1, random_state=0), merge_alpha=None),
+        strategy=DFR,
     ).fit(X, y)
 
 
@@ -161,8 +165,8 @@ def test_the_weights_keep_their_type_and_whether_they_train():
 def test_pipelines_and_searches_are_exported_too():
     X, y = make_images([0, 1])
     net = Net(2)
-    two = KMeans(2, n_init=1, random_state=0)
-    pipe = make_exmap_pipeline(net, size=4, clusterer=two, strategy=DFR)
+    two = PseudoGroupLabeler(KMeans(2, n_init=1, random_state=0), merge_alpha=None)
+    pipe = make_exmap_pipeline(net, heatmaps=HeatmapTransformer(size=4), clusterer=two, strategy=DFR)
     plain = make_pipeline(EmbeddingTransformer(net), DFR).fit(X, y)
     search = GridSearchCV(
         make_pipeline(EmbeddingTransformer(net), DFR), {"dfrclassifier__C": [1.0, 0.1]}, cv=2

@@ -36,6 +36,7 @@ from skexmap import (
     EmbeddingTransformer,
     ExMapClassifier,
     HeatmapTransformer,
+    PseudoGroupLabeler,
     make_exmap_pipeline,
 )
 from skexmap._torch import _REPLICAS, Replica, TensorState, replica_of, writable
@@ -106,7 +107,7 @@ class TestTheAskedForPipeline:
             random_state=0,
         )
         assert made.fit(X, y).predict(X).shape == (60,)
-        assert made["clusterer"].random_state is not None
+        assert made["clusterer"].clusterer.random_state is not None
 
     def test_a_missing_return_embedding_is_named(self, net, images):
         pipe = make_pipe(net).set_params(heatmaps__return_embedding=False)
@@ -133,9 +134,10 @@ class TestTheAskedForPipeline:
         pipe.fit(X, y)
         names = pipe["heatmaps"].get_feature_names_out()
         assert names[0] == "embedding_0"
-        assert names[-1] == f"heatmap_{3 * 16 - 1}"
+        assert_array_equal(names[-2:], [f"heatmap_{3 * 16 - 1}", "predicted_0"])
         assert_array_equal(
-            pipe[:-1].get_feature_names_out(), [*[f"embedding_{i}" for i in range(24)], "cluster_0"]
+            pipe[:-1].get_feature_names_out(),
+            [*[f"embedding_{i}" for i in range(24)], "predicted_0", "cluster_0"],
         )
 
     @pytest.mark.parametrize("container", ["pandas", "polars"])
@@ -146,7 +148,7 @@ class TestTheAskedForPipeline:
         pipe.set_output(transform=container).fit(X, y)
         blocks = pipe[:-1].transform(X)
         assert isinstance(blocks, frames.DataFrame)
-        assert list(blocks.columns) == [*[f"embedding_{i}" for i in range(24)], "cluster_0"]
+        assert list(blocks.columns) == [*[f"embedding_{i}" for i in range(24)], "predicted_0", "cluster_0"]
         assert_array_equal(pipe.predict(X), expected.predict(X))
         assert_allclose(pipe["dfr"].coef_, expected["dfr"].coef_, rtol=1e-5)
 
@@ -209,7 +211,7 @@ class TestCopies:
         classifier = ExMapClassifier(
             net,
             heatmaps=heatmaps,
-            clusterer=KMeans(2, n_init=1),
+            clusterer=PseudoGroupLabeler(KMeans(2, n_init=1), merge_alpha=None),
             strategy=DFRClassifier(min_group_size=1, n_retrains=1),
         ).fit(*images)
         size = sum(values.numel() for values in net.parameters()) * 4
@@ -488,11 +490,11 @@ class TestRepresentation:
 
     def test_pipelines_searches_and_meta_estimators_show_the_net_inside_them_by_name_and_size(self):
         net = torch.nn.Sequential(*[torch.nn.Conv2d(3, 3, 3) for _ in range(300)])
-        pipe = make_exmap_pipeline(net, size=14)
+        pipe = make_exmap_pipeline(net, heatmaps=HeatmapTransformer(size=14))
         exmap = ExMapClassifier(net, heatmaps=HeatmapTransformer(net, size=14))
         for estimator in (
             pipe,
-            GridSearchCV(pipe, {"dfr__C": [1.0, 0.1]}),
+            GridSearchCV(pipe, {"strategy__C": [1.0, 0.1]}),
             exmap,
             GridSearchCV(exmap, {"scope": ["global", "local"]}),
             Pipeline([("exmap", exmap)]),

@@ -101,7 +101,7 @@ def test_callbacks_hear_of_every_batch_refit_and_halving_in_a_pipeline(net, imag
     pipe = Pipeline(
         [
             ("heatmaps", HeatmapTransformer(net, return_embedding=True, batch_size=16)),
-            ("clusterer", PseudoGroupLabeler(KMeans(2, n_init=1, random_state=0))),
+            ("clusterer", PseudoGroupLabeler(KMeans(2, n_init=1, random_state=0), merge_alpha=None)),
             ("dfr", DFRClassifierCV(n_retrains=4, n_splits=3, min_group_size=1, random_state=0, n_jobs=2)),
         ]
     ).set_callbacks(recorder)
@@ -120,7 +120,7 @@ def test_callbacks_set_on_an_exmap_classifier_reach_its_parts(net, images):
     recorder = Recorder()
     classifier = ExMapClassifier(
         net,
-        clusterer=KMeans(2, n_init=1, random_state=0),
+        clusterer=PseudoGroupLabeler(KMeans(2, n_init=1, random_state=0), merge_alpha=None),
         strategy=DFRClassifier(n_retrains=4, min_group_size=1),
         random_state=0,
     ).set_callbacks(recorder)

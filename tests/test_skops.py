@@ -6,7 +6,7 @@ from sklearn.cluster import KMeans
 from small_pipeline import make_images, make_net
 from test_common import ESTIMATORS
 
-from skexmap import DFRClassifier, ExMapClassifier, HeatmapTransformer
+from skexmap import DFRClassifier, ExMapClassifier, HeatmapTransformer, PseudoGroupLabeler
 from skexmap._blocks import make_blocks
 from skexmap.retraining import ERMClassifier, JTTReweighter
 
@@ -75,7 +75,7 @@ def test_with_a_net_the_layers_of_the_net_must_be_trusted_too():
     classifier = ExMapClassifier(
         make_net(),
         heatmaps=HeatmapTransformer(size=4),
-        clusterer=KMeans(2, n_init=1, random_state=0),
+        clusterer=PseudoGroupLabeler(KMeans(2, n_init=1, random_state=0), merge_alpha=None),
         strategy=DFRClassifier(n_retrains=2, min_group_size=1, random_state=0),
     ).fit(X, y)
     data = skops_io.dumps(classifier)

@@ -93,7 +93,7 @@ def fit_on_clusters(clusters, y=Y):
 
 
 def clustered_pipeline():
-    return make_pipeline(PseudoGroupLabeler(KMeans(2, n_init=3, random_state=0)), DFR)
+    return make_pipeline(PseudoGroupLabeler(KMeans(2, n_init=3, random_state=0), merge_alpha=None), DFR)
 
 
 def score_without_a_group():
@@ -116,8 +116,9 @@ def thirteen_pieces():
 def retrained_to_one_answer():
     X, _ = make_images()
     y = np.r_[np.zeros(30, dtype=int), np.arange(30) % 2]
+    clusterer = PseudoGroupLabeler(EigengapSpectralClustering(2), merge_alpha=None)
     strategy = DFRClassifier(C=1e-6, n_retrains=1, balance="reweight", min_group_size=1)
-    ExMapClassifier(make_net(), clusterer=EigengapSpectralClustering(2), strategy=strategy).fit(X, y)
+    ExMapClassifier(make_net(), clusterer=clusterer, strategy=strategy).fit(X, y)
 
 
 # What an ordinary user does, and the category and words with which it is answered.
@@ -145,7 +146,9 @@ MET = {
     "k-means on noise, in a labeler": (
         IrreproducibleClustersWarning,
         "Ask for fewer",
-        lambda: PseudoGroupLabeler(KMeans(8, n_init=1, random_state=0)).fit(NOISE, np.arange(300) % 2),
+        lambda: PseudoGroupLabeler(KMeans(8, n_init=1, random_state=0), merge_alpha=None).fit(
+            NOISE, np.arange(300) % 2
+        ),
     ),
     "clusters of noise, resampled": (
         IrreproducibleClustersWarning,
@@ -277,7 +280,7 @@ class TestOneAnswerOfTheFrozenNet:
         return [str(w.message) for w in of_category(caught, ConstantPredictionWarning)]
 
     def test_it_is_met_once_in_a_pipeline_and_in_the_classifier(self, images):
-        clusterer = KMeans(2, n_init=10, random_state=0)
+        clusterer = PseudoGroupLabeler(KMeans(2, n_init=10, random_state=0), merge_alpha=None)
         for model in (
             make_pipe(blind_net()),
             ExMapClassifier(blind_net(), clusterer=clusterer, strategy=DFR),

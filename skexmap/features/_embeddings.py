@@ -166,19 +166,23 @@ class EmbeddingTransformer(ImageTransformer):
         with explained_failure(self.image_shape_):
             logits, embedding, self.head_ = capture_embedding(replica.module, images, self.layer)
         self.n_logits_ = logits.shape[1]
-        if self.return_predicted and self.head_ is None:
+        if self.return_predicted and self.layer is not None:
             raise ValueError(
                 f"layer={self.layer!r} names the embedding, so that nothing is known of what the model returns. "
                 "`return_predicted=True` needs layer=None."
             )
-        return self._blocks(logits, embedding, self.head_)
+        return self._blocks(logits, embedding)
 
     def _compute(self, images, replica):
-        return self._blocks(*capture_embedding(replica.module, images, self.layer))
+        logits, embedding, _ = capture_embedding(replica.module, images, self.layer)
+        return self._blocks(logits, embedding)
 
-    def _blocks(self, logits, embedding, head):
+    def _blocks(self, logits, embedding):
         # Where `layer` names the embedding, the model may return anything.
-        return {EMBEDDING: embedding, **({PREDICTED: predicted_classes(logits)} if head else {})}
+        return {
+            EMBEDDING: embedding,
+            **({} if self.layer is not None else {PREDICTED: predicted_classes(logits)}),
+        }
 
     def adopt(self, fitted):
         """Take over what a transformer of the same model has learned from the images, without showing them again.

@@ -524,7 +524,7 @@ def make_worst_pseudo_group_scorer(
     >>> y = rng.randint(2, size=400)
     >>> shortcut = np.where(rng.uniform(size=400) < 0.8, y, 1 - y)
     >>> X = np.column_stack([2 * y - 1, 8 * shortcut]) + rng.normal(size=(400, 2))
-    >>> labeler = PseudoGroupLabeler(KMeans(2, random_state=0)).fit(X, y)
+    >>> labeler = PseudoGroupLabeler(KMeans(2, random_state=0), merge_alpha=None).fit(X, y)
     >>> scorer = make_worst_pseudo_group_scorer(labeler)
     >>> for scoring in ("accuracy", scorer):
     ...     print(cross_val_score(LogisticRegression(), X, y, scoring=scoring).mean().round(2))

@@ -57,7 +57,9 @@ def test_mini_batches_find_the_blobs_too():
 
 def test_george_clusters_the_embeddings_of_each_class():
     X, y = blobs()
-    labeler = PseudoGroupLabeler(OverclusteringKMeans((2, 4), n_init=2), scope="local", block="embedding")
+    labeler = PseudoGroupLabeler(
+        OverclusteringKMeans((2, 4), n_init=2), scope="local", block="embedding", merge_alpha=None
+    )
     out = labeler.fit_transform(make_blocks(embedding=np.abs(X), heatmap=X), y % 2)
     assert out["cluster"].shape == (200, 2)
     # Blobs 0 and 2 are the two clusters of class 0, blobs 1 and 3 those of class 1.

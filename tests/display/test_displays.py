@@ -70,8 +70,8 @@ class TestEigengapDisplay:
     def test_the_clusterer_is_found_inside_a_labeler_and_a_pipeline(self, clusterer):
         X, _ = make_blobs([60, 50, 40], n_features=10, random_state=0)
         y = np.arange(150) % 2
-        labeler = PseudoGroupLabeler(clusterer).fit(X, y)
-        pipeline = make_pipeline(PCA(5), PseudoGroupLabeler(clusterer)).fit(X, y)
+        labeler = PseudoGroupLabeler(clusterer, merge_alpha=None).fit(X, y)
+        pipeline = make_pipeline(PCA(5), PseudoGroupLabeler(clusterer, merge_alpha=None)).fit(X, y)
         search = GridSearchCV(pipeline, {"pca__n_components": [5]}, scoring=lambda *_: 0.0, cv=2).fit(X, y)
         exmap = SimpleNamespace(labeler_=labeler)
         for estimator in (labeler, pipeline, search, exmap):
@@ -80,7 +80,9 @@ class TestEigengapDisplay:
     def test_clusterers_inside_each_class_are_shown_one_at_a_time(self):
         X, _ = make_blobs([60, 60], n_features=4, random_state=0)
         y = np.arange(120) % 2
-        labeler = PseudoGroupLabeler(EigengapSpectralClustering(n_clusters=2), scope="local").fit(X, y)
+        labeler = PseudoGroupLabeler(
+            EigengapSpectralClustering(n_clusters=2), scope="local", merge_alpha=None
+        ).fit(X, y)
         with pytest.raises(ValueError, match="PseudoGroupLabeler holds 2 clusterers, one per class"):
             EigengapDisplay.from_estimator(labeler)
         assert EigengapDisplay.from_estimator(labeler.clusterers_[1]).n_clusters == 2

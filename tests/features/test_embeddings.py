@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from small_nets import SmallNet
 from torch import nn
 
@@ -23,6 +23,20 @@ def test_the_embedding_is_the_input_of_the_head(images):
     assert list(transformer.get_feature_names_out()) == [f"embedding_{i}" for i in range(5)]
     expected = net.features(torch.from_numpy(images)).detach().numpy()
     assert_allclose(transformer.transform(images), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_dense_layer_without_a_name_has_an_embedding_and_predictions(images):
+    class Functional(SmallNet):
+        def forward(self, x):
+            # The weights are made on the fly: no module owns the dense layer.
+            return nn.functional.linear(self.features(x), self.head.weight * 1.0, self.head.bias)
+
+    net = Functional().eval()
+    transformer = EmbeddingTransformer(net, return_predicted=True).fit(images)
+    assert transformer.head_ is None
+    blocks = transformer.transform(images)
+    assert_allclose(blocks["embedding"], EmbeddingTransformer(SmallNet()).fit_transform(images), rtol=1e-5)
+    assert_array_equal(blocks["predicted"], net(torch.from_numpy(images)).argmax(1))
 
 
 def test_the_head_applied_to_the_embedding_gives_the_logits(images):

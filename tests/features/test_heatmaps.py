@@ -25,42 +25,58 @@ def raw_maps(net, images, target=None, composite=None, start="one"):
     return engine.attribute(torch.from_numpy(images), lambda _: chosen, start).relevance.detach().numpy()
 
 
+# What `evidence` keeps of the relevance.
+KEPT = {"magnitude": np.abs, "signed": np.asarray}
+
+
 def maps_of(net, images, **parameters):
     return HeatmapTransformer(net, **parameters).fit_transform(images)
 
 
-def test_maps_are_rows_divided_by_their_largest_value(images):
-    expected = raw_maps(SmallNet(), images).reshape(11, -1)
-    expected /= np.abs(expected).max(1, keepdims=True)
-    found = maps_of(SmallNet(), images, size=None)
+def test_the_magnitude_of_the_evidence_is_kept_unless_told_otherwise(images):
+    assert (raw_maps(SmallNet(), images) < 0).any()
+    found = maps_of(SmallNet(), images)
+    assert found.min() >= 0
+    assert_array_equal(found, maps_of(SmallNet(), images, evidence="magnitude"))
+
+
+@pytest.mark.parametrize("evidence", KEPT)
+def test_maps_are_rows_divided_by_their_largest_value(images, evidence):
+    expected = KEPT[evidence](raw_maps(SmallNet(), images)).reshape(11, -1)
+    expected = expected / np.abs(expected).max(1, keepdims=True)
+    found = maps_of(SmallNet(), images, size=None, evidence=evidence)
     assert found.shape == (11, 192)
     assert found.dtype == np.float32
     assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
     assert_allclose(np.abs(found).max(1), 1)
 
 
-def test_maps_are_not_scaled_when_told_so(images):
+@pytest.mark.parametrize("evidence", KEPT)
+def test_maps_are_not_scaled_when_told_so(images, evidence):
     assert_allclose(
-        maps_of(SmallNet(), images, size=None, normalize=None).reshape(images.shape),
-        raw_maps(SmallNet(), images),
+        maps_of(SmallNet(), images, size=None, normalize=None, evidence=evidence).reshape(images.shape),
+        KEPT[evidence](raw_maps(SmallNet(), images)),
         rtol=1e-4,
         atol=1e-7,
     )
 
 
-def test_maps_are_shrunk_bilinearly_or_by_area(images):
-    raw = raw_maps(SmallNet(), images)
-    by_area = maps_of(SmallNet(), images, size=4, normalize=None, resample="area").reshape(11, 3, 4, 4)
+@pytest.mark.parametrize("evidence", KEPT)
+def test_maps_are_shrunk_bilinearly_or_by_area(images, evidence):
+    raw = KEPT[evidence](raw_maps(SmallNet(), images))
+    parameters = {"normalize": None, "evidence": evidence}
+    by_area = maps_of(SmallNet(), images, size=4, resample="area", **parameters).reshape(11, 3, 4, 4)
     assert_allclose(by_area, raw.reshape(11, 3, 4, 2, 4, 2).mean((3, 5)), rtol=1e-4, atol=1e-7)
     # A bilinear reading from 8 to 2 looks at the four pixels around the middle of each 4 x 4 patch.
-    bilinear = maps_of(SmallNet(), images, size=2, normalize=None).reshape(11, 3, 2, 2)
+    bilinear = maps_of(SmallNet(), images, size=2, **parameters).reshape(11, 3, 2, 2)
     patches = raw.reshape(11, 3, 2, 4, 2, 4)[:, :, :, 1:3, :, 1:3]
     assert_allclose(bilinear, patches.mean((3, 5)), rtol=1e-4, atol=1e-7)
 
 
-def test_channels_are_kept_added_or_averaged(images):
-    raw = raw_maps(SmallNet(), images)
-    parameters = {"size": None, "normalize": None}
+@pytest.mark.parametrize("evidence", KEPT)
+def test_channels_are_kept_added_or_averaged(images, evidence):
+    raw = KEPT[evidence](raw_maps(SmallNet(), images))
+    parameters = {"size": None, "normalize": None, "evidence": evidence}
     total = maps_of(SmallNet(), images, channels="sum", **parameters).reshape(11, 1, 8, 8)
     assert_allclose(total[:, 0], raw.sum(1), rtol=1e-4, atol=1e-6)
     assert_allclose(
@@ -68,9 +84,18 @@ def test_channels_are_kept_added_or_averaged(images):
     )
 
 
+@pytest.mark.parametrize("evidence", KEPT)
+def test_evidence_is_taken_per_channel_then_shrunk_then_divided_by_the_largest(images, evidence):
+    raw = KEPT[evidence](raw_maps(SmallNet(), images))
+    shrunk = raw.reshape(11, 3, 4, 2, 4, 2).mean((3, 5)).sum(1).reshape(11, -1)
+    expected = shrunk / np.abs(shrunk).max(1, keepdims=True)
+    found = maps_of(SmallNet(), images, size=4, resample="area", channels="sum", evidence=evidence)
+    assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_the_target_can_be_the_prediction_one_class_or_a_function(images):
     net = SmallNet(3).eval()
-    parameters = {"size": None, "normalize": None}
+    parameters = {"size": None, "normalize": None, "evidence": "signed"}
     for target in range(3):
         expected = raw_maps(net, images, torch.full((11,), target))
         found = maps_of(net, images, target=target, **parameters).reshape(images.shape)
@@ -82,14 +107,15 @@ def test_the_target_can_be_the_prediction_one_class_or_a_function(images):
 
 def test_starting_at_the_logit_multiplies_the_map_by_it(images):
     net = SmallNet()
-    ones, logits = (maps_of(net, images, target=1, normalize=None, start=start) for start in ("one", "logit"))
+    parameters = {"target": 1, "normalize": None, "evidence": "signed"}
+    ones, logits = (maps_of(net, images, start=start, **parameters) for start in ("one", "logit"))
     z = net.eval()(torch.from_numpy(images)).detach().numpy()[:, 1:]
     assert (z < 0).any()
     assert_allclose(logits, ones * z, rtol=1e-3, atol=1e-6)
 
 
 def test_gamma_epsilon_and_composite_reach_the_rules(images):
-    parameters = {"size": None, "normalize": None}
+    parameters = {"size": None, "normalize": None, "evidence": "signed"}
     found = maps_of(SmallNet(), images, gamma=0.5, epsilon=0.1, **parameters).reshape(images.shape)
     expected = raw_maps(SmallNet(), images, composite=epsilon_gamma(gamma=0.5, epsilon=0.1))
     assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
@@ -101,7 +127,7 @@ def test_gamma_epsilon_and_composite_reach_the_rules(images):
 def test_embedding_and_map_come_from_one_forward_pass(images):
     net = SmallNet().eval()
     blocks = maps_of(net, images, size=4, return_embedding=True)
-    assert blocks.dtype.names == ("embedding", "heatmap")
+    assert blocks.dtype.names == ("embedding", "heatmap", "predicted")
     assert blocks["heatmap"].shape == (11, 3, 4, 4)
     assert_allclose(
         blocks["embedding"], net.features(torch.from_numpy(images)).detach().numpy(), rtol=1e-5, atol=1e-6
@@ -116,10 +142,11 @@ def test_blocks_become_columns_of_a_data_frame(images, container):
     blocks = transformer.fit_transform(images)
     frame = transformer.set_output(transform=container).transform(images)
     assert isinstance(frame, library.DataFrame)
-    names = [f"embedding_{i}" for i in range(5)] + [f"heatmap_{i}" for i in range(12)]
+    names = [*[f"embedding_{i}" for i in range(5)], *[f"heatmap_{i}" for i in range(12)], "predicted_0"]
     assert list(frame.columns) == names == list(transformer.get_feature_names_out())
     assert_array_equal(frame.to_numpy()[:, :5], blocks["embedding"])
-    assert_array_equal(frame.to_numpy()[:, 5:], blocks["heatmap"].reshape(11, -1))
+    assert_array_equal(frame.to_numpy()[:, 5:-1], blocks["heatmap"].reshape(11, -1))
+    assert_array_equal(frame["predicted_0"].to_numpy(), blocks["predicted"])
 
 
 def test_a_double_precision_model_gives_double_precision_maps(images):
@@ -143,7 +170,9 @@ def test_a_map_of_zeros_stays_zero(images):
 
 def test_one_logit_models_tell_two_classes_apart(images):
     net = SmallNet(1).eval()
-    transformer = HeatmapTransformer(net, size=None, normalize=None).fit(images, ["yes", "no"] * 5 + ["no"])
+    transformer = HeatmapTransformer(net, size=None, normalize=None, evidence="signed").fit(
+        images, ["yes", "no"] * 5 + ["no"]
+    )
     assert transformer.n_logits_ == 1
     assert list(transformer.classes_) == ["no", "yes"]
     found = transformer.transform(images)

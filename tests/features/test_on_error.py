@@ -314,16 +314,11 @@ def test_a_clusterer_gives_skipped_images_no_cluster_and_the_others_the_one_they
 
 @pytest.mark.parametrize("scope", ["global", "local"])
 @pytest.mark.parametrize("block", ["heatmap", "embedding"])
-@pytest.mark.parametrize("min_cluster_size", [None, 2])
 @pytest.mark.parametrize(
     "own", [KMeans(2, n_init=1, random_state=0), EigengapSpectralClustering(n_clusters=2, n_neighbors=8)]
 )
-def test_the_labeler_gives_skipped_images_no_group(
-    blocks, labels, whole, scope, block, min_cluster_size, own
-):
-    labeler = PseudoGroupLabeler(
-        own, scope=scope, block=block, min_cluster_size=min_cluster_size, n_seed_checks=0
-    )
+def test_the_labeler_gives_skipped_images_no_group(blocks, labels, whole, scope, block, own):
+    labeler = PseudoGroupLabeler(own, scope=scope, block=block, n_seed_checks=0, merge_alpha=None)
     expected = labeler.fit(blocks[whole], labels[whole]).group_labels_
     handed_on = labeler.fit_transform(blocks, labels)
     assert_array_equal(labeler.group_labels_[whole], expected)
@@ -350,9 +345,9 @@ STRATEGIES = {
 
 @pytest.fixture
 def clustered(blocks, labels):
-    return PseudoGroupLabeler(KMeans(2, n_init=1, random_state=0), n_seed_checks=0).fit_transform(
-        blocks, labels
-    )
+    return PseudoGroupLabeler(
+        KMeans(2, n_init=1, random_state=0), n_seed_checks=0, merge_alpha=None
+    ).fit_transform(blocks, labels)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
@@ -425,7 +420,7 @@ def test_blocks_as_columns_of_a_frame_are_skipped_alike(broken, labels, whole):
     pytest.importorskip("pandas")
     frame, _ = quiet(skipping().set_output(transform="pandas").fit_transform, broken)
     blocks, _ = quiet(skipping().fit_transform, broken)
-    labeler = PseudoGroupLabeler(KMeans(2, n_init=1, random_state=0), n_seed_checks=0)
+    labeler = PseudoGroupLabeler(KMeans(2, n_init=1, random_state=0), n_seed_checks=0, merge_alpha=None)
     dfr = STRATEGIES["DFR"]
     expected = dfr.fit(labeler.fit_transform(blocks, labels), labels).coef_
     found = dfr.fit(labeler.set_output(transform="pandas").fit_transform(frame, labels), labels).coef_
@@ -439,7 +434,10 @@ def test_a_pipeline_fits_on_a_folder_with_broken_files_as_on_one_without_them(br
     pipe = Pipeline(
         [
             ("heatmaps", skipping()),
-            ("clusterer", PseudoGroupLabeler(KMeans(2, n_init=1, random_state=0), n_seed_checks=0)),
+            (
+                "clusterer",
+                PseudoGroupLabeler(KMeans(2, n_init=1, random_state=0), n_seed_checks=0, merge_alpha=None),
+            ),
             ("dfr", STRATEGIES["DFR"]),
         ]
     )
@@ -459,7 +457,7 @@ def test_a_pipeline_fits_on_a_folder_with_broken_files_as_on_one_without_them(br
 def test_worker_processes_of_joblib_skip_the_same_images(broken, labels, whole):
     pipe = make_pipeline(
         skipping(),
-        PseudoGroupLabeler(KMeans(2, n_init=1, random_state=0), n_seed_checks=0),
+        PseudoGroupLabeler(KMeans(2, n_init=1, random_state=0), n_seed_checks=0, merge_alpha=None),
         STRATEGIES["DFR"],
     )
     fitted = Parallel(n_jobs=2)(delayed(clone(pipe).fit)(broken, labels) for _ in range(2))
@@ -486,7 +484,7 @@ def test_the_classifier_reports_skipped_images_and_fits_on_the_others(broken, la
     classifier = ExMapClassifier(
         SmallNet(),
         heatmaps=HeatmapTransformer(size=4, on_error="skip", num_workers=2, batch_size=8),
-        clusterer=PseudoGroupLabeler(KMeans(2, n_init=1, random_state=0), n_seed_checks=0),
+        clusterer=PseudoGroupLabeler(KMeans(2, n_init=1, random_state=0), n_seed_checks=0, merge_alpha=None),
         strategy=STRATEGIES["DFR"],
     )
     alone = classifier.fit(broken[whole], labels[whole], None if groups is None else groups[whole])

@@ -31,7 +31,7 @@ def data():
 
 def test_groups_are_numbered_class_major(data):
     X, y, kind = data
-    labeler = PseudoGroupLabeler(KMEANS)
+    labeler = PseudoGroupLabeler(KMEANS, merge_alpha=None)
     groups = labeler.fit_predict(X, y)
     np.testing.assert_array_equal(groups, 2 * (y == "ship") + kind)
     np.testing.assert_array_equal(labeler.cluster_labels_, kind)
@@ -42,7 +42,7 @@ def test_groups_are_numbered_class_major(data):
 
 def test_the_default_clusterer_is_the_eigengap(data):
     X, y, _ = data
-    labeler = PseudoGroupLabeler().fit(X, y)
+    labeler = PseudoGroupLabeler(merge_alpha=None).fit(X, y)
     by_hand = EigengapSpectralClustering().fit(X)
     np.testing.assert_array_equal(labeler.cluster_labels_, by_hand.labels_)
     assert labeler.n_clusters_ == by_hand.n_clusters_
@@ -51,14 +51,14 @@ def test_the_default_clusterer_is_the_eigengap(data):
 def test_an_absent_pair_of_class_and_cluster_keeps_its_number(data):
     X, y, kind = data
     kept = ~((y == "bird") & (kind == 1))
-    groups = PseudoGroupLabeler(KMEANS).fit_predict(X[kept], y[kept])
+    groups = PseudoGroupLabeler(KMEANS, merge_alpha=None).fit_predict(X[kept], y[kept])
     assert sorted(set(groups)) == [0, 2, 3]
 
 
 def test_local_scope_clusters_inside_each_class(data):
     X, y, kind = data
     X = X + 100 * (y == "ship")[:, None]
-    labeler = PseudoGroupLabeler(KMEANS, scope="local").fit(X, y)
+    labeler = PseudoGroupLabeler(KMEANS, scope="local", merge_alpha=None).fit(X, y)
     # In both classes kind 0 is the larger cluster: the numbers agree with the kinds.
     np.testing.assert_array_equal(labeler.group_labels_, 2 * (y == "ship") + kind)
     by_hand = KMEANS.fit(X[y == "bird"]).labels_
@@ -69,7 +69,7 @@ def test_local_scope_clusters_inside_each_class(data):
 def test_local_scope_hands_on_one_cluster_per_class_and_training_rows_keep_their_own(data):
     X, y, kind = data
     X = X + 100 * (y == "ship")[:, None]
-    labeler = PseudoGroupLabeler(KMEANS, scope="local")
+    labeler = PseudoGroupLabeler(KMEANS, scope="local", merge_alpha=None)
     clusters = labeler.fit_transform(X, y)
     assert clusters.shape == (100, 2)
     assert list(labeler.get_feature_names_out()) == ["cluster_0", "cluster_1"]
@@ -83,7 +83,7 @@ def test_local_scope_hands_on_one_cluster_per_class_and_training_rows_keep_their
 def test_new_rows_of_known_class_get_their_pseudo_group(data):
     X, y, _ = data
     for scope in ("global", "local"):
-        labeler = PseudoGroupLabeler(KMEANS, scope=scope).fit(X, y)
+        labeler = PseudoGroupLabeler(KMEANS, scope=scope, merge_alpha=None).fit(X, y)
         np.testing.assert_array_equal(labeler.predict_groups(X, y), labeler.group_labels_)
         new = labeler.predict_groups([[0.0] * 4, [10.0] * 4], ["ship", "bird"])
         assert new.tolist() == [2, 1]
@@ -92,7 +92,7 @@ def test_new_rows_of_known_class_get_their_pseudo_group(data):
 @pytest.mark.parametrize("clusterer", [AgglomerativeClustering(2), DBSCAN(eps=4)])
 def test_a_clusterer_without_predict_is_served_by_the_nearest_training_row(data, clusterer):
     X, y, kind = data
-    labeler = PseudoGroupLabeler(clusterer).fit(X, y)
+    labeler = PseudoGroupLabeler(clusterer, merge_alpha=None).fit(X, y)
     assert not hasattr(labeler.clusterers_[0], "predict")
     np.testing.assert_array_equal(labeler.cluster_labels_, kind)
     np.testing.assert_array_equal(labeler.transform(X)[:, 0], kind)
@@ -104,14 +104,16 @@ def test_a_clusterer_without_predict_is_served_by_the_nearest_training_row(data,
 )
 def test_pipelines_and_mixtures_serve_as_clusterers(data, clusterer):
     X, y, kind = data
-    np.testing.assert_array_equal(PseudoGroupLabeler(clusterer).fit(X, y).cluster_labels_, kind)
+    np.testing.assert_array_equal(
+        PseudoGroupLabeler(clusterer, merge_alpha=None).fit(X, y).cluster_labels_, kind
+    )
 
 
 def test_a_row_that_belongs_to_no_cluster_belongs_to_no_group(data):
     X, y, kind = data
     X = np.vstack([X, [[1000.0] * 4]])
     y = np.append(y, "ship")
-    labeler = PseudoGroupLabeler(DBSCAN(eps=4)).fit(X, y)
+    labeler = PseudoGroupLabeler(DBSCAN(eps=4), merge_alpha=None).fit(X, y)
     assert labeler.group_labels_[-1] == -1
     np.testing.assert_array_equal(labeler.group_labels_[:-1], 2 * (y[:-1] == "ship") + kind)
     assert labeler.predict_groups([[999.0] * 4], ["bird"]).tolist() == [-1]
@@ -120,8 +122,10 @@ def test_a_row_that_belongs_to_no_cluster_belongs_to_no_group(data):
 def test_blocks_are_clustered_by_name_and_the_embedding_passes(data):
     X, y, kind = data
     noise = np.random.default_rng(1).random((100, 3))
-    on_heatmap = PseudoGroupLabeler(KMEANS).fit_transform(make_blocks(embedding=noise, heatmap=X), y)
-    on_embedding = PseudoGroupLabeler(KMEANS, block="embedding").fit_transform(
+    on_heatmap = PseudoGroupLabeler(KMEANS, merge_alpha=None).fit_transform(
+        make_blocks(embedding=noise, heatmap=X), y
+    )
+    on_embedding = PseudoGroupLabeler(KMEANS, block="embedding", merge_alpha=None).fit_transform(
         make_blocks(embedding=np.abs(X), heatmap=noise), y
     )
     for out in (on_heatmap, on_embedding):
@@ -136,7 +140,7 @@ def test_embedding_rows_are_divided_by_their_largest_absolute_value():
     X = lengths[:, None] * np.array(
         [[1.0, 0.2], [1.0, 0.2], [0.2, -1.0], [0.2, -1.0], [1.0, 0.2], [0.2, -1.0], [1, 1]]
     )
-    labels = PseudoGroupLabeler(KMeans(3, n_init=5, random_state=0), block="embedding").fit(
+    labels = PseudoGroupLabeler(KMeans(3, n_init=5, random_state=0), block="embedding", merge_alpha=None).fit(
         X, [0, 1] * 3 + [0]
     )
     assert labels.cluster_labels_.tolist() == [0, 0, 1, 1, 0, 1, 2]
@@ -146,7 +150,7 @@ def test_local_blocks_become_columns_of_a_frame(data):
     pd = pytest.importorskip("pandas")
     X, y, _ = data
     blocks = make_blocks(embedding=X[:, :2], heatmap=X)
-    labeler = PseudoGroupLabeler(KMEANS, scope="local").set_output(transform="pandas")
+    labeler = PseudoGroupLabeler(KMEANS, scope="local", merge_alpha=None).set_output(transform="pandas")
     out = labeler.fit_transform(blocks, y)
     assert isinstance(out, pd.DataFrame)
     assert list(out.columns) == ["embedding_0", "embedding_1", "cluster_0", "cluster_1"]
@@ -154,46 +158,63 @@ def test_local_blocks_become_columns_of_a_frame(data):
 
 def test_a_single_class_gives_the_clusters_as_groups(data):
     X, _, kind = data
-    np.testing.assert_array_equal(PseudoGroupLabeler(KMEANS).fit_predict(X, np.zeros(100)), kind)
+    np.testing.assert_array_equal(
+        PseudoGroupLabeler(KMEANS, merge_alpha=None).fit_predict(X, np.zeros(100)), kind
+    )
 
 
 def test_a_single_cluster_gives_the_classes_as_groups(data):
     X, y, _ = data
-    groups = PseudoGroupLabeler(KMeans(1, n_init=1)).fit_predict(X, y)
+    groups = PseudoGroupLabeler(KMeans(1, n_init=1), merge_alpha=None).fit_predict(X, y)
     np.testing.assert_array_equal(groups, y == "ship")
 
 
 def test_the_given_clusterer_stays_unfitted(data):
     X, y, _ = data
     clusterer = KMeans(2, n_init=1)
-    PseudoGroupLabeler(clusterer).fit(X, y)
+    PseudoGroupLabeler(clusterer, merge_alpha=None).fit(X, y)
     assert not hasattr(clusterer, "labels_")
 
 
 @pytest.mark.parametrize(
     "labeler, X, y, message",
     [
-        (PseudoGroupLabeler(KMEANS), np.ones((5, 2)), [0, 1, 0], "y has 3 entries for 5 samples"),
-        (PseudoGroupLabeler(KMEANS), np.full((3, 2), np.nan), [0, 1, 0], "Input X contains NaN"),
-        (PseudoGroupLabeler(KMEANS), np.eye(3), [0.5, 1.2, 0.1], "Unknown label type: continuous"),
-        (PseudoGroupLabeler(KMEANS), np.eye(3), None, "requires y to be passed"),
-        (PseudoGroupLabeler("kmeans"), np.eye(3), [0, 1, 0], "'clusterer' parameter"),
-        (PseudoGroupLabeler(scope="class"), np.eye(3), [0, 1, 0], "'scope' parameter"),
-        (PseudoGroupLabeler(block="pixels"), np.eye(3), [0, 1, 0], "'block' parameter"),
         (
-            PseudoGroupLabeler(KMEANS, scope="local"),
+            PseudoGroupLabeler(KMEANS, merge_alpha=None),
+            np.ones((5, 2)),
+            [0, 1, 0],
+            "y has 3 entries for 5 samples",
+        ),
+        (
+            PseudoGroupLabeler(KMEANS, merge_alpha=None),
+            np.full((3, 2), np.nan),
+            [0, 1, 0],
+            "Input X contains NaN",
+        ),
+        (
+            PseudoGroupLabeler(KMEANS, merge_alpha=None),
+            np.eye(3),
+            [0.5, 1.2, 0.1],
+            "Unknown label type: continuous",
+        ),
+        (PseudoGroupLabeler(KMEANS, merge_alpha=None), np.eye(3), None, "requires y to be passed"),
+        (PseudoGroupLabeler("kmeans", merge_alpha=None), np.eye(3), [0, 1, 0], "'clusterer' parameter"),
+        (PseudoGroupLabeler(scope="class", merge_alpha=None), np.eye(3), [0, 1, 0], "'scope' parameter"),
+        (PseudoGroupLabeler(block="pixels", merge_alpha=None), np.eye(3), [0, 1, 0], "'block' parameter"),
+        (
+            PseudoGroupLabeler(KMEANS, scope="local", merge_alpha=None),
             np.eye(4),
             ["a", "b", "b", "b"],
             r"Clustering class 'a' \(1 samples\) failed",
         ),
         (
-            PseudoGroupLabeler(DBSCAN(eps=1e-3)),
+            PseudoGroupLabeler(DBSCAN(eps=1e-3), merge_alpha=None),
             np.eye(4),
             [0, 1, 0, 1],
             "put all 4 samples of the rows at -1",
         ),
         (
-            PseudoGroupLabeler(KMEANS),
+            PseudoGroupLabeler(KMEANS, merge_alpha=None),
             make_blocks(embedding=np.eye(4)),
             [0, 1, 0, 1],
             "PseudoGroupLabeler needs the block 'heatmap'",
@@ -208,65 +229,27 @@ def test_bad_input_is_refused_with_what_and_how_many(labeler, X, y, message):
 def test_a_class_that_fit_did_not_see_has_no_groups(data):
     X, y, _ = data
     with pytest.raises(ValueError, match=r"1 class\(es\) that `fit` did not see: \['cat'\]"):
-        PseudoGroupLabeler(KMEANS).fit(X, y).predict_groups(X[:1], ["cat"])
-
-
-@pytest.fixture
-def sliver():
-    """Return kinds of heatmap at 0 and 10, and two stray ships nearer to 10 in a cluster of their own at 7."""
-    y = np.repeat(["bird", "ship", "bird", "ship", "bird", "ship"], [20, 15, 12, 10, 9, 2])
-    place = np.repeat([0.0, 10.0, 7.0], [35, 22, 11])
-    X = place[:, None] + np.random.default_rng(0).standard_normal((68, 2)) / 10
-    return X, y, np.repeat([0, 1, 2], [35, 22, 11])
-
-
-def test_a_sliver_of_one_class_is_merged_in_that_class_only(sliver):
-    X, y, kind = sliver
-    kmeans = KMeans(3, n_init=3, random_state=0)
-    np.testing.assert_array_equal(PseudoGroupLabeler(kmeans).fit(X, y).cluster_labels_, kind)
-    labeler = PseudoGroupLabeler(kmeans, min_cluster_size=5)
-    clusters = labeler.fit_transform(X, y)
-    expected = np.where((y == "ship") & (kind == 2), 1, kind)
-    np.testing.assert_array_equal(labeler.cluster_labels_, expected)
-    np.testing.assert_array_equal(labeler.group_labels_, 3 * (y == "ship") + expected)
-    assert labeler.placement_.tolist() == [[0, 1, 2], [0, 1, 1]]
-    # One cluster per class: what is small differs by class.
-    assert clusters.shape == (68, 2)
-    np.testing.assert_array_equal(clusters[:, 0], kind)
-    np.testing.assert_array_equal(labeler.transform(X), clusters)
-    assert labeler.predict_groups([[7.0, 7.0]] * 2, ["bird", "ship"]).tolist() == [2, 4]
-
-
-def test_a_sliver_can_be_marked_as_belonging_to_no_group(sliver):
-    X, y, kind = sliver
-    labeler = PseudoGroupLabeler(
-        KMeans(3, n_init=3, random_state=0), min_cluster_size=0.1, small_clusters="mark", scope="local"
-    )
-    groups = labeler.fit_predict(X, y)
-    assert (groups[(y == "ship") & (kind == 2)] == -1).all()
-    assert (groups[(y != "ship") | (kind != 2)] >= 0).all()
-    assert labeler.predict_groups([[7.0, 7.0]], ["ship"]).tolist() == [-1]
-
-
-def test_a_class_of_slivers_only_is_named(sliver):
-    X, y, _ = sliver
-    with pytest.raises(ValueError, match="In class 'ship': All 3 clusters have fewer than 16 rows"):
-        PseudoGroupLabeler(KMeans(3, n_init=3, random_state=0), min_cluster_size=16).fit(X, y)
+        PseudoGroupLabeler(KMEANS, merge_alpha=None).fit(X, y).predict_groups(X[:1], ["cat"])
 
 
 class TestOtherSeeds:
     def test_clusters_that_are_there_agree_with_those_of_another_seed(self, data):
         X, y, _ = data
         X = X + 100 * (y == "ship")[:, None]
-        assert PseudoGroupLabeler(KMEANS).fit(X, y).seed_agreements_ == [1]
-        assert PseudoGroupLabeler(KMEANS, scope="local").fit(X, y).seed_agreements_ == [1, 1]
-        assert PseudoGroupLabeler(GaussianMixture(2, random_state=0)).fit(X, y).seed_agreements_ == [1]
+        assert PseudoGroupLabeler(KMEANS, merge_alpha=None).fit(X, y).seed_agreements_ == [1]
+        assert PseudoGroupLabeler(KMEANS, scope="local", merge_alpha=None).fit(X, y).seed_agreements_ == [
+            1,
+            1,
+        ]
+        assert PseudoGroupLabeler(GaussianMixture(2, random_state=0), merge_alpha=None).fit(
+            X, y
+        ).seed_agreements_ == [1]
 
     def test_the_class_whose_clusters_barely_reproduce_is_named(self, data):
         X, y, _ = data
         X = np.where(y[:, None] == "ship", np.random.default_rng(0).standard_normal(X.shape), X)
         clusterer = make_pipeline(StandardScaler(), KMeans(4, n_init=1, random_state=0))
-        labeler = PseudoGroupLabeler(clusterer, scope="local", n_seed_checks=2)
+        labeler = PseudoGroupLabeler(clusterer, scope="local", n_seed_checks=2, merge_alpha=None)
         with pytest.warns(
             IrreproducibleClustersWarning,
             match=r"class 'ship' \(40 samples\) barely reproduce: under 2 other seeds",
@@ -276,7 +259,7 @@ class TestOtherSeeds:
 
     def test_the_agreement_is_that_of_a_refit_under_another_seed(self):
         X = np.random.default_rng(0).standard_normal((200, 10))
-        labeler = PseudoGroupLabeler(KMeans(8, n_init=1, random_state=5))
+        labeler = PseudoGroupLabeler(KMeans(8, n_init=1, random_state=5), merge_alpha=None)
         with pytest.warns(IrreproducibleClustersWarning, match="those of KMeans"):
             labeler.fit(X, np.arange(200) % 2)
         seed = int(np.random.RandomState(0).randint(2**31 - 1, size=1)[0])
@@ -288,7 +271,9 @@ class TestOtherSeeds:
     def test_it_can_be_switched_off_and_a_clusterer_without_a_seed_is_not_fitted_again(self):
         X = np.random.default_rng(0).standard_normal((200, 10))
         y = np.arange(200) % 2
-        assert PseudoGroupLabeler(KMeans(8, n_init=1), n_seed_checks=0).fit(X, y).seed_agreements_ == [None]
+        assert PseudoGroupLabeler(KMeans(8, n_init=1), n_seed_checks=0, merge_alpha=None).fit(
+            X, y
+        ).seed_agreements_ == [None]
 
         class CountingClusterer(AgglomerativeClustering):
             n_fits = 0
@@ -297,7 +282,7 @@ class TestOtherSeeds:
                 type(self).n_fits += 1
                 return super().fit_predict(X)
 
-        assert PseudoGroupLabeler(CountingClusterer(8)).fit(X, y).seed_agreements_ == [None]
+        assert PseudoGroupLabeler(CountingClusterer(8), merge_alpha=None).fit(X, y).seed_agreements_ == [None]
         assert CountingClusterer.n_fits == 1
 
     def test_a_clusterer_that_compares_seeds_itself_is_not_compared_again(self, data, monkeypatch):
@@ -307,16 +292,18 @@ class TestOtherSeeds:
         monkeypatch.setattr(
             OverclusteringKMeans, "_check_seeds", lambda *args: calls.append(1) or check(*args)
         )
-        labeler = PseudoGroupLabeler(OverclusteringKMeans(2, random_state=0)).fit(X, y)
+        labeler = PseudoGroupLabeler(OverclusteringKMeans(2, random_state=0), merge_alpha=None).fit(X, y)
         assert labeler.seed_agreements_ == [1]
         assert calls == [1]
         # What the labeler is told holds for clusterers that cannot tell by themselves.
-        PseudoGroupLabeler(make_pipeline(StandardScaler(), OverclusteringKMeans(2, random_state=0))).fit(X, y)
+        PseudoGroupLabeler(
+            make_pipeline(StandardScaler(), OverclusteringKMeans(2, random_state=0)), merge_alpha=None
+        ).fit(X, y)
         assert calls == [1, 1]
 
     def test_it_can_be_made_an_error_by_category(self):
         X = np.random.default_rng(0).standard_normal((200, 10))
-        labeler = PseudoGroupLabeler(KMeans(8, n_init=1, random_state=0))
+        labeler = PseudoGroupLabeler(KMeans(8, n_init=1, random_state=0), merge_alpha=None)
         with warnings.catch_warnings():
             warnings.simplefilter("error", IrreproducibleClustersWarning)
             with pytest.raises(IrreproducibleClustersWarning):

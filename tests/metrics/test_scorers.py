@@ -44,7 +44,7 @@ from skexmap.metrics import (
 )
 from skexmap.retraining import DFRClassifier, DFRClassifierCV
 
-CS = [1.0, 0.1, 0.01, 0.003]
+CS = [1.0, 0.5, 0.2, 0.1]
 
 
 # The clusters of a fit may be blind on purpose, or because the net was never trained.
@@ -77,7 +77,9 @@ def data():
 def clustered_pipeline(n_clusters=2, head=None, **labeler):
     clusterer = KMeans(n_clusters, n_init=3, random_state=0)
     head = DFRClassifier(n_retrains=3, random_state=0) if head is None else head
-    return Pipeline([("clusterer", PseudoGroupLabeler(clusterer, **labeler)), ("dfr", head)])
+    return Pipeline(
+        [("clusterer", PseudoGroupLabeler(clusterer, **labeler, merge_alpha=None)), ("dfr", head)]
+    )
 
 
 def table_of_scores(model, X, y, groups, splits, min_group_size=1):
@@ -339,7 +341,9 @@ class TestWithoutGroupLabels:
         search = GridSearchCV(clustered_pipeline(), {"dfr__C": CS}, scoring=scorer, cv=splits).fit(X, y)
         got = scores_of(search, 3)
         for j, (train, test) in enumerate(splits):
-            labeler = PseudoGroupLabeler(KMeans(2, n_init=3, random_state=0)).fit(X[train], y[train])
+            labeler = PseudoGroupLabeler(KMeans(2, n_init=3, random_state=0), merge_alpha=None).fit(
+                X[train], y[train]
+            )
             groups = np.full(len(y), -1)
             groups[test] = labeler.predict_groups(X[test], y[test])
             own = table_of_scores(clustered_pipeline(), X, y, groups, [(train, test)], min_group_size=10)
@@ -382,7 +386,7 @@ class TestWithoutGroupLabels:
     def test_a_head_is_searched_on_blocks_made_once(self, data):
         X, y, _ = data
         blocks = clustered_pipeline()[:1].fit_transform(X, y)
-        groups = PseudoGroupLabeler(KMeans(2, n_init=3, random_state=0)).fit_predict(X, y)
+        groups = PseudoGroupLabeler(KMeans(2, n_init=3, random_state=0), merge_alpha=None).fit_predict(X, y)
         splits = list(RepeatedStratifiedKFold(n_splits=2, n_repeats=2, random_state=0).split(X, groups))
         head = Pipeline([("dfr", DFRClassifier(n_retrains=3, random_state=0))])
         search = GridSearchCV(
@@ -418,7 +422,8 @@ class TestWithoutGroupLabels:
         X, y, _ = data
         names = np.array(["cat", "dog"])[y]
         model = make_pipeline(
-            PseudoGroupLabeler(DBSCAN(eps=0.22, min_samples=5)), DFRClassifier(n_retrains=2, random_state=0)
+            PseudoGroupLabeler(DBSCAN(eps=0.22, min_samples=5), merge_alpha=None),
+            DFRClassifier(n_retrains=2, random_state=0),
         )
         model.fit(X, names)
         clusters = model[0].transform(X)["cluster"]
@@ -443,7 +448,7 @@ class TestWithoutGroupLabels:
         local = clustered_pipeline(scope="local").fit(X, y)
         with pytest.raises(ValueError, match=r"1 classes that the estimator was not trained on: \[7\]"):
             worst_pseudo_group_accuracy_scorer(local, X, y_new)
-        labeler = PseudoGroupLabeler(KMeans(2, n_init=3, random_state=0)).fit(X, y)
+        labeler = PseudoGroupLabeler(KMeans(2, n_init=3, random_state=0), merge_alpha=None).fit(X, y)
         with pytest.raises(ValueError, match=r"1 class\(es\) that `fit` did not see: \[7\]"):
             make_worst_pseudo_group_scorer(labeler)(model, X, y_new)
 
@@ -541,7 +546,7 @@ class TestOnImages:
         return ExMapClassifier(
             net,
             heatmaps=HeatmapTransformer(size=7),
-            clusterer=KMeans(2, n_init=10, random_state=0),
+            clusterer=PseudoGroupLabeler(KMeans(2, n_init=10, random_state=0), merge_alpha=None),
             strategy=DFRClassifier(n_retrains=1, balance="reweight", random_state=0),
         )
 
@@ -610,7 +615,7 @@ class TestPartition:
         [
             {"clusterer__clusterer__n_init": [1, 2]},
             {"clusterer__scope": ["global", "local"], "dfr__C": [1.0]},
-            {"clusterer": [PseudoGroupLabeler(KMeans(2, n_init=1, random_state=0))]},
+            {"clusterer": [PseudoGroupLabeler(KMeans(2, n_init=1, random_state=0), merge_alpha=None)]},
         ],
     )
     def test_a_search_over_the_partition_is_warned_of(self, data, grid):
@@ -646,7 +651,9 @@ class TestPartition:
     @blind_on_purpose
     def test_a_search_inside_cross_validation_is_judged_by_its_own_candidates(self, data):
         X, y, _ = data
-        scorer = make_worst_pseudo_group_scorer(PseudoGroupLabeler(KMeans(2, random_state=0)).fit(X, y))
+        scorer = make_worst_pseudo_group_scorer(
+            PseudoGroupLabeler(KMeans(2, random_state=0), merge_alpha=None).fit(X, y)
+        )
         inner = GridSearchCV(
             clustered_pipeline(), {"clusterer__clusterer__n_clusters": [1, 2]}, scoring=scorer, cv=2
         )
@@ -658,7 +665,7 @@ class TestPartition:
     @pytest.mark.filterwarnings("ignore::skexmap.exceptions.IrreproducibleClustersWarning")
     def test_a_fitted_labeler_keeps_the_partition_while_clusters_are_searched(self, data):
         X, y, _ = data
-        labeler = PseudoGroupLabeler(KMeans(2, n_init=3, random_state=0)).fit(X, y)
+        labeler = PseudoGroupLabeler(KMeans(2, n_init=3, random_state=0), merge_alpha=None).fit(X, y)
         splits = list(StratifiedKFold(2).split(X, labeler.group_labels_))
         search = GridSearchCV(
             clustered_pipeline(),
@@ -681,19 +688,19 @@ class TestPartition:
         model = clustered_pipeline().fit(X, y)
         expected = worst_group_accuracy(y, model.predict(X), group_labels=g)
         clusterer = EigengapSpectralClustering(n_clusters=2, random_state=0).fit(X)
-        chained = make_pipeline(CountingTransformer(), PseudoGroupLabeler(KMeans(2, random_state=0))).fit(
-            X, y
-        )
+        chained = make_pipeline(
+            CountingTransformer(), PseudoGroupLabeler(KMeans(2, random_state=0), merge_alpha=None)
+        ).fit(X, y)
         for labeler in (clusterer, chained):
             assert make_worst_pseudo_group_scorer(labeler)(model, X, y) == pytest.approx(expected)
 
     def test_a_labeler_that_cannot_label_is_refused(self, data):
         X, y, _ = data
         with pytest.raises(NotFittedError):
-            make_worst_pseudo_group_scorer(PseudoGroupLabeler())
+            make_worst_pseudo_group_scorer(PseudoGroupLabeler(merge_alpha=None))
         with pytest.raises(TypeError, match="DBSCAN has neither"):
             make_worst_pseudo_group_scorer(DBSCAN().fit(X["embedding"]))
-        labeler = PseudoGroupLabeler(KMeans(2, random_state=0)).fit(X, y)
+        labeler = PseudoGroupLabeler(KMeans(2, random_state=0), merge_alpha=None).fit(X, y)
         model = LogisticRegression().fit(X["embedding"], y)
         with pytest.raises(ValueError, match="features") as caught:
             make_worst_pseudo_group_scorer(labeler)(model, X["embedding"], y)
