@@ -16,7 +16,7 @@ help:
 	@echo "make demo   show a network lean on a shortcut, and skexmap repair it (a few minutes)"
 	@echo "make test   run the tests"
 	@echo "make lint   check style and formatting"
-	@echo "make tables run every method on every data set at hand, and rewrite docs/results.md (an hour)"
+	@echo "make tables run every method on every data set at hand, and rewrite docs/tables.md (an hour)"
 
 demo: $(VENV)/.installed-demo
 	@$(IN_VENV) examples/demo.py

@@ -10,7 +10,7 @@ setting is chosen on test images: all are chosen on the validation images, for a
 `paper/methods.py`. True groups are used by the rows that say so, and by the scores.
 
 Nets, heatmaps and finished rows are kept in --cache: a run that was stopped goes on where it was. (After a change of
-the code, delete it.) The raw figures go to ``docs/results/<data>.json`` and from there into docs/results.md, again
+the code, delete it.) The raw figures go to ``docs/results/<data>.json`` and from there into docs/tables.md, again
 with --page alone.
 
 umap-learn and skorch are needed (`pip install -e '.[tables]'`). The coloured Fashion-MNIST sets need the Debian
@@ -64,7 +64,7 @@ def main():
     )
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON files")
     parser.add_argument(
-        "--page", action="store_true", help="write docs/results.md from the JSON files, run nothing"
+        "--page", action="store_true", help="write docs/tables.md from the JSON files, run nothing"
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="seeds that run side by side")
     options = parser.parse_args()

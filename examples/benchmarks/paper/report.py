@@ -1,4 +1,4 @@
-"""The Results page, written from the raw figures."""
+"""The page of tables, written from the raw figures."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-PAGE = Path(__file__).parents[3] / "docs" / "results.md"
+PAGE = Path(__file__).parents[3] / "docs" / "tables.md"
 CEILING = "true groups + DFR"
 ERM = "ERM, the net as trained"
 EXMAP = "ExMap, spectral, global + DFR"
