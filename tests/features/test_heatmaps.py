@@ -135,6 +135,44 @@ def test_embedding_and_map_come_from_one_forward_pass(images):
     assert_array_equal(blocks["heatmap"].reshape(11, -1), maps_of(net, images, size=4))
 
 
+@pytest.mark.parametrize(
+    "n_logits, labels, names",
+    [
+        (3, [7, 3, 5], [3, 5, 7]),
+        (2, [-1, 1], [-1, 1]),
+        (2, [1.0, 0.0], [0, 1]),
+        (2, [True, False], [0, 1]),
+        # Labels that are no numbers are told apart by their position.
+        (3, ["ship", "cat", "dog"], [0, 1, 2]),
+        (1, ["yes", "no"], [0, 1]),
+        (1, [4, 2], [2, 4]),
+        # y lacks a class that the net knows: numbers are taken for the logits' own, strings are nobody's.
+        (3, [0, 2], [0, 1, 2]),
+        (3, ["cat", "dog"], [-1, -1, -1]),
+        (3, None, [0, 1, 2]),
+    ],
+)
+def test_the_block_of_predictions_says_which_label_the_net_gives(images, n_logits, labels, names):
+    net = SmallNet(n_logits).eval()
+    images = np.concatenate([images, 3 * images, -2 * images])
+    with torch.no_grad():
+        logits = net(torch.from_numpy(images))
+        # Every answer is given: the logits are centred.
+        net.head.bias -= logits.median(0).values
+        logits = net(torch.from_numpy(images))
+    index = (logits[:, 0] > 0).long() if n_logits == 1 else logits.argmax(1)
+    assert len(set(index.tolist())) == max(2, n_logits)
+    y = None if labels is None else np.array(labels)[np.arange(33) % len(labels)]
+    expected = np.array(names)[index]
+    heatmaps = HeatmapTransformer(net, size=4, return_embedding=True, batch_size=5)
+    embeddings = EmbeddingTransformer(net, return_predicted=True, batch_size=5)
+    for transformer in (heatmaps, embeddings):
+        found = transformer.fit_transform(images, y)["predicted"]
+        assert found.dtype == np.int64
+        assert_array_equal(found, expected)
+        assert_array_equal(transformer.transform(images[:7])["predicted"], expected[:7])
+
+
 @pytest.mark.parametrize("container", ["pandas", "polars"])
 def test_blocks_become_columns_of_a_data_frame(images, container):
     library = pytest.importorskip(container)

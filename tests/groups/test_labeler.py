@@ -1,19 +1,30 @@
-"""PseudoGroupLabeler: numbering, scopes, blocks, new rows and refusals."""
+"""PseudoGroupLabeler: numbering, scopes, blocks, merging, new rows and refusals."""
 
+import pickle
 import warnings
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
+from sklearn.base import clone
 from sklearn.cluster import DBSCAN, AgglomerativeClustering, KMeans
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
-from sklearn.pipeline import make_pipeline
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from skexmap import DFRClassifier
 from skexmap._blocks import get_block, make_blocks
 from skexmap.cluster import EigengapSpectralClustering, OverclusteringKMeans
-from skexmap.exceptions import IrreproducibleClustersWarning
+from skexmap.exceptions import (
+    ConstantPredictionWarning,
+    IrreproducibleClustersWarning,
+    PartitionSearchWarning,
+    SkippedImagesWarning,
+)
 from skexmap.groups import PseudoGroupLabeler
+from skexmap.metrics import worst_pseudo_group_accuracy_scorer
 
 KMEANS = KMeans(2, n_init=3, random_state=0)
 
@@ -308,3 +319,229 @@ class TestOtherSeeds:
             warnings.simplefilter("error", IrreproducibleClustersWarning)
             with pytest.raises(IrreproducibleClustersWarning):
                 labeler.fit(X, np.arange(200) % 2)
+
+
+@pytest.fixture
+def kinds():
+    """Return rows of three kinds, y, the kinds, and the predictions of a model that fails on kind 2 alone."""
+    rng = np.random.default_rng(0)
+    kind = rng.permutation(np.repeat([0, 1, 2], [90, 60, 50]))
+    y = np.array(["bird", "ship"])[rng.integers(2, size=200)]
+    X = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 8.0]])[kind] + rng.normal(size=(200, 2)) / 4
+    right = rng.uniform(size=200) < np.array([0.9, 0.9, 0.2])[kind]
+    return X, y, kind, np.where(right, y, np.where(y == "bird", "ship", "bird"))
+
+
+THREE = KMeans(3, n_init=5, random_state=0)
+
+
+class TestMerging:
+    @pytest.mark.parametrize(
+        "clusterer",
+        [THREE, AgglomerativeClustering(3), make_pipeline(StandardScaler(), THREE), DBSCAN(eps=1.5)],
+        ids=lambda clusterer: type(clusterer).__name__,
+    )
+    def test_kinds_on_which_the_model_behaves_alike_become_one_cluster(self, kinds, clusterer):
+        X, y, kind, predicted = kinds
+        labeler = PseudoGroupLabeler(clusterer)
+        groups = labeler.fit_predict(X, y, predicted=predicted)
+        assert_array_equal(labeler.cluster_labels_, kind == 2)
+        assert_array_equal(groups, 2 * (y == "ship") + (kind == 2))
+        assert labeler.n_clusters_ == 2
+        assert labeler.n_clusters_per_class_.tolist() == [2, 2]
+        assert labeler.merged_into_[0].tolist() == [0, 0, 1]
+        ((merge,),) = labeler.merges_
+        assert (merge.into, merge.cluster) == (0, 1)
+        assert merge.p_value >= 0.01
+
+    @pytest.mark.parametrize("clusterer", [THREE, AgglomerativeClustering(3)], ids=["predict", "nearest row"])
+    @pytest.mark.parametrize("scope", ["global", "local"])
+    def test_new_rows_get_the_merged_cluster(self, kinds, clusterer, scope):
+        X, y, _, predicted = kinds
+        labeler = PseudoGroupLabeler(clusterer, scope=scope)
+        handed_on = labeler.fit_transform(X, y, predicted=predicted)
+        assert_array_equal(labeler.predict_groups(X, y), labeler.group_labels_)
+        assert_array_equal(labeler.transform(X), handed_on)
+        assert handed_on.shape == (200, 2 if scope == "local" else 1)
+        new = [[4.0, 0.2], [0.2, 8.0]]
+        assert labeler.transform(new).tolist() == [[0] * handed_on.shape[1], [1] * handed_on.shape[1]]
+        assert labeler.predict_groups(new, ["ship", "bird"]).tolist() == [2, 1]
+
+    def test_inside_each_class_only_its_own_answers_count(self, kinds):
+        X, y, kind, predicted = kinds
+        # Of the birds the model knows kinds 0 and 2 alike, of the ships none like another.
+        rng = np.random.default_rng(1)
+        accuracy = np.array([[0.9, 0.1, 0.9], [0.95, 0.5, 0.05]])[(y == "ship").astype(int), kind]
+        right = rng.uniform(size=200) < accuracy
+        predicted = np.where(right, y, np.where(y == "bird", "ship", "bird"))
+        labeler = PseudoGroupLabeler(THREE, scope="local").fit(X, y, predicted=predicted)
+        assert labeler.n_clusters_per_class_.tolist() == [2, 3]
+        assert labeler.n_clusters_ == 3
+        assert [len(merges) for merges in labeler.merges_] == [1, 0]
+        own = [tuple(set(kind[(y == "bird") & (labeler.cluster_labels_ == c)])) for c in (0, 1)]
+        assert sorted(own) == [(0, 2), (1,)]
+        for name, code in (("bird", 0), ("ship", 1)):
+            part = y == name
+            alone = PseudoGroupLabeler(THREE).fit(X[part], y[part], predicted=predicted[part])
+            assert_array_equal(labeler.cluster_labels_[part], alone.cluster_labels_)
+            assert labeler.merges_[code] == alone.merges_[0]
+            assert_array_equal(labeler.group_labels_[part], 3 * code + alone.cluster_labels_)
+        # Over all classes at once, every kind differs from every other in one of them.
+        assert PseudoGroupLabeler(THREE).fit(X, y, predicted=predicted).n_clusters_ == 3
+
+    def test_merged_embeddings_are_compared_as_they_were_clustered(self, kinds):
+        X, y, kind, predicted = kinds
+        # Directions are the kinds; the lengths are nobody's business.
+        lengths = np.random.default_rng(3).uniform(0.1, 100, size=(200, 1))
+        directions = np.array([[1.0, 0.1, 0.0], [1.0, 0.9, 0.0], [0.0, 0.1, 1.0]])[kind]
+        labeler = PseudoGroupLabeler(THREE, block="embedding")
+        blocks = make_blocks(embedding=lengths * directions, heatmap=X, predicted=(predicted == "ship") * 1)
+        assert_array_equal(labeler.fit(blocks, y).cluster_labels_, kind == 2)
+        assert_array_equal(labeler.predict_groups(blocks, y), labeler.group_labels_)
+
+    @pytest.mark.parametrize(
+        "classes",
+        [[-1, 1], [0, 2], [0.0, 1.0], [False, True], ["bird", "ship"], [5, 3, 9]],
+        ids=str,
+    )
+    def test_the_block_and_the_argument_say_the_same(self, classes):
+        rng = np.random.default_rng(0)
+        names = np.unique(classes)
+        code, kind = rng.integers(len(names), size=300), np.arange(300) % 3
+        right = rng.uniform(size=300) < np.array([0.9, 0.9, 0.2])[kind]
+        guess = np.where(right, code, (code + 1) % len(names))
+        X = np.array([[0.0], [3.0], [9.0]])[kind] + rng.normal(size=(300, 1)) / 10
+        block = names[guess].astype(np.int64) if names.dtype.kind in "iufb" else guess
+        blocks = make_blocks(heatmap=X, predicted=block)
+        by_block = PseudoGroupLabeler(THREE).fit(blocks, names[code])
+        by_argument = PseudoGroupLabeler(THREE).fit(X, names[code], predicted=names[guess])
+        assert_array_equal(by_block.cluster_labels_, kind == 2)
+        assert_array_equal(by_argument.group_labels_, by_block.group_labels_)
+        assert by_argument.merges_ == by_block.merges_
+        # The argument wins over the block.
+        wrong = make_blocks(heatmap=X, predicted=np.roll(block, 1))
+        assert (
+            PseudoGroupLabeler(THREE).fit(wrong, names[code], predicted=names[guess]).merges_
+            == by_block.merges_
+        )
+
+    def test_a_predicted_class_that_y_lacks_is_a_wrong_answer(self, kinds):
+        X, y, _, predicted = kinds
+        other = np.where(predicted == y, predicted, "truck")
+        expected = PseudoGroupLabeler(THREE).fit(X, y, predicted=predicted)
+        assert PseudoGroupLabeler(THREE).fit(X, y, predicted=other).merges_ == expected.merges_
+        numbers = 2 * (y == "ship")
+        blocks = make_blocks(heatmap=X, predicted=np.where(predicted == y, numbers, 1))
+        assert PseudoGroupLabeler(THREE).fit(blocks, numbers).merges_ == expected.merges_
+
+    def test_several_classes_are_merged_only_if_none_tells_the_clusters_apart(self):
+        rng = np.random.default_rng(0)
+        code, kind = rng.integers(4, size=800), np.arange(800) % 3
+        # Kind 1 is like kind 0 but for class 3.
+        accuracy = np.full((3, 4), 0.9)
+        accuracy[1, 3] = accuracy[2, 0] = 0.1
+        right = rng.uniform(size=800) < accuracy[kind, code]
+        predicted = np.where(right, code, (code + 1) % 4)
+        X = np.array([[0.0], [3.0], [9.0]])[kind] + rng.normal(size=(800, 1)) / 10
+        assert PseudoGroupLabeler(THREE).fit(X, code, predicted=predicted).n_clusters_ == 3
+        others = code != 3
+        labeler = PseudoGroupLabeler(THREE).fit(X[others], code[others], predicted=predicted[others])
+        assert_array_equal(labeler.cluster_labels_, kind[others] == 2)
+        assert_array_equal(labeler.group_labels_, 2 * code[others] + (kind[others] == 2))
+
+    def test_without_an_alpha_nothing_is_merged_and_no_prediction_is_needed(self, kinds):
+        X, y, kind, predicted = kinds
+        labeler = PseudoGroupLabeler(THREE, merge_alpha=None).fit(X, y)
+        assert_array_equal(labeler.cluster_labels_, kind)
+        assert labeler.merges_ == [[]]
+        assert labeler.merged_into_[0].tolist() == [0, 1, 2]
+        assert_array_equal(
+            labeler.group_labels_, labeler.fit(X, y, predicted=predicted).group_labels_, strict=True
+        )
+
+    def test_missing_predictions_are_asked_for_with_the_ways_to_give_them(self, kinds):
+        X, y, _, _ = kinds
+        for given in (X, make_blocks(embedding=X, heatmap=X)):
+            with pytest.raises(
+                ValueError, match=r"return_embedding=True.*pass `predicted` to `fit`.*`merge_alpha=None`"
+            ):
+                PseudoGroupLabeler(THREE).fit(given, y)
+
+    def test_predictions_of_unknown_classes_are_refused(self, kinds):
+        X, y, _, _ = kinds
+        blocks = make_blocks(embedding=X, heatmap=X, predicted=np.full(200, -1))
+        with pytest.raises(ValueError, match="logits do not belong to the 2 classes in y"):
+            PseudoGroupLabeler(THREE).fit(blocks, y)
+
+    def test_predictions_of_another_length_are_refused(self, kinds):
+        X, y, _, predicted = kinds
+        with pytest.raises(ValueError, match="`predicted` has 199 entries for 200 samples"):
+            PseudoGroupLabeler(THREE).fit(X, y, predicted=predicted[1:])
+
+    def test_an_alpha_outside_of_0_to_1_is_refused(self, kinds):
+        X, y, _, predicted = kinds
+        for alpha in (0, 1, -0.1, "auto"):
+            with pytest.raises(ValueError, match="'merge_alpha' parameter"):
+                PseudoGroupLabeler(THREE, merge_alpha=alpha).fit(X, y, predicted=predicted)
+
+    @pytest.mark.parametrize("container", ["pandas", "polars"])
+    def test_a_frame_with_the_predictions_gives_the_same_groups(self, kinds, container):
+        frames = pytest.importorskip(container)
+        X, y, kind, predicted = kinds
+        code = (predicted == "ship").astype(int)
+        columns = {
+            "embedding_0": X[:, 0],
+            "heatmap_0": X[:, 0],
+            "heatmap_1": X[:, 1],
+            "predicted_0": code * 1.0,
+        }
+        frame = frames.DataFrame(columns)
+        labeler = PseudoGroupLabeler(THREE).set_output(transform=container)
+        out = labeler.fit_transform(frame, y)
+        assert_array_equal(labeler.cluster_labels_, kind == 2)
+        assert list(out.columns) == ["embedding_0", "predicted_0", "cluster_0"]
+        assert_array_equal(out["cluster_0"].to_numpy(), kind == 2)
+
+    def test_rows_without_an_image_count_neither_as_right_nor_as_wrong(self, kinds):
+        X, y, _, predicted = kinds
+        code = (predicted == "ship").astype(int)
+        expected = PseudoGroupLabeler(THREE).fit(make_blocks(heatmap=X, predicted=code), y)
+        missing = make_blocks(
+            heatmap=np.vstack([X, np.full((50, 2), np.nan)]), predicted=np.append(code, [-1] * 50)
+        )
+        labeler = PseudoGroupLabeler(THREE).fit(missing, np.append(y, ["bird"] * 50))
+        assert labeler.merges_ == expected.merges_
+        assert_array_equal(labeler.group_labels_, np.append(expected.group_labels_, [-1] * 50))
+        by_argument = PseudoGroupLabeler(THREE)
+        with pytest.warns(SkippedImagesWarning):
+            by_argument.fit(missing["heatmap"], np.append(y, ["bird"] * 50), np.append(predicted, ["?"] * 50))
+        assert by_argument.merges_ == expected.merges_
+
+    def test_copies_label_new_rows_alike(self, kinds):
+        X, y, _, predicted = kinds
+        labeler = PseudoGroupLabeler(AgglomerativeClustering(3), merge_alpha=0.05).fit(
+            X, y, predicted=predicted
+        )
+        assert clone(labeler).merge_alpha == 0.05
+        assert not hasattr(clone(labeler), "merges_")
+        loaded = pickle.loads(pickle.dumps(labeler))
+        assert_array_equal(loaded.predict_groups(X + 0.1, y), labeler.predict_groups(X + 0.1, y))
+        assert loaded.merges_ == labeler.merges_
+        assert loaded.merges_[0][0].p_value == labeler.merges_[0][0].p_value
+
+    def test_a_search_varies_the_alpha_and_is_warned_that_it_varies_the_partition(self, kinds):
+        X, y, _, predicted = kinds
+        blocks = make_blocks(embedding=X, heatmap=X, predicted=(predicted == "ship").astype(int))
+        dfr = DFRClassifier(n_retrains=1, min_group_size=1, balance="reweight", random_state=0)
+        pipe = Pipeline([("clusterer", PseudoGroupLabeler(THREE)), ("dfr", dfr)])
+        grid = {"clusterer__merge_alpha": [None, 0.01]}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConstantPredictionWarning)
+            search = GridSearchCV(pipe, grid, cv=2, refit=False).fit(blocks, y)
+            assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+            search.set_params(scoring=worst_pseudo_group_accuracy_scorer)
+            with pytest.warns(PartitionSearchWarning, match="clusterer__merge_alpha"):
+                search.fit(blocks, y)
+            for alpha, n_clusters in ((None, 3), (0.01, 2)):
+                pipe.set_params(clusterer__merge_alpha=alpha).fit(blocks, y)
+                assert pipe["clusterer"].n_clusters_ == n_clusters

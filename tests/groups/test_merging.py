@@ -1,0 +1,224 @@
+"""Which clusters are alike, in which order they are merged, and how the rest is numbered."""
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.stats import fisher_exact
+
+from skexmap import DFRClassifier
+from skexmap._blocks import make_blocks
+from skexmap.exceptions import OneClusterWarning
+from skexmap.groups import PseudoGroupLabeler
+from skexmap.groups._merging import cluster_means, merge_alike, p_value_alike
+
+ALPHA = 0.01
+
+
+def p_value_by_hand(a, b, classes, correct):
+    """Fisher's exact test class by class on two sets of rows, times the number of classes."""
+    smallest = 1.0
+    for c in range(classes.max() + 1):
+        own, other = a[classes[a] == c], b[classes[b] == c]
+        if len(own) and len(other):
+            table = [[correct[rows].sum(), (~correct[rows]).sum()] for rows in (own, other)]
+            smallest = min(smallest, fisher_exact(table)[1])
+    return min(1.0, smallest * (classes.max() + 1))
+
+
+def merged_by_hand(labels, classes, correct, rows, alpha):
+    """Start again after every merge, from the rows alone; return the partition, and which pairs went together."""
+    numbers = range(labels.max() + 1)
+    parts, merges = {k: np.flatnonzero(labels == k) for k in numbers}, []
+    while True:
+        alike = {}
+        for a, b in itertools.combinations(sorted(parts), 2):
+            p_value = p_value_by_hand(parts[a], parts[b], classes, correct)
+            if p_value >= alpha:
+                distance = np.linalg.norm(rows[parts[a]].mean(0) - rows[parts[b]].mean(0))
+                alike[distance, a, b] = p_value
+        if not alike:
+            break
+        _, a, b = min(alike)
+        merges.append((a, b, alike[min(alike)]))
+        parts[a] = np.concatenate([parts[a], parts.pop(b)])
+    return list(parts.values()), merges
+
+
+def random_clusters(seed, n_clusters=9, n_classes=3, n=900):
+    """Return clusters in three regimes of accuracy, and rows around a random centre each; the largest first."""
+    rng = np.random.default_rng(seed)
+    labels = np.sort(rng.choice(n_clusters, size=n, p=np.linspace(3, 1, n_clusters) / (2 * n_clusters)))
+    sizes = np.bincount(labels, minlength=n_clusters)
+    labels = np.argsort(np.argsort(-sizes, kind="stable"))[labels]
+    labels[rng.uniform(size=n) < 0.02] = -1
+    classes = rng.integers(n_classes, size=n)
+    accuracy = rng.choice([0.3, 0.7, 0.95], size=(n_clusters, n_classes))
+    accuracy[1::2] = accuracy[0]
+    correct = rng.uniform(size=n) < accuracy[labels, classes]
+    rows = rng.normal(size=(n_clusters, 4))[labels] * 3 + rng.normal(size=(n, 4))
+    return labels, classes, correct, rows
+
+
+def table(*answers):
+    """Return rows of (right, wrong) answers per class as `p_value_alike` takes them."""
+    return np.array(answers, dtype=np.int64)
+
+
+def clusters_of(tables, centers):
+    """Return the arguments of `merge_alike` for clusters with given answers: (right, wrong) per class."""
+    labels, classes, correct, rows = [], [], [], []
+    for cluster, (answers, center) in enumerate(zip(tables, centers, strict=True)):
+        for c, (right, wrong) in enumerate(answers):
+            labels += [cluster] * (right + wrong)
+            classes += [c] * (right + wrong)
+            correct += [True] * right + [False] * wrong
+            rows += [center] * (right + wrong)
+    return np.array(labels), np.array(classes), np.array(correct), np.array(rows, dtype=float)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("alpha", [ALPHA, 0.3])
+def test_merges_are_those_of_a_loop_that_starts_again_after_each(seed, alpha):
+    labels, classes, correct, rows = random_clusters(seed)
+    parts, expected = merged_by_hand(labels, classes, correct, rows, alpha)
+    becomes, merges = merge_alike(labels, classes, correct, rows, alpha)
+    assert expected
+    assert [(m.into, m.cluster) for m in merges] == [(a, b) for a, b, _ in expected]
+    assert_allclose([m.p_value for m in merges], [p for *_, p in expected], rtol=1e-6)
+    found = np.where(labels < 0, -1, becomes[labels])
+    assert {tuple(np.sort(part)) for part in parts} == {
+        tuple(np.flatnonzero(found == k)) for k in range(found.max() + 1)
+    }
+
+
+def test_the_p_value_is_the_smallest_of_the_classes_times_their_number():
+    a, b = table((30, 10), (5, 25), (0, 7)), table((28, 12), (15, 15), (0, 9))
+    expected = 3 * fisher_exact([[5, 25], [15, 15]])[1]
+    assert 0 < expected < 0.1
+    assert p_value_alike(a, b) == pytest.approx(expected)
+    assert p_value_alike(b, a) == pytest.approx(expected)
+
+
+def test_a_p_value_is_at_most_one():
+    assert p_value_alike(table((5, 5), (6, 4)), table((5, 5), (6, 4))) == 1
+
+
+def test_clusters_that_share_no_class_are_alike():
+    assert p_value_alike(table((50, 0), (0, 0)), table((0, 0), (0, 50))) == 1
+    becomes, merges = merge_alike(
+        *clusters_of([[(50, 0), (0, 0)], [(0, 0), (0, 40)]], [[0, 0], [1, 1]]), ALPHA
+    )
+    assert becomes.tolist() == [0, 0]
+    assert merges == [(0, 1, 1.0)]
+
+
+def test_a_class_in_which_the_model_is_always_right_or_always_wrong_tells_nothing_apart():
+    assert p_value_alike(table((50, 0)), table((3, 0))) == 1
+    assert p_value_alike(table((0, 50)), table((0, 3))) == 1
+    assert p_value_alike(table((50, 0)), table((0, 50))) == pytest.approx(0, abs=1e-20)
+
+
+def test_clusters_that_differ_in_one_class_alone_stay_apart():
+    same, other = (40, 10), (10, 40)
+    becomes, merges = merge_alike(*clusters_of([[same, same], [same, other]], [[0, 0], [0, 0]]), ALPHA)
+    assert becomes.tolist() == [0, 1]
+    assert merges == []
+    # Over both classes at once the two clusters below are right equally often.
+    becomes, _ = merge_alike(*clusters_of([[same, other], [other, same]], [[0, 0], [0, 0]]), ALPHA)
+    assert becomes.tolist() == [0, 1]
+
+
+def test_the_nearest_pair_merges_first_and_then_speaks_as_one():
+    # 0 and 2 are the nearest; together they differ from 1, which either of them is like.
+    tables = [[(45, 15)], [(35, 20)], [(38, 12)]]
+    far, near = [[0.0], [10.0], [1.0]], [[0.0], [1.0], [10.0]]
+    assert merge_alike(*clusters_of(tables, far), ALPHA)[1][0][:2] == (0, 2)
+    assert merge_alike(*clusters_of(tables, near), ALPHA)[1][0][:2] == (0, 1)
+    few = [[(52, 38)], [(35, 45)], [(58, 32)]]
+    alpha = 0.05
+    pairs = [p_value_alike(*np.array([few[a], few[b]])) for a, b in ((0, 1), (0, 2), (1, 2))]
+    assert [p >= alpha for p in pairs] == [True, True, False]
+    assert merge_alike(*clusters_of(few, far), alpha)[0].tolist() == [0, 1, 0]
+    # The other way round, the middle one goes to the second cluster.
+    assert merge_alike(*clusters_of(few, near), alpha)[0].tolist() == [0, 0, 1]
+
+
+def test_a_merged_cluster_lies_at_the_mean_of_its_rows():
+    # 100 rows at 0 and 50 at 2 merge first, to one at 2/3: 3.8 away from the next, which were 4.5 from 0, 3.5 from 1.
+    tables = [[(100, 0)], [(50, 0)], [(30, 0)], [(20, 0)]]
+    for last, second in ((8.5, (0, 2)), (8.2, (2, 3))):
+        _, merges = merge_alike(*clusters_of(tables, [[0.0], [2.0], [4.5], [last]]), ALPHA)
+        assert [m[:2] for m in merges[:2]] == [(0, 1), second]
+
+
+def test_clusters_are_numbered_by_size_after_merging_and_rows_of_none_stay_so():
+    # Cluster 0 is the largest; 1 and 2 are larger together.
+    tables, centers = [[(0, 60)], [(45, 0)], [(40, 0)]], [[0.0], [5.0], [6.0]]
+    labels, classes, correct, rows = clusters_of(tables, centers)
+    labels = np.append(labels, [-1] * 30)
+    classes, correct = np.append(classes, [0] * 30), np.append(correct, [False] * 30)
+    rows = np.vstack([rows, np.full((30, 1), 5.0)])
+    becomes, merges = merge_alike(labels, classes, correct, rows, ALPHA)
+    assert becomes.tolist() == [1, 0, 0]
+    assert merges == [(1, 2, 1.0)]
+    labeler = PseudoGroupLabeler(Given(labels), n_seed_checks=0)
+    labeler.fit(rows, classes, predicted=np.where(correct, classes, 7))
+    assert labeler.cluster_labels_.tolist() == [1] * 60 + [0] * 85 + [-1] * 30
+    assert labeler.group_labels_.tolist() == labeler.cluster_labels_.tolist()
+
+
+def test_equal_sizes_keep_their_order():
+    tables = [[(50, 0)], [(0, 50)], [(25, 25)]]
+    assert merge_alike(*clusters_of(tables, [[0.0], [1.0], [2.0]]), ALPHA)[0].tolist() == [0, 1, 2]
+
+
+def test_means_do_not_depend_on_blocks_of_rows():
+    rng = np.random.default_rng(0)
+    labels, rows = rng.integers(-1, 5, size=10_000), rng.normal(size=(10_000, 3)).astype(np.float32)
+    sizes = np.bincount(labels[labels >= 0])
+    expected = [rows[labels == k].mean(axis=0, dtype=np.float64) for k in range(5)]
+    assert_allclose(cluster_means(rows, labels, sizes), expected, atol=1e-5)
+
+
+def test_one_cluster_left_is_warned_of_when_the_last_layer_is_retrained():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(200, 2)), np.arange(200) % 2
+    blocks = make_blocks(embedding=X, heatmap=X, predicted=y)
+    out = PseudoGroupLabeler(Given(np.arange(200) // 2 % 2), n_seed_checks=0).fit_transform(blocks, y)
+    assert_array_equal(out["cluster"], 0)
+    with pytest.warns(OneClusterWarning):
+        DFRClassifier(n_retrains=1, random_state=0).fit(out, y)
+
+
+def test_ten_classes_twenty_clusters_and_160_000_rows_are_merged():
+    labels, classes, correct, rows = random_clusters(0, n_clusters=20, n_classes=10, n=160_000)
+    rows = np.hstack([rows] * 16).astype(np.float32)
+    start = time.perf_counter()
+    becomes, merges = merge_alike(labels, classes, correct, rows, ALPHA)
+    print(f"{len(merges)} of 20 clusters merged in {time.perf_counter() - start:.1f} s")
+    # Ten of them are of one kind; the others were drawn apart in ten classes.
+    assert len(set(becomes[1::2]) | {becomes[0]}) == 1
+    assert len(set(becomes.tolist())) == 20 - len(merges)
+
+
+class Given:
+    """A clusterer that gives the clusters it was told."""
+
+    def __init__(self, labels):
+        self.labels = labels
+
+    def get_params(self, deep=True):
+        return {"labels": self.labels}
+
+    def set_params(self, **params):
+        vars(self).update(params)
+        return self
+
+    def fit(self, X, y=None):
+        return self
+
+    def fit_predict(self, X, y=None):
+        return np.asarray(self.labels)
