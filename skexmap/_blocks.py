@@ -155,8 +155,11 @@ def block_columns(X):
 def blocks_to_columns(X):
     """Return the blocks of a structured array side by side as a plain 2-D array, of the type of its floats."""
     dtypes = [X.dtype[name].base for name in X.dtype.names]
-    # Clusters and classes are small numbers: they need no wider type than the embedding has.
     dtype = np.result_type(*([dtype for dtype in dtypes if dtype.kind == "f"] or dtypes))
+    # Clusters and classes are small numbers, as a rule: they need no wider type than the embedding has.
+    whole = [X[name] for name in X.dtype.names if X.dtype[name].base.kind in "iu"]
+    if any((values.astype(dtype).astype(values.dtype) != values).any() for values in whole):
+        dtype = np.dtype(np.float64)
     return np.hstack([X[name].reshape(len(X), -1).astype(dtype, copy=False) for name in X.dtype.names])
 
 

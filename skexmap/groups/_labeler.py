@@ -401,15 +401,23 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
             predicted = column_or_1d(predicted)
             if len(predicted) != len(y):
                 raise ValueError(f"`predicted` has {len(predicted)} entries for {len(y)} samples.")
-            return codes_of_labels(predicted, self.classes_)
-        predicted = get_block(X, PREDICTED, required_by=self)
-        if (predicted < 0).all() and not (np.asarray(y) == -1).any():
+            codes = codes_of_labels(predicted, self.classes_)
+            if (codes < 0).all():
+                raise ValueError(
+                    f"None of the {len(predicted)} entries of `predicted` is one of the {len(self.classes_)} classes "
+                    "in y. Pass labels as they are in y."
+                )
+            return codes
+        codes = get_block(X, PREDICTED, required_by=self)
+        if self.classes_.dtype.kind in "iufb":
+            codes = codes_of_labels(codes, self.classes_)
+        if (codes < 0).all():
             raise ValueError(
                 f"The model's logits do not belong to the {len(self.classes_)} classes in y, so that its predictions "
                 "are not known. Fit the HeatmapTransformer on as many classes as the model has logits, pass "
                 "`predicted` to `fit`, or merge nothing with `merge_alpha=None`."
             )
-        return codes_of_labels(predicted, self.classes_) if self.classes_.dtype.kind in "iufb" else predicted
+        return codes
 
     @gives_missing_no_cluster()
     def _clusters_of(self, rows):

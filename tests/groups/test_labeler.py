@@ -473,6 +473,23 @@ class TestMerging:
         with pytest.raises(ValueError, match="logits do not belong to the 2 classes in y"):
             PseudoGroupLabeler(THREE).fit(blocks, y)
 
+    def test_predictions_that_are_not_labels_are_refused(self, kinds):
+        X, y, _, predicted = kinds
+        with pytest.raises(
+            ValueError, match="None of the 200 entries of `predicted` is one of the 2 classes"
+        ):
+            PseudoGroupLabeler(THREE).fit(X, y, predicted=(predicted == "ship").astype(int))
+        # Logits by number, and labels that are other numbers.
+        blocks = make_blocks(heatmap=X, predicted=(predicted == "ship").astype(int))
+        with pytest.raises(ValueError, match="logits do not belong to the 2 classes in y"):
+            PseudoGroupLabeler(THREE).fit(blocks, np.where(y == "ship", 10, 20))
+
+    def test_a_model_that_always_answers_minus_one_is_taken_at_its_word(self, kinds):
+        X, y, _, _ = kinds
+        blocks = make_blocks(heatmap=X, predicted=np.full(200, -1))
+        # It is right about one class and wrong about the other, whatever the cluster.
+        assert PseudoGroupLabeler(THREE).fit(blocks, np.where(y == "bird", -1, 1)).n_clusters_ == 1
+
     def test_predictions_of_another_length_are_refused(self, kinds):
         X, y, _, predicted = kinds
         with pytest.raises(ValueError, match="`predicted` has 199 entries for 200 samples"):
