@@ -255,6 +255,45 @@ def worst_group_accuracies(right, counts):
     return np.where(np.isinf(accuracies), np.nan, accuracies)
 
 
+def mean_group_accuracies(right, counts):
+    """Return the mean of the accuracies of the groups that occur: it decides where worst groups are equal.
+
+    A group that no model can serve would leave the choice among them to chance.
+
+    Parameters
+    ----------
+    right : ndarray of shape (n_models, n_groups)
+        Number of right answers.
+    counts : ndarray of shape (n_groups,)
+        Number of samples.
+
+    Returns
+    -------
+    accuracies : ndarray of shape (n_models,)
+    """
+    present = counts > 0
+    return (right[:, present] / counts[present]).mean(axis=1)
+
+
+def from_best_to_worst(right, counts, Cs):
+    """Order strengths by their worst group, then by the mean over the groups, then the strongest penalty first.
+
+    Parameters
+    ----------
+    right : ndarray of shape (n_Cs, n_groups)
+        Number of right answers.
+    counts : ndarray of shape (n_groups,)
+        Number of samples.
+    Cs : ndarray of shape (n_Cs,)
+        Inverse strengths of the penalty.
+
+    Returns
+    -------
+    order : ndarray of int of shape (n_Cs,)
+    """
+    return np.lexsort((Cs, -mean_group_accuracies(right, counts), -worst_group_accuracies(right, counts)))
+
+
 def run(tasks, n_tasks, description, n_jobs=None, track=None):
     """Run tasks in threads and yield their results in order.
 
@@ -685,7 +724,8 @@ class DFRClassifierCV(_DFR):
         ``"stratified"``: every group is halved, and both halves are fitted on and scored on. A half is cut down
         to half the subsample size of the refit and standardised as the refit is. The score is the accuracy of
         the worst group, its right answers counted over all splits. Of several strengths with an equal score the
-        smallest wins. A strength whose refit has no non-zero coefficient is passed over for the next best.
+        mean over the groups decides, then the smallest wins. A strength whose refit has no non-zero coefficient
+        is passed over for the next best.
         ``"published"``: the samples are halved at random, whatever their groups, and one half is scored on. Each
         half decides anew which of its groups are large enough to set the size, and is standardised by itself once
         it is balanced. The score is the mean over the
@@ -841,11 +881,9 @@ class DFRClassifierCV(_DFR):
             )
         self.cv_scores_ = worst_group_accuracies(right, counts).T
         if self.cv is None and self.tuning == "stratified":
-            right, counts = right.sum(axis=0), counts.sum(axis=0)
-            self.scores_ = worst_group_accuracies(right, counts)
-            # A group that no strength can serve would leave the choice to chance.
-            macro = (right[:, counts > 0] / counts[counts > 0]).mean(axis=-1)
-            order = np.lexsort((self.Cs_, -macro, -self.scores_))
+            pooled = right.sum(axis=0), counts.sum(axis=0)
+            self.scores_ = worst_group_accuracies(*pooled)
+            order = from_best_to_worst(*pooled, self.Cs_)
         else:
             self.scores_ = self.cv_scores_[:, scored].mean(axis=1)
             order = np.argsort(-self.scores_, kind="stable")

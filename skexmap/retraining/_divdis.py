@@ -11,7 +11,7 @@ from skexmap._blocks import EMBEDDING, leaves_out_missing
 from skexmap._group_labels import NO_GROUP
 from skexmap._progress import reports_fit
 from skexmap._validation import Interval, _fit_context, codes_of_known_classes
-from skexmap.retraining._dfr import count_right, worst_group_accuracies
+from skexmap.retraining._dfr import count_right, mean_group_accuracies, worst_group_accuracies
 from skexmap.retraining._inputs import (
     large_enough,
     read_classes,
@@ -339,9 +339,7 @@ class DivDisClassifier(LinearHead):
         correct = predicted == class_codes[:, None]
         right, counts = count_right(correct, group_codes, group_codes.max() + 1)
         self.head_scores_ = worst_group_accuracies(right, counts)
-        mean = (right[:, counts > 0] / counts[counts > 0]).mean(axis=1)
-        # A group that no head can serve would leave the choice to chance.
-        self.head_ = int(np.lexsort((mean, self.head_scores_))[-1])
+        self.head_ = int(np.lexsort((mean_group_accuracies(right, counts), self.head_scores_))[-1])
         self.coef_, self.intercept_ = self.heads_[self.head_]
 
     def _head_log_probabilities(self, embedding):

@@ -15,6 +15,7 @@ from skexmap.retraining import DFRClassifier, DFRClassifierCV
 from skexmap.retraining._dfr import (
     count_right,
     first_that_is_not_zero,
+    from_best_to_worst,
     reweight_groups,
     stratified_halves,
     subsample_groups,
@@ -346,7 +347,9 @@ def test_the_stratified_tuning_curve_is_that_of_a_straight_line_script(balance):
     np.testing.assert_allclose(cv.cv_scores_, (right / counts).min(axis=2).T, atol=1e-12)
     pooled = (right.sum(axis=0) / (3 * counts)).min(axis=1)
     np.testing.assert_allclose(cv.scores_, pooled, atol=1e-12)
-    assert min(C for C, score in zip(Cs, pooled, strict=True) if score == pooled.max()) == cv.C_
+    # Of equal ones the mean over the groups decides, then the strongest penalty.
+    mean = (right.sum(axis=0) / (3 * counts)).mean(axis=1)
+    assert min((-worst, -middle, C) for worst, middle, C in zip(pooled, mean, Cs, strict=True))[2] == cv.C_
     assert cv.best_score_ == pooled.max()
 
 
@@ -414,6 +417,18 @@ def test_of_equally_good_strengths_the_strongest_penalty_wins_or_as_published_th
         assert cv.C_ == 0.1
         assert Cs[0] == DFRClassifierCV(Cs, tuning="published", n_retrains=1, random_state=0).fit(X, y).C_
         assert Cs[0] == DFRClassifierCV(Cs, cv=3, n_retrains=1, random_state=0).fit(X, y).C_
+
+
+def test_a_group_that_no_strength_serves_leaves_the_choice_to_the_mean_over_the_groups():
+    Cs, counts = np.array([1.0, 0.3, 0.1, 0.03]), np.array([10, 100, 0, 4])
+    hopeless = np.array([[9, 40, 0, 0], [8, 90, 0, 0], [9, 80, 0, 0], [9, 80, 0, 0]])
+    # Means of 1.3, 1.7, 1.7 and 1.7 thirds: the strongest penalty of the last three, then the others of them.
+    assert from_best_to_worst(hopeless, counts, Cs).tolist() == [3, 2, 1, 0]
+    hopeless[1, 1] = 91
+    assert from_best_to_worst(hopeless, counts, Cs).tolist() == [1, 3, 2, 0]
+    # The worst group goes first.
+    hopeless[0] = [1, 10, 0, 1]
+    assert from_best_to_worst(hopeless, counts, Cs)[0] == 0
 
 
 def test_a_strength_whose_refit_is_zero_is_passed_over_for_the_next_best():
