@@ -71,7 +71,9 @@ def fit_strategies(seed, blocks, y, pseudo_groups, true_groups, source, net_head
     yield "`AFRClassifier()`, net as reference", shown, fit(AFRClassifier(reference_estimator=frozen))
     environments = EIILLabeler(frozen).fit_predict(embedding, y)
     yield "`EIILLabeler(net)`, then `DFRClassifierCV()`", shown, fit(DFRClassifierCV(), environments)
-    george = PseudoGroupLabeler(OverclusteringKMeans(random_state=seed), block="embedding", scope="local")
+    george = PseudoGroupLabeler(
+        OverclusteringKMeans(random_state=seed), block="embedding", scope="local", merge_alpha=None
+    )
     george = george.fit_predict(blocks, y)
     name = "GEORGE: embedding clusters, then `DFRClassifierCV(min_group_size=20)`"
     yield name, shown, fit(DFRClassifierCV(min_group_size=20), george)
