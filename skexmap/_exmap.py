@@ -21,7 +21,6 @@ from skexmap._validation import (
 from skexmap.cluster import EigengapSpectralClustering
 from skexmap.features import EmbeddingTransformer, HeatmapTransformer
 from skexmap.groups import PseudoGroupLabeler
-from skexmap.groups._diagnosis import warn_of_constant_predictions
 from skexmap.metrics import group_report
 from skexmap.retraining import DFRClassifierCV, EIILLabeler
 from skexmap.retraining._inputs import read_classes
@@ -277,15 +276,13 @@ class ExMapClassifier(FrozenModelMixin, EstimatorMixin, ClassifierMixin, BaseEst
         self.classes_, class_codes = read_classes(self, y, _num_samples(X))
         y = self.classes_[class_codes]
         heatmaps, labeler, strategy = _steps(
-            *(
-                self.model,
-                self.heatmaps,
-                self.clusterer,
-                self.scope,
-                self.strategy,
-                self.recipe,
-                self.random_state,
-            )
+            self.model,
+            self.heatmaps,
+            self.clusterer,
+            self.scope,
+            self.strategy,
+            self.recipe,
+            self.random_state,
         )
         # Nobody else looks at these if no heatmap is computed.
         if hasattr(heatmaps, "_validate_params"):
@@ -330,11 +327,6 @@ class ExMapClassifier(FrozenModelMixin, EstimatorMixin, ClassifierMixin, BaseEst
         missing = rows_without_image(self.embeddings_)
         shown = slice(None) if missing is None else ~missing
         predicted = self.strategy_.predict(self.embeddings_[shown])
-        warn_of_constant_predictions(
-            predicted,
-            "The retrained last layer",
-            "Weaken the penalty (a larger C), or see whether some group is too small to learn from.",
-        )
         self.report_ = group_report(y[shown], predicted, group_labels=self.group_labels_[shown])
         return self
 

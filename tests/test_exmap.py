@@ -367,7 +367,7 @@ class TestDiagnosis:
         X, _ = images
         y = np.r_[np.zeros(30, dtype=int), np.arange(30) % 2]
         exmap.set_params(strategy=DFRClassifier(C=1e-6, n_retrains=1, balance="reweight", min_group_size=1))
-        with pytest.warns(ConstantPredictionWarning, match="predicts the same class"):
+        with pytest.warns(ConstantPredictionWarning, match="DFRClassifier predicts the same class"):
             exmap.fit(X, y)
 
     def test_it_can_be_silenced_by_category(self, recwarn):

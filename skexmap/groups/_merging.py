@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import fisher_exact
 
-_BLOCK_OF_ROWS = 4096
+from skexmap.cluster._components import cluster_means
+from skexmap.cluster._spectrum import renumber_by_size
 
 
 class Merge(NamedTuple):
@@ -41,7 +42,7 @@ def merge_alike(labels, class_codes, correct, rows, alpha):
     Returns
     -------
     becomes : ndarray of shape (n_clusters,), int64
-        New number of each cluster, by falling size.
+        New number of each cluster: the largest is 0, equal sizes are ordered by their first member.
     merges : list of Merge
         In their order.
     """
@@ -51,7 +52,7 @@ def merge_alike(labels, class_codes, correct, rows, alpha):
     member = labels >= 0
     np.add.at(answers, (labels[member], class_codes[member], (~correct[member]).astype(int)), 1)
     sizes = answers.sum(axis=(1, 2))
-    centers = cluster_means(rows, labels, sizes)
+    centers = cluster_means(rows, labels)
     p_values = np.zeros((n_clusters, n_clusters))
     for a in range(n_clusters):
         p_values[a, :a] = p_values[:a, a] = [p_value_alike(answers[a], answers[b]) for b in range(a)]
@@ -70,7 +71,9 @@ def merge_alike(labels, class_codes, correct, rows, alpha):
         p_values[gone] = p_values[:, gone] = 0
         for other in np.setdiff1d(into, stays):
             p_values[stays, other] = p_values[other, stays] = p_value_alike(answers[stays], answers[other])
-    return _numbered_by_size(into, sizes), merges
+    becomes = np.empty(n_clusters, dtype=np.int64)
+    becomes[labels[member]] = renumber_by_size(into[labels[member]])
+    return becomes, merges
 
 
 def p_value_alike(answers, others):
@@ -93,21 +96,3 @@ def p_value_alike(answers, others):
         if own.any() and other.any() and (own + other).all()
     ]
     return min(1.0, len(answers) * min(p_values, default=1.0))
-
-
-def cluster_means(rows, labels, sizes):
-    """Return the mean row of each cluster, in float64, a block of rows at a time."""
-    sums = np.zeros((len(sizes), rows.shape[1]))
-    for start in range(0, len(rows), _BLOCK_OF_ROWS):
-        block = slice(start, start + _BLOCK_OF_ROWS)
-        membership = labels[block] == np.arange(len(sizes))[:, None]
-        sums += membership.astype(rows.dtype) @ rows[block]
-    return sums / np.maximum(sizes, 1)[:, None]
-
-
-def _numbered_by_size(into, sizes):
-    left = np.unique(into)
-    by_size = left[np.argsort(-sizes[left], kind="stable")]
-    numbers = np.empty(len(sizes), dtype=np.int64)
-    numbers[by_size] = np.arange(len(by_size))
-    return numbers[into]

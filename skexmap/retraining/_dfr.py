@@ -46,8 +46,7 @@ def subsample_size(group_codes, min_group_size):
         None if no group is large enough: then nothing is cut.
     """
     counts = np.bincount(group_codes)
-    # A group without a sample does not occur.
-    setting = counts[counts >= max(min_group_size, 1)]
+    setting = counts[counts >= min_group_size]
     return int(setting.min()) if setting.size else None
 
 
@@ -495,7 +494,7 @@ class _DFR(LinearHead):
     _parameter_constraints: dict = {
         "n_retrains": [Interval(Integral, 1, None, closed="left")],
         "balance": [StrOptions(set(BALANCES))],
-        "min_group_size": [Interval(Integral, 0, None, closed="left")],
+        "min_group_size": [Interval(Integral, 1, None, closed="left")],
         "standardize": ["boolean"],
         "random_state": ["random_state"],
         "n_jobs": [Integral, None],

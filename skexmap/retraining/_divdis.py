@@ -220,7 +220,7 @@ class DivDisClassifier(LinearHead):
         "n_heads": [Interval(Integral, 1, None, closed="left")],
         "diversity": [Interval(Real, 0, None, closed="left")],
         "regularization": [Interval(Real, 0, None, closed="left")],
-        "min_group_size": [Interval(Integral, 0, None, closed="left")],
+        "min_group_size": [Interval(Integral, 1, None, closed="left")],
         **TRAINING_CONSTRAINTS,
     }
 

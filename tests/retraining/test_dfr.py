@@ -49,7 +49,7 @@ def test_the_smallest_group_of_at_least_min_group_size_sets_the_subsample_size()
     assert subsample_size(codes, 7) == 7
     assert subsample_size(codes, 5) == 5
     # Group 4 has no sample and cannot set it.
-    assert subsample_size(codes, 0) == 5
+    assert subsample_size(codes, 1) == 5
     assert subsample_size(codes, 50) == 50
     assert subsample_size(codes, 51) is None
 

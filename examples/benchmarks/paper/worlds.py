@@ -16,13 +16,13 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from paper import base_model
+from paper.settings import FASHION
 from sklearn.pipeline import make_pipeline
 
 from skexmap import EmbeddingTransformer, export_model
 from skexmap.datasets import ImageNetTransform, load_colored_mnist, make_colored_digits
 from skexmap.retraining import ERMClassifier
 
-FASHION = "/usr/share/datasets/fashion-mnist"
 TOPS = (0, 2, 4, 6)
 GREEN_AND_RED = np.array([[0, 1, 0], [1, 0, 0]], dtype=np.float32)
 TEN_HUES = np.array([colorsys.hsv_to_rgb(i / 10, 1, 1) for i in range(10)], dtype=np.float32)
