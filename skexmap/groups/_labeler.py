@@ -47,8 +47,8 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
     or not an image falls into it.
 
     A clusterer also tells apart what has nothing to do with a shortcut, bags from shoes. Each part of such a split
-    would weigh as much as a true group. So clusters on which the frozen model is right equally often, class by class,
-    are merged before they are crossed with the classes.
+    would weigh as much as a true group. So neighbouring clusters on which the frozen model is right equally often, class
+    by class, are merged before they are crossed with the classes.
 
     Parameters
     ----------
@@ -59,11 +59,11 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
     block : {"heatmap", "embedding"}, default="heatmap"
         Which named block to cluster. ``"embedding"``, whose rows are divided by their largest absolute
         value first, is the choice of GEORGE [2]_. A plain 2-D X is taken for that block.
-    merge_alpha : float in (0, 1) or None, default=0.01
-        Two clusters stay apart only if, in some class, the model's right and wrong answers on the one differ from those
-        on the other: Fisher's exact test at this level, Bonferroni-corrected over the classes. While a pair is not
-        told apart, the pair with the nearest mean rows is merged. This needs the model's predictions. None merges
-        nothing, as published.
+    merge_alpha : float in (0, 1) or None, default=0.05
+        A tree is built over the clusters, by average linkage of their mean rows. From the leaves upwards, two branches
+        are merged unless, in some class, the model's right and wrong answers on the one differ from those on the other:
+        Fisher's exact test at this level, Bonferroni-corrected over the classes. Branches that differ end the merging
+        on their side of the tree. This needs the model's predictions. None merges nothing, as published.
     n_seed_checks : int, default=1
         How many other seeds the clusters of a clusterer with a `random_state` are compared with, at the cost of one
         more clustering each. 0 saves the time. A clusterer with this parameter of its own, as those of skexmap, sees
@@ -184,7 +184,7 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
         *,
         scope="global",
         block="heatmap",
-        merge_alpha=0.01,
+        merge_alpha=0.05,
         n_seed_checks=1,
     ):
         self.clusterer = clusterer

@@ -3,6 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
+from scipy.cluster.hierarchy import linkage
+from scipy.spatial.distance import pdist
 from scipy.stats import fisher_exact
 
 from skexmap.cluster._components import cluster_means
@@ -12,7 +14,7 @@ from skexmap.cluster._spectrum import renumber_by_size
 class Merge(NamedTuple):
     """Two clusters that became one, by the numbers that the clusterer's clusters had before any merge.
 
-    A cluster that absorbed others before keeps its number.
+    A cluster that absorbed others before keeps its number, the smallest of theirs.
     """
 
     into: int
@@ -21,23 +23,27 @@ class Merge(NamedTuple):
 
 
 def merge_alike(labels, class_codes, correct, rows, alpha):
-    """Merge, nearest first, the pairs of clusters on which the model is right equally often.
+    """Merge clusters that are neighbours and on which the model is right equally often.
 
-    Two clusters are told apart if, in some class, the model's right and wrong answers on the one differ from those on
+    A tree is built over the clusters (average linkage of their mean rows). From its leaves upwards, two branches become
+    one cluster if each of them is one cluster and the model is not told to behave differently on them. Clusters that
+    lie far apart are never merged past a nearer one that is different: two shortcuts may fail equally often.
+
+    Two clusters are different if, in some class, the model's right and wrong answers on the one differ from those on
     the other: Fisher's exact test, times the number of classes (Bonferroni).
 
     Parameters
     ----------
     labels : ndarray of shape (n_samples,), int64
-        Clusters; -1 belongs to none.
+        Clusters, numbered from 0 without a gap; -1 belongs to none.
     class_codes : ndarray of shape (n_samples,)
         Class of each row.
     correct : ndarray of bool of shape (n_samples,)
         Whether the model is right about each row.
     rows : ndarray of shape (n_samples, n_features)
-        What was clustered: the nearest pair has the nearest mean rows.
+        What was clustered.
     alpha : float
-        Pairs with a p-value of at least this are not told apart.
+        Clusters with a p-value of at least this are alike.
 
     Returns
     -------
@@ -51,26 +57,22 @@ def merge_alike(labels, class_codes, correct, rows, alpha):
     answers = np.zeros((n_clusters, int(class_codes.max()) + 1, 2), dtype=np.int64)
     member = labels >= 0
     np.add.at(answers, (labels[member], class_codes[member], (~correct[member]).astype(int)), 1)
-    sizes = answers.sum(axis=(1, 2))
-    centers = cluster_means(rows, labels)
-    p_values = np.zeros((n_clusters, n_clusters))
-    for a in range(n_clusters):
-        p_values[a, :a] = p_values[:a, a] = [p_value_alike(answers[a], answers[b]) for b in range(a)]
 
     into, merges = np.arange(n_clusters), []
-    while (p_values >= alpha).any():
-        alike = np.argwhere(np.tril(p_values >= alpha))
-        distances = ((centers[alike[:, 0]] - centers[alike[:, 1]]) ** 2).sum(axis=1)
-        gone, stays = alike[distances.argmin()]
-        merges.append(Merge(int(stays), int(gone), float(p_values[gone, stays])))
-        into[into == gone] = stays
-        share = sizes[gone] / (sizes[gone] + sizes[stays])
-        centers[stays] += share * (centers[gone] - centers[stays])
-        answers[stays] += answers[gone]
-        sizes[stays] += sizes[gone]
-        p_values[gone] = p_values[:, gone] = 0
-        for other in np.setdiff1d(into, stays):
-            p_values[stays, other] = p_values[other, stays] = p_value_alike(answers[stays], answers[other])
+    # The cluster that each node of the tree became; None if it is several.
+    nodes = list(range(n_clusters))
+    tree = linkage(pdist(cluster_means(rows, labels)), "average")[:, :2] if n_clusters > 1 else []
+    for pair in np.asarray(tree, dtype=int):
+        branches = [nodes[node] for node in pair]
+        nodes.append(None)
+        if None in branches:
+            continue
+        stays, gone = sorted(branches)
+        p_value = p_value_alike(answers[stays], answers[gone])
+        if p_value >= alpha:
+            merges.append(Merge(stays, gone, p_value))
+            into[into == gone] = nodes[-1] = stays
+            answers[stays] += answers[gone]
     becomes = np.empty(n_clusters, dtype=np.int64)
     becomes[labels[member]] = renumber_by_size(into[labels[member]])
     return becomes, merges

@@ -254,43 +254,28 @@ def worst_group_accuracies(right, counts):
     return np.where(np.isinf(accuracies), np.nan, accuracies)
 
 
-def mean_group_accuracies(right, counts):
-    """Return the mean of the accuracies of the groups that occur: it decides where worst groups are equal.
+def shrunk_worst_group_accuracies(right, counts, weight):
+    """Return the accuracy of the worst group, each group's being shrunk towards the mean over the groups.
 
-    A group that no model can serve would leave the choice among them to chance.
+    The accuracy of a few samples is mostly chance, and the minimum picks it: a sliver would choose the strength.
 
     Parameters
     ----------
     right : ndarray of shape (n_models, n_groups)
         Number of right answers.
     counts : ndarray of shape (n_groups,)
-        Number of samples.
+        Number of samples, not all 0; groups without a sample do not occur.
+    weight : float
+        Number of samples that the mean counts as in every group.
 
     Returns
     -------
     accuracies : ndarray of shape (n_models,)
     """
     present = counts > 0
-    return (right[:, present] / counts[present]).mean(axis=1)
-
-
-def from_best_to_worst(right, counts, Cs):
-    """Order strengths by their worst group, then by the mean over the groups, then the strongest penalty first.
-
-    Parameters
-    ----------
-    right : ndarray of shape (n_Cs, n_groups)
-        Number of right answers.
-    counts : ndarray of shape (n_groups,)
-        Number of samples.
-    Cs : ndarray of shape (n_Cs,)
-        Inverse strengths of the penalty.
-
-    Returns
-    -------
-    order : ndarray of int of shape (n_Cs,)
-    """
-    return np.lexsort((Cs, -mean_group_accuracies(right, counts), -worst_group_accuracies(right, counts)))
+    right, counts = right[:, present], counts[present]
+    mean = (right / counts).mean(axis=1, keepdims=True)
+    return ((right + weight * mean) / (counts + weight)).min(axis=1)
 
 
 def run(tasks, n_tasks, description, n_jobs=None, track=None):
@@ -722,9 +707,10 @@ class DFRClassifierCV(_DFR):
     tuning : {"stratified", "published"}, default="stratified"
         ``"stratified"``: every group is halved, and both halves are fitted on and scored on. A half is cut down
         to half the subsample size of the refit and standardised as the refit is. The score is the accuracy of
-        the worst group, its right answers counted over all splits. Of several strengths with an equal score the
-        mean over the groups decides, then the smallest wins. A strength whose refit has no non-zero coefficient
-        is passed over for the next best.
+        the worst group, with right answers counted over all splits, and the accuracy of each group shrunk towards the
+        mean over the groups, as if `min_group_size` more of its samples had that mean: the accuracy of a handful of
+        samples is mostly chance. The smallest of several strengths with an equal score wins. A strength whose refit
+        has no non-zero coefficient is passed over for the next best.
         ``"published"``: the samples are halved at random, whatever their groups, and one half is scored on. Each
         half decides anew which of its groups are large enough to set the size, and is standardised by itself once
         it is balanced. The score is the mean over the
@@ -767,7 +753,7 @@ class DFRClassifierCV(_DFR):
         of `cv` lacks all of them.
     scores_ : ndarray of shape (n_Cs,)
         The curve that C_ is chosen from. With ``tuning="stratified"`` the accuracy of the worst group over all splits
-        together; otherwise the mean of `cv_scores_` over the splits without NaN.
+        together, shrunk as `tuning` says; otherwise the mean of `cv_scores_` over the splits without NaN.
     best_score_ : float
         The score of C_.
     coef_, intercept_, classes_, groups_, group_counts_, subsample_size_, n_features_in_, feature_names_in_
@@ -880,9 +866,11 @@ class DFRClassifierCV(_DFR):
             )
         self.cv_scores_ = worst_group_accuracies(right, counts).T
         if self.cv is None and self.tuning == "stratified":
-            pooled = right.sum(axis=0), counts.sum(axis=0)
-            self.scores_ = worst_group_accuracies(*pooled)
-            order = from_best_to_worst(*pooled, self.Cs_)
+            # Every sample is scored once a split.
+            self.scores_ = shrunk_worst_group_accuracies(
+                right.sum(axis=0), counts.sum(axis=0), self.n_splits * self.min_group_size
+            )
+            order = np.lexsort((self.Cs_, -self.scores_))
         else:
             self.scores_ = self.cv_scores_[:, scored].mean(axis=1)
             order = np.argsort(-self.scores_, kind="stable")

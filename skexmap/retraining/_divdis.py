@@ -11,7 +11,7 @@ from skexmap._blocks import EMBEDDING, leaves_out_missing
 from skexmap._group_labels import NO_GROUP
 from skexmap._progress import reports_fit
 from skexmap._validation import Interval, _fit_context, codes_of_known_classes
-from skexmap.retraining._dfr import count_right, mean_group_accuracies, worst_group_accuracies
+from skexmap.retraining._dfr import count_right, shrunk_worst_group_accuracies
 from skexmap.retraining._inputs import (
     large_enough,
     read_classes,
@@ -159,8 +159,8 @@ class DivDisClassifier(LinearHead):
     head_ : int
         Which of them is chosen.
     head_scores_ : ndarray of shape (n_heads,)
-        What it was chosen by: accuracy of the worst group, or (`select_head` without groups) of all samples. The
-        mean over the groups decides ties.
+        What it was chosen by: accuracy of the worst group, each group's shrunk towards their mean as `DFRClassifierCV`
+        does, or (`select_head` without groups) of all samples.
     groups_, classes_, n_features_in_
         As in `DFRClassifier`; the groups come from where that takes them.
 
@@ -338,8 +338,8 @@ class DivDisClassifier(LinearHead):
         predicted = np.argmax(self._head_log_probabilities(embedding), axis=2).T
         correct = predicted == class_codes[:, None]
         right, counts = count_right(correct, group_codes, group_codes.max() + 1)
-        self.head_scores_ = worst_group_accuracies(right, counts)
-        self.head_ = int(np.lexsort((mean_group_accuracies(right, counts), self.head_scores_))[-1])
+        self.head_scores_ = shrunk_worst_group_accuracies(right, counts, self.min_group_size)
+        self.head_ = int(self.head_scores_.argmax())
         self.coef_, self.intercept_ = self.heads_[self.head_]
 
     def _head_log_probabilities(self, embedding):

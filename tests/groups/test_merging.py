@@ -29,22 +29,23 @@ def p_value_by_hand(a, b, classes, correct):
 
 
 def merged_by_hand(labels, classes, correct, rows, alpha):
-    """Start again after every merge, from the rows alone; return the partition, and which pairs went together."""
-    numbers = range(labels.max() + 1)
-    parts, merges = {k: np.flatnonzero(labels == k) for k in numbers}, []
-    while True:
-        alike = {}
-        for a, b in itertools.combinations(sorted(parts), 2):
-            p_value = p_value_by_hand(parts[a], parts[b], classes, correct)
+    """Join the nearest two branches, from the rows alone; return the partition, and which branches became one."""
+    wholes = {(k,): np.flatnonzero(labels == k) for k in range(labels.max() + 1)}
+    centers = [rows[part].mean(axis=0) for part in wholes.values()]
+    branches, merges = list(wholes), []
+
+    def distance(pair):
+        return np.mean([np.linalg.norm(centers[i] - centers[j]) for i, j in itertools.product(*pair)])
+
+    while len(branches) > 1:
+        a, b = sorted(min(itertools.combinations(branches, 2), key=distance), key=min)
+        branches = [branch for branch in branches if branch not in (a, b)] + [a + b]
+        if a in wholes and b in wholes:
+            p_value = p_value_by_hand(wholes[a], wholes[b], classes, correct)
             if p_value >= alpha:
-                distance = np.linalg.norm(rows[parts[a]].mean(0) - rows[parts[b]].mean(0))
-                alike[distance, a, b] = p_value
-        if not alike:
-            break
-        _, a, b = min(alike)
-        merges.append((a, b, alike[min(alike)]))
-        parts[a] = np.concatenate([parts[a], parts.pop(b)])
-    return list(parts.values()), merges
+                merges.append((min(a), min(b), p_value))
+                wholes[a + b] = np.concatenate([wholes.pop(a), wholes.pop(b)])
+    return list(wholes.values()), merges
 
 
 def random_clusters(seed, n_clusters=9, n_classes=3, n=900):
@@ -81,7 +82,7 @@ def clusters_of(tables, centers):
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("alpha", [ALPHA, 0.3])
-def test_merges_are_those_of_a_loop_that_starts_again_after_each(seed, alpha):
+def test_merges_are_those_of_a_tree_built_by_hand(seed, alpha):
     labels, classes, correct, rows = random_clusters(seed)
     parts, expected = merged_by_hand(labels, classes, correct, rows, alpha)
     becomes, merges = merge_alike(labels, classes, correct, rows, alpha)
@@ -146,12 +147,20 @@ def test_the_nearest_pair_merges_first_and_then_speaks_as_one():
     assert merge_alike(*clusters_of(few, near), alpha)[0].tolist() == [0, 0, 1]
 
 
-def test_a_merged_cluster_lies_at_the_mean_of_its_rows():
-    # 100 rows at 0 and 50 at 2 merge first, to one at 2/3: 3.8 away from the next, which were 4.5 from 0, 3.5 from 1.
-    tables = [[(100, 0)], [(50, 0)], [(30, 0)], [(20, 0)]]
-    for last, second in ((8.5, (0, 2)), (8.2, (2, 3))):
-        _, merges = merge_alike(*clusters_of(tables, [[0.0], [2.0], [4.5], [last]]), ALPHA)
-        assert [m[:2] for m in merges[:2]] == [(0, 1), second]
+def test_a_nearer_cluster_that_differs_ends_the_merging():
+    alike, different = [(45, 15)], [(10, 50)]
+    tables = [alike, different, alike]
+    assert merge_alike(*clusters_of(tables, [[0.0], [9.0], [1.0]]), ALPHA)[1] == [(0, 2, 1.0)]
+    assert merge_alike(*clusters_of(tables, [[0.0], [1.0], [9.0]]), ALPHA)[1] == []
+
+
+def test_two_shortcuts_that_fail_equally_often_stay_apart():
+    # Class 0 fails where the first shortcut misleads, and as often where the second does; where both do, always.
+    both_lead, first_misleads, second_misleads = [(900, 0), (0, 9)], [(60, 30), (80, 10)], [(58, 32), (82, 8)]
+    tables = [both_lead, first_misleads, second_misleads, both_lead[::-1]]
+    assert p_value_alike(*np.array([first_misleads, second_misleads])) > 0.5
+    corners = [[0.0, 0.0], [1.0, 0.0], [0.0, 1.01], [1.0, 1.01]]
+    assert merge_alike(*clusters_of(tables, corners), 0.05)[1] == []
 
 
 def test_clusters_are_numbered_by_size_after_merging_and_rows_of_none_stay_so():
@@ -196,8 +205,8 @@ def test_ten_classes_twenty_clusters_and_160_000_rows_are_merged():
     labels, classes, correct, rows = random_clusters(0, n_clusters=20, n_classes=10, n=160_000)
     rows = np.hstack([rows] * 16).astype(np.float32)
     becomes, merges = merge_alike(labels, classes, correct, rows, ALPHA)
-    # Ten of them are of one kind; the others were drawn apart in ten classes.
-    assert len(set(becomes[1::2]) | {becomes[0]}) == 1
+    _, expected = merged_by_hand(labels, classes, correct, rows, ALPHA)
+    assert [m[:2] for m in merges] == [m[:2] for m in expected] != []
     assert len(set(becomes.tolist())) == 20 - len(merges)
 
 

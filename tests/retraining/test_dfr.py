@@ -15,8 +15,8 @@ from skexmap.retraining import DFRClassifier, DFRClassifierCV
 from skexmap.retraining._dfr import (
     count_right,
     first_that_is_not_zero,
-    from_best_to_worst,
     reweight_groups,
+    shrunk_worst_group_accuracies,
     stratified_halves,
     subsample_groups,
     subsample_size,
@@ -345,12 +345,13 @@ def test_the_stratified_tuning_curve_is_that_of_a_straight_line_script(balance):
                     right[split, i, g] += hit[groups[held] == g].sum()
     counts = np.bincount(groups)
     np.testing.assert_allclose(cv.cv_scores_, (right / counts).min(axis=2).T, atol=1e-12)
-    pooled = (right.sum(axis=0) / (3 * counts)).min(axis=1)
-    np.testing.assert_allclose(cv.scores_, pooled, atol=1e-12)
-    # Of equal ones the mean over the groups decides, then the strongest penalty.
-    mean = (right.sum(axis=0) / (3 * counts)).mean(axis=1)
-    assert min((-worst, -middle, C) for worst, middle, C in zip(pooled, mean, Cs, strict=True))[2] == cv.C_
-    assert cv.best_score_ == pooled.max()
+    accuracies = right.sum(axis=0) / (3 * counts)
+    # As if 6 more samples of each group had the mean accuracy of the groups.
+    shrunk = (counts * accuracies + 6 * accuracies.mean(axis=1, keepdims=True)) / (counts + 6)
+    worst = shrunk.min(axis=1)
+    np.testing.assert_allclose(cv.scores_, worst, atol=1e-12)
+    assert min((-score, C) for score, C in zip(cv.scores_, Cs, strict=True))[1] == cv.C_
+    assert cv.best_score_ == cv.scores_.max()
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -420,15 +421,17 @@ def test_of_equally_good_strengths_the_strongest_penalty_wins_or_as_published_th
 
 
 def test_a_group_that_no_strength_serves_leaves_the_choice_to_the_mean_over_the_groups():
-    Cs, counts = np.array([1.0, 0.3, 0.1, 0.03]), np.array([10, 100, 0, 4])
-    hopeless = np.array([[9, 40, 0, 0], [8, 90, 0, 0], [9, 80, 0, 0], [9, 80, 0, 0]])
-    # Means of 1.3, 1.7, 1.7 and 1.7 thirds: the strongest penalty of the last three, then the others of them.
-    assert from_best_to_worst(hopeless, counts, Cs).tolist() == [3, 2, 1, 0]
-    hopeless[1, 1] = 91
-    assert from_best_to_worst(hopeless, counts, Cs).tolist() == [1, 3, 2, 0]
-    # The worst group goes first.
-    hopeless[0] = [1, 10, 0, 1]
-    assert from_best_to_worst(hopeless, counts, Cs)[0] == 0
+    counts = np.array([10, 100, 0, 4])
+    hopeless = np.array([[9, 40, 0, 0], [9, 80, 0, 0], [8, 93, 0, 0]])
+    scores = shrunk_worst_group_accuracies(hopeless, counts, 6)
+    np.testing.assert_allclose(scores, 6 / (4 + 6) * np.array([1.3, 1.7, 1.73]) / 3)
+
+
+def test_one_right_answer_in_a_sliver_does_not_outweigh_a_large_group():
+    counts = np.array([500, 500, 2])
+    right = np.array([[450, 450, 1], [300, 300, 2]])
+    assert shrunk_worst_group_accuracies(right, counts, 6).argmax() == 0
+    assert shrunk_worst_group_accuracies(right, counts, 0).argmax() == 1
 
 
 def test_a_strength_whose_refit_is_zero_is_passed_over_for_the_next_best():
