@@ -47,8 +47,8 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
     or not an image falls into it.
 
     A clusterer also tells apart what has nothing to do with a shortcut, bags from shoes. Each part of such a split
-    would weigh as much as a true group. So neighbouring clusters on which the frozen model is right equally often, class
-    by class, are merged before they are crossed with the classes.
+    would weigh as much as a true group. So neighbouring clusters on which the frozen model is right equally often,
+    class by class, are merged before they are crossed with the classes.
 
     Parameters
     ----------
