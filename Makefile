@@ -8,7 +8,7 @@ TABLES_ARGS ?=
 IN_VENV := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint tables
+.PHONY: help demo test lint size tables
 # A half-made environment must not count as made.
 .DELETE_ON_ERROR:
 
@@ -16,6 +16,7 @@ help:
 	@echo "make demo   show a network lean on a shortcut, and skexmap repair it (a few minutes)"
 	@echo "make test   run the tests"
 	@echo "make lint   check style and formatting"
+	@echo "make size   print how large the library is, beside the limits that it keeps"
 	@echo "make tables run every method on every data set at hand, and rewrite docs/tables.md (an hour)"
 
 demo: $(VENV)/.installed-demo
@@ -28,6 +29,9 @@ test: $(VENV)/.installed-test
 lint: $(VENV)/.installed-test
 	@$(IN_VENV) -m ruff check .
 	@$(IN_VENV) -m ruff format --check .
+
+size: $(VENV)/.installed-test
+	@$(IN_VENV) .ci/size.py
 
 # Seeds run side by side, each on its share of the cores.
 tables: $(VENV)/.installed-tables

@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from skexmap._validation import l1_logistic_regression
 from skexmap.retraining import DFRClassifierCV
-from skexmap.retraining._dfr import l1_logistic_path
+from skexmap.retraining._l1_logistic import l1_logistic_path
 
 GROUP_SIZES = {"1,199 x 2,048": (467, 133, 133, 466), "19,867 x 2,048": (8276, 8535, 2874, 182)}
 SETTINGS = [

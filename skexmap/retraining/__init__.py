@@ -1,7 +1,8 @@
 """Retraining strategies: linear heads on embeddings that do not lean on the shortcut."""
 
 from skexmap.retraining._afr import AFRClassifier
-from skexmap.retraining._dfr import DFRClassifier, DFRClassifierCV
+from skexmap.retraining._dfr import DFRClassifier
+from skexmap.retraining._dfr_cv import DFRClassifierCV
 from skexmap.retraining._divdis import DivDisClassifier
 from skexmap.retraining._dro import CVaRDROClassifier, GroupDROClassifier
 from skexmap.retraining._eiil import EIILLabeler

@@ -11,7 +11,7 @@ from skexmap._blocks import EMBEDDING, leaves_out_missing
 from skexmap._group_labels import NO_GROUP
 from skexmap._progress import reports_fit
 from skexmap._validation import Interval, _fit_context, codes_of_known_classes
-from skexmap.retraining._dfr import count_right, shrunk_worst_group_accuracies
+from skexmap.retraining._group_scores import count_right, shrunk_worst_group_accuracies
 from skexmap.retraining._inputs import (
     large_enough,
     read_classes,

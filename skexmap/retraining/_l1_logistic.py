@@ -185,3 +185,24 @@ def _newton_direction(hessian, damping, pull, orthant, at_zero):
         if not wrong.any():
             return direction
         free &= ~wrong
+
+
+def l1_logistic_path(X, class_codes, n_classes, Cs, sample_weight=None):
+    """Fit the strengths `Cs` on the same samples, two classes by one row and more by one row each against the rest.
+
+    Returns coefficients of shape (n_Cs, n_rows, n_features) and intercepts of shape (n_Cs, n_rows). A class without a
+    sample is never predicted.
+    """
+    weight = np.ones(len(X)) if sample_weight is None else sample_weight
+    positives = [1] if n_classes == 2 else range(n_classes)
+    solutions = np.zeros((len(Cs), len(positives), X.shape[1] + 1))
+    for row, positive in enumerate(positives):
+        targets = np.where(class_codes == positive, 1.0, -1.0)
+        if (targets == targets[0]).all():
+            solutions[:, row, -1] = targets[0] * np.inf
+            continue
+        start = None
+        # Upwards from the sparsest solution, each fit starts where its neighbour ended.
+        for i in np.argsort(Cs):
+            start = solutions[i, row] = l1_logistic(X, targets, Cs[i] * weight, start)
+    return solutions[..., :-1], solutions[..., -1]

@@ -12,14 +12,11 @@ from skexmap._blocks import block_columns, blocks_to_columns, make_blocks
 from skexmap._validation import l1_logistic_regression
 from skexmap.exceptions import ConstantPredictionWarning
 from skexmap.retraining import DFRClassifier, DFRClassifierCV
-from skexmap.retraining._dfr import (
+from skexmap.retraining._balance import reweight_groups, stratified_halves, subsample_groups, subsample_size
+from skexmap.retraining._dfr_cv import first_that_is_not_zero
+from skexmap.retraining._group_scores import (
     count_right,
-    first_that_is_not_zero,
-    reweight_groups,
     shrunk_worst_group_accuracies,
-    stratified_halves,
-    subsample_groups,
-    subsample_size,
     worst_group_accuracies,
 )
 from skexmap.retraining._linear import fold_scaler, one_versus_rest_probabilities, predict_codes
