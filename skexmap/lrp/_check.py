@@ -8,14 +8,9 @@ import torch
 
 from skexmap._torch import compiled_parts, pick_device, replica_of
 from skexmap.lrp._composites import resolve_composite
-from skexmap.lrp._engine import (
-    RelevanceEngine,
-    _refuse_probabilities,
-    _seed,
-    check_logits,
-    first_output,
-    logits_differ,
-)
+from skexmap.lrp._engine import RelevanceEngine
+from skexmap.lrp._initial_relevance import initial_relevance
+from skexmap.lrp._logits import check_logits, first_output, logits_differ, refuse_probabilities
 from skexmap.lrp._rules import Rule
 
 
@@ -156,7 +151,7 @@ def check_model(
     --------
     >>> import torch
     >>> from skexmap.lrp import check_model
-    >>> _ = torch.manual_seed(0)
+    >>> _ = torch.manualinitial_relevance(0)
     >>> net = torch.nn.Sequential(
     ...     torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten(),
     ...     torch.nn.Linear(4 * 36, 2),
@@ -213,7 +208,7 @@ def _follow(engine, images, plain, chosen, report):
     try:
         _describe(notes, report)
         try:
-            _refuse_probabilities(logits)
+            refuse_probabilities(logits)
         except ValueError as error:
             report.missing.append(MissingRule("output", "at the model's end", str(error)))
         difference = logits_differ(logits.detach(), plain)
@@ -227,8 +222,8 @@ def _follow(engine, images, plain, chosen, report):
             if note["rule"] is not None and note["operation"] in _WATCHED
         ]
         with torch.no_grad():
-            seed = _seed(logits.detach(), chosen, "one")
-        (coefficient,) = torch.autograd.grad(logits, leaf, seed)
+            initial = initial_relevance(logits.detach(), chosen, "one")
+        (coefficient,) = torch.autograd.grad(logits, leaf, initial)
         sums = (coefficient * run.image_values).flatten(1).sum(1)
         report.pixel_relevance = sums.double().cpu().numpy()
         # A layer that a norm or a ReLU was folded into has no part in the backward pass under its first note.

@@ -8,7 +8,6 @@ custom autograd Function), and is refused on the spot.
 """
 
 import contextlib
-import inspect
 import sys
 import threading
 from dataclasses import dataclass
@@ -16,21 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch.overrides import TorchFunctionMode
 
-from skexmap.lrp._operations import DESCRIPTIONS, HANDLERS, Tag, tag_of, tensors_in
-from skexmap.lrp._rules import away_from_zero, stabilize
-
-# Relative difference between the intercepted and the plain logits above which the engine refuses the model.
-LOGIT_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.1}
-# In float16 the explained logit starts with this relevance, unless its coefficient then is too near the largest number.
-HALF_START, HALF_LARGEST = 2.0**6, 2.0**13
-# Relative to the largest, relevance below this on a value of zero is what `away_from_zero` left there.
-RESIDUE = 2.0**-40
-_PROBABILITIES = {
-    "softmax": "softmax",
-    "log_softmax": "log-softmax",
-    "sigmoid": "sigmoid",
-    "hardsigmoid": "sigmoid",
-}
+from skexmap.lrp._calls import FACTS, LEAVES_TORCH, Call, plain_name
+from skexmap.lrp._initial_relevance import initial_relevance, within_range, without_residue
+from skexmap.lrp._logits import check_logits, first_output, logits_differ, refuse_probabilities
+from skexmap.lrp._operations import DESCRIPTIONS, HANDLERS
+from skexmap.lrp._rules import away_from_zero
+from skexmap.lrp._tags import Tag, tag_of, tensors_in
 
 
 class UnsupportedOperationError(NotImplementedError):
@@ -106,14 +96,14 @@ class RelevanceEngine:
         try:
             detached = logits.detach()
             with torch.no_grad():
-                seed = _seed(detached, choose_target(detached), start)
-                seed, unit = _within_range(seed, detached.dtype)
+                initial = initial_relevance(detached, choose_target(detached), start)
+                initial, unit = within_range(initial, detached.dtype)
             end, values = leaf, run.image_values
             if layer is not None:
                 end = _end_of_propagation(run, caught, layer)
                 values = away_from_zero(end.detach())
-            (coefficient,) = torch.autograd.grad(logits, end, seed)
-            relevance = _without_residue(coefficient * values, end.detach())
+            (coefficient,) = torch.autograd.grad(logits, end, initial)
+            relevance = without_residue(coefficient * values, end.detach())
             if unit is not None:
                 relevance = relevance.float() * unit.reshape(-1, *[1] * (relevance.ndim - 1))
             dense = tag_of(logits).dense
@@ -149,7 +139,7 @@ class RelevanceEngine:
                 logits = run.resolve(first_output(output))
                 run.check_seen(logits, "the model's output")
                 if notes is None:
-                    _refuse_probabilities(logits)
+                    refuse_probabilities(logits)
             except BaseException:
                 run.close()
                 raise
@@ -230,12 +220,12 @@ class Interception(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        name = _plain_name(func)
+        name = plain_name(func)
         tensors = list(tensors_in((*args, *kwargs.values())))
         seen = any(tag_of(tensor) is not None for tensor in tensors)
         if not seen and not any(tensor.requires_grad for tensor in tensors):
             return func(*args, **kwargs)
-        if name in _FACTS:
+        if name in FACTS:
             return func(*args, **kwargs)
         if not seen:
             # Weights only: whatever is computed from them is a constant here.
@@ -278,7 +268,7 @@ class Interception(TorchFunctionMode):
 
     def _without_handler(self, call):
         """Let functions whose result is no floating tensor pass (comparisons, sizes); refuse the others."""
-        if call.name not in _LEAVES_TORCH and call.writes_to is None:
+        if call.name not in LEAVES_TORCH and call.writes_to is None:
             result = call.func(*call.args, **call.kwargs)
             if not any(t.is_floating_point() or t.is_complex() for t in tensors_in([result])):
                 return result
@@ -413,141 +403,6 @@ class Interception(TorchFunctionMode):
         self._replaced, self._borrowed = [], []
 
 
-class Call:
-    """One intercepted call, in-place variants turned into their plain function."""
-
-    def __init__(self, run, name, func, args, kwargs):
-        self.name = name
-        self.func = func
-        if not args and "input" in kwargs:
-            args, kwargs = (kwargs["input"],), {key: kwargs[key] for key in kwargs if key != "input"}
-        for second in ("other", "mat2"):
-            if len(args) == 1 and second in kwargs:
-                args, kwargs = (
-                    (args[0], kwargs[second]),
-                    {key: kwargs[key] for key in kwargs if key != second},
-                )
-        self.args = tuple(self._resolve(run, value) for value in args)
-        self.kwargs = {key: self._resolve(run, value) for key, value in kwargs.items()}
-        self.writes_to = None
-        self.result_unknown = False
-        if self.kwargs.pop("inplace", False) or _is_in_place(func):
-            # The tensor that the caller holds; `resolve` will follow it to the result.
-            self.writes_to = self.args[0]
-            self.func = _out_of_place(func, name)
-        self.tags = [tag for t in self._tensors() if (tag := tag_of(t)) is not None]
-
-    def _resolve(self, run, value):
-        if isinstance(value, torch.Tensor):
-            value = run.resolve(value)
-            run.check_seen(value, "an operation")
-        elif isinstance(value, (list, tuple)) and any(isinstance(item, torch.Tensor) for item in value):
-            return type(value)(self._resolve(run, item) for item in value)
-        return value
-
-    def _tensors(self):
-        return tensors_in((*self.args, *self.kwargs.values()))
-
-    def compute(self):
-        """Return the operation's value."""
-        return self.func(*self.args, **self.kwargs)
-
-    def argument(self, position, name, *default):
-        """Return an argument given by position or by name."""
-        if len(self.args) > position:
-            return self.args[position]
-        return self.kwargs.get(name, *default) if default else self.kwargs[name]
-
-    def bind(self, function):
-        """Return all arguments of a Python function by name, defaults filled in."""
-        bound = inspect.signature(function).bind(*self.args, **self.kwargs)
-        bound.apply_defaults()
-        return bound.arguments
-
-    def has_negative_constant(self):
-        """Return whether an argument that does not depend on the image may bring in negative values."""
-        values = (*self.args, *self.kwargs.values())
-        if any(tag_of(t) is None and t.is_floating_point() for t in self._tensors()):
-            return True
-        # In these, numbers are values; elsewhere they are axes and sizes.
-        numbers = [value for value in values if isinstance(value, (int, float))]
-        return self.name in _TAKES_VALUES and any(number < 0 for number in numbers)
-
-
-_TAKES_VALUES = {
-    "add",
-    "sub",
-    "rsub",
-    "mul",
-    "div",
-    "truediv",
-    "pad",
-    "constant_pad_nd",
-    "where",
-    "masked_fill",
-}
-# Properties of a tensor that are no computation.
-_FACTS = {
-    "size", "dim", "stride", "numel", "nelement", "is_contiguous", "is_floating_point", "is_complex", "__len__",
-    "__hash__", "storage_offset", "element_size", "data_ptr", "get_device", "is_same_size", "ndimension",
-    "__repr__", "__format__",
-    "shape.__get__", "device.__get__", "dtype.__get__", "ndim.__get__", "layout.__get__", "requires_grad.__get__",
-    "is_cuda.__get__", "is_nested.__get__", "is_sparse.__get__", "is_quantized.__get__", "is_leaf.__get__",
-    "is_meta.__get__", "is_mkldnn.__get__", "is_cpu.__get__", "is_mps.__get__", "is_xpu.__get__", "names.__get__",
-    "grad_fn.__get__", "_version.__get__", "is_inference", "is_conj", "is_neg", "has_names",
-}  # fmt: skip
-# Functions through which values leave torch; what is done with them there can't be followed.
-_LEAVES_TORCH = {
-    "numpy",
-    "tolist",
-    "item",
-    "__array__",
-    "detach",
-    "data.__get__",
-    "__float__",
-    "__complex__",
-    "__int__",
-}
-_OPERATORS = {"__truediv__": "div", "__itruediv__": "div", "__rtruediv__": "rdiv", "__rsub__": "rsub"}
-
-
-def _plain_name(func):
-    """Return the name of a function without what marks operators (``__iadd__``) and in-place variants (``relu_``)."""
-    name = getattr(func, "__name__", repr(func))
-    if name in ("__get__", "__set__"):
-        owner = getattr(func, "__self__", None)
-        owner_name = getattr(owner, "__name__", "?")
-        return owner_name if owner_name in ("T", "mT") else f"{owner_name}.{name}"
-    if name in _OPERATORS:
-        return _OPERATORS[name]
-    if name in _FACTS or name in _LEAVES_TORCH:
-        return name
-    if name.startswith("__") and name.endswith("__"):
-        name = name[2:-2]
-        # __radd__, __iadd__, ... but not __invert__ or __index__.
-        if name[0] in "ir" and name[1:] in ("add", "sub", "mul", "matmul"):
-            return "rmatmul" if name == "rmatmul" else name[1:]
-        return name
-    return name.rstrip("_") or name
-
-
-def _is_in_place(func):
-    name = getattr(func, "__name__", "")
-    if name.startswith("__") and name.endswith("__"):
-        return name in ("__iadd__", "__isub__", "__imul__", "__itruediv__", "__setitem__")
-    return name.endswith("_") and not name.endswith("__")
-
-
-def _out_of_place(func, name):
-    """Return the plain function for an in-place one; functions with an `inplace` flag are it already."""
-    if not _is_in_place(func):
-        return func
-    for home in (torch, torch.nn.functional, torch.Tensor):
-        if hasattr(home, name):
-            return getattr(home, name)
-    return func
-
-
 def _end_of_propagation(run, caught, layer):
     """Return the tensor at which the propagation stops: what the named module returned."""
     if not caught:
@@ -564,92 +419,3 @@ def _end_of_propagation(run, caught, layer):
             "through it. Name that module, or the block they belong to."
         )
     return end
-
-
-def first_output(output):
-    """Return the logits among what a model returns: itself, the first of a tuple, or the entry "logits"."""
-    if isinstance(output, torch.Tensor):
-        return output
-    if isinstance(output, (tuple, list)) and output:
-        return first_output(output[0])
-    if hasattr(output, "keys") and "logits" in output.keys():  # noqa: SIM118 (model outputs are no plain dicts)
-        return output["logits"]
-    raise TypeError(
-        f"The model returned {type(output).__name__}, not logits: it must return a tensor of shape (n, n_logits), or a "
-        "tuple with that first."
-    )
-
-
-def check_logits(logits, n_images):
-    """Raise unless the logits have shape (n_images, n_logits) and are finite."""
-    if logits.ndim != 2 or len(logits) != n_images:
-        hint = " Return `logits.unsqueeze(1)` for a model with one logit." if logits.ndim == 1 else ""
-        raise ValueError(
-            f"The model must return logits of shape (n, n_logits); it returned {tuple(logits.shape)} for {n_images} "
-            f"images.{hint}"
-        )
-    bad = int((~torch.isfinite(logits)).any(1).sum())
-    if bad:
-        raise ValueError(f"The model returns NaN or infinite logits for {bad} of {n_images} images.")
-
-
-def logits_differ(logits, plain):
-    """Say how the intercepted logits differ from the plain ones; empty if they do not."""
-    difference = (logits - plain).abs().max()
-    scale = plain.abs().max().clamp(min=torch.finfo(plain.dtype).tiny)
-    if difference <= LOGIT_TOLERANCE.get(plain.dtype, 1e-3) * scale:
-        return ""
-    return (
-        f"The model's output changes when its operations are intercepted (by {float(difference):.3g}, logits up to "
-        f"{float(scale):.3g}). It is random (active dropout?), keeps state between calls, or writes in place through a "
-        "view whose base is used again; write that step without in-place operations."
-    )
-
-
-def _refuse_probabilities(logits):
-    gate = tag_of(logits).gate
-    if gate in _PROBABILITIES:
-        raise ValueError(
-            f"The model ends in a {_PROBABILITIES[gate]}: relevance must start at the logits before it, because a "
-            "probability mixes all of them and saturates. Remove that last layer (for a Sequential: `model[:-1]`)."
-        )
-
-
-def _without_residue(relevance, x):
-    """Return the relevance with that of zeros at exactly zero, where the rule gives them none.
-
-    What is left there (about 1e-20 of the largest) is small enough to make products of maps subnormal numbers, with
-    which processors take a hundred times longer.
-    """
-    largest = relevance.abs().flatten(1).amax(1).reshape(-1, *[1] * (relevance.ndim - 1))
-    return relevance.masked_fill_((x == 0) & (relevance.abs() < RESIDUE * largest), 0.0)
-
-
-def _within_range(seed, dtype):
-    """Return the seed in the type of the logits, in other units where that has a small range, and the unit.
-
-    float16 holds nothing below 6e-8: shared among all pixels of a photograph, a relevance of 1 vanishes, and the seed
-    of a logit near 0 overflows. Relevance is proportional to its start, so each image starts with more.
-    """
-    if dtype != torch.float16:
-        return seed.to(dtype), None
-    largest = seed.abs().amax(1)
-    unit = largest / (largest * HALF_START).clamp(max=HALF_LARGEST)
-    return (seed / unit[:, None]).to(dtype), unit
-
-
-def _seed(logits, target, start):
-    """Return the coefficient of the logits: relevance 1 (or the logit) at the target, zero elsewhere."""
-    # Half precision cannot hold the coefficient of a logit near 0.
-    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    seed = torch.zeros_like(logits)
-    target = torch.as_tensor(target, device=logits.device, dtype=torch.long)
-    if logits.shape[1] == 1:
-        # The logit of class 0 is minus the only logit: started at 1, both sides have the same coefficient 1 / z.
-        if start == "logit":
-            return torch.where(target == 1, 1.0, -1.0).to(logits.dtype).unsqueeze(1)
-        return 1 / stabilize(logits, 1e-12)
-    rows = torch.arange(len(logits), device=logits.device)
-    chosen = logits[rows, target]
-    seed[rows, target] = torch.ones_like(chosen) if start == "logit" else 1 / stabilize(chosen, 1e-12)
-    return seed
