@@ -14,10 +14,12 @@ from skexmap.lrp._composites import (
     resolve_composite,
 )
 from skexmap.lrp._engine import Attribution, RelevanceEngine, UnsupportedOperationError
+from skexmap.lrp._method import LRP
 from skexmap.lrp._rules import AlphaBeta, Epsilon, Flat, Gamma, Norm, Pass, Rule, WSquare, ZBox, ZPlus
 
 __all__ = [
     "COMPOSITES",
+    "LRP",
     "AlphaBeta",
     "Attribution",
     "Composite",

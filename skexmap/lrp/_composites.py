@@ -1,5 +1,6 @@
 """Composites: ordered tables that say which rule each weighted layer gets."""
 
+import inspect
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -213,15 +214,15 @@ COMPOSITES = {
 }
 
 
-def resolve_composite(composite, *, gamma=4.0, epsilon=1e-6):
+def resolve_composite(composite, *, gamma=None, epsilon=None):
     """Return the composite that a name stands for; a `Composite` is returned as it is.
 
     Parameters
     ----------
     composite : str or Composite
         A key of `COMPOSITES`, or the table itself.
-    gamma, epsilon : float
-        Settings of the named composites that have them.
+    gamma, epsilon : float or None, default=None
+        Settings of a named composite. None is the composite's own.
 
     Returns
     -------
@@ -230,18 +231,26 @@ def resolve_composite(composite, *, gamma=4.0, epsilon=1e-6):
     Raises
     ------
     ValueError
-        If the name is unknown; the message lists the known ones.
+        If the name is unknown (the message lists the known ones), or if the composite has no such setting.
     """
+    settings = {name: value for name, value in (("gamma", gamma), ("epsilon", epsilon)) if value is not None}
     if isinstance(composite, Composite):
-        return composite
-    if not isinstance(composite, str) or composite not in COMPOSITES:
+        make, known = (lambda: composite), ()
+    elif isinstance(composite, str) and composite in COMPOSITES:
+        make = COMPOSITES[composite]
+        known = inspect.signature(make).parameters
+    else:
         raise ValueError(
             f"Unknown composite {composite!r}. Choose from {sorted(COMPOSITES)} or pass a skexmap.lrp.Composite."
         )
-    settings = {"epsilon": epsilon}
-    if "gamma" in composite:
-        settings["gamma"] = gamma
-    return COMPOSITES[composite](**settings)
+    without_effect = sorted(set(settings) - set(known))
+    if without_effect:
+        name = composite if isinstance(composite, str) else composite.name
+        raise ValueError(
+            f"{' and '.join(without_effect)} would have no effect: the composite {name!r} does not take "
+            f"{'it' if len(without_effect) == 1 else 'them'}. Leave out the setting, or choose another composite."
+        )
+    return make(**settings)
 
 
 __all__ = ["COMPOSITES", "Composite", "On", "Rule", "resolve_composite"]

@@ -1,0 +1,66 @@
+"""The settings of layer-wise relevance propagation as one object, which a grid search can reach into."""
+
+from numbers import Real
+
+from sklearn.base import BaseEstimator
+
+from skexmap._validation import Interval, StrOptions
+from skexmap.lrp._composites import Composite, resolve_composite
+
+
+class LRP(BaseEstimator):
+    """Layer-wise relevance propagation, for `HeatmapTransformer(attribution=...)`.
+
+    Parameters
+    ----------
+    composite : str or Composite, default="epsilon_gamma"
+        Which rule each layer gets: a key of `skexmap.lrp.COMPOSITES`, or the table itself.
+    gamma : float or None, default=None
+        Gamma of a named composite that has one. None is the composite's own, 4.0 as published.
+    epsilon : float or None, default=None
+        Stabilizer of a named composite. None is the composite's own, 1e-6 as published.
+    start : {"one", "logit"}, default="one"
+        Relevance at the target: 1 (published; a target whose logit is negative gets a map of flipped sign), or its
+        logit. A model with one logit starts with 1 at the predicted side.
+    layer : str or None, default=None
+        Name of a module at whose output the propagation stops: a coarser and cheaper map of that layer's channels (for
+        example ``"layer3"`` of a ResNet, with ``channels="sum"``). None goes down to the pixels.
+
+    Raises
+    ------
+    ValueError
+        When used: if the composite is unknown, or if it does not have the gamma or epsilon that is given.
+
+    Examples
+    --------
+    >>> from skexmap.features import HeatmapTransformer
+    >>> from skexmap.lrp import LRP
+    >>> heatmaps = HeatmapTransformer(attribution=LRP(gamma=1.0))
+    >>> heatmaps.set_params(attribution__gamma=0.5).attribution
+    LRP(gamma=0.5)
+    """
+
+    _parameter_constraints = {
+        "composite": [str, Composite],
+        "gamma": [Interval(Real, 0, None, closed="left"), None],
+        "epsilon": [Interval(Real, 0, None, closed="left"), None],
+        "start": [StrOptions({"one", "logit"})],
+        "layer": [str, None],
+    }
+
+    def __init__(self, composite="epsilon_gamma", *, gamma=None, epsilon=None, start="one", layer=None):
+        self.composite = composite
+        self.gamma = gamma
+        self.epsilon = epsilon
+        self.start = start
+        self.layer = layer
+
+    def resolved(self):
+        """Return the composite with these settings.
+
+        Returns
+        -------
+        composite : Composite
+        """
+        self._validate_params()
+        return resolve_composite(self.composite, gamma=self.gamma, epsilon=self.epsilon)
