@@ -6,7 +6,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
-from skexmap._blocks import CLUSTER, EMBEDDING, HEATMAP, make_blocks, rows_without_image
+from skexmap._blocks import CLUSTER, EMBEDDING, HEATMAP, make_blocks
 from skexmap._estimator import EstimatorMixin
 from skexmap._progress import reports_fit, step
 from skexmap._torch import FrozenModelMixin
@@ -179,9 +179,6 @@ class ExMapClassifier(FrozenModelMixin, EstimatorMixin, ClassifierMixin, BaseEst
         What the model was looked at with.
     report_ : skexmap.metrics.GroupReport
         Accuracy of the *retrained* last layer on each group of the images it was fitted on.
-    skipped_ : ndarray of int64 of shape (n_skipped,)
-        Training images that could not be loaded, where `heatmaps` has ``on_error="skip"``: their embeddings are NaN,
-        their pseudo-group is -1, and nothing was fitted on them.
     n_features_in_ : int
         Number of values in one image.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -320,14 +317,11 @@ class ExMapClassifier(FrozenModelMixin, EstimatorMixin, ClassifierMixin, BaseEst
             with step(self, strategy, "retraining", self.embeddings_, y):
                 self.strategy_ = _fit_strategy(strategy, self.embeddings_, y, group_labels=self.group_labels_)
 
-        for name in ("n_features_in_", "feature_names_in_", "skipped_"):
+        for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(self.transformer_, name):
                 setattr(self, name, getattr(self.transformer_, name))
-        # Images that were skipped have no embedding to predict from.
-        missing = rows_without_image(self.embeddings_)
-        shown = slice(None) if missing is None else ~missing
-        predicted = self.strategy_.predict(self.embeddings_[shown])
-        self.report_ = group_report(y[shown], predicted, group_labels=self.group_labels_[shown])
+        predicted = self.strategy_.predict(self.embeddings_)
+        self.report_ = group_report(y, predicted, group_labels=self.group_labels_)
         return self
 
     def predict_groups(self, X, y):
@@ -413,7 +407,7 @@ def _embeddings_like(transformer, *, fitted=False, **params):
     """Return the EmbeddingTransformer that loads and runs as a HeatmapTransformer does."""
     if isinstance(transformer, EmbeddingTransformer):
         return transformer
-    shared = ("load", "batch_size", "device", "num_workers", "on_error", "verbose")
+    shared = ("load", "batch_size", "device", "num_workers", "verbose")
     embeddings = EmbeddingTransformer(
         transformer.model, **{name: getattr(transformer, name) for name in shared}, **params
     )

@@ -1,4 +1,4 @@
-"""The warnings that skexmap raises by name, so that they can be filtered or turned into errors one by one."""
+"""The warnings of skexmap, so that they can be filtered one by one, and an error with more to it than a message."""
 
 __all__ = [
     "AbsentGroupWarning",
@@ -12,7 +12,7 @@ __all__ = [
     "OneClusterWarning",
     "PartitionSearchWarning",
     "SkexmapWarning",
-    "SkippedImagesWarning",
+    "UnreadableImagesError",
 ]
 
 
@@ -60,15 +60,15 @@ class ConstantPredictionWarning(SkexmapWarning):
     """The frozen net, or the retrained last layer, gives the same answer for every sample."""
 
 
-class SkippedImagesWarning(SkexmapWarning):
-    """Images could not be read and were skipped, or rows without an image were left out of a fit.
+class UnreadableImagesError(ValueError):
+    """Image files cannot be read. Raised before the first image is shown to the model.
 
     Parameters
     ----------
     message : str
-        What happened.
-    indices : array-like of int of shape (n_skipped,), default=()
-        Which rows of X they are.
+        How many there are, and the first ones.
+    indices : array-like of int of shape (n_unreadable,), default=()
+        All their rows in X: ``np.delete(X, error.indices)`` can be read.
     """
 
     def __init__(self, message, indices=()):

@@ -8,7 +8,6 @@ from scipy import sparse
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from skexmap._blocks import HEATMAP, gives_missing_no_cluster, leaves_out_missing
 from skexmap._progress import reports_fit
 from skexmap._validation import Interval, StrOptions, _fit_context
 from skexmap.cluster._affinity import (
@@ -227,7 +226,6 @@ class EigengapSpectralClustering(ClustererStep):
 
     @_fit_context(prefer_skip_nested_validation=True)
     @reports_fit()
-    @leaves_out_missing(HEATMAP, fill={"labels_": -1})
     def fit(self, X, y=None):
         """Cluster the rows of X.
 
@@ -262,14 +260,13 @@ class EigengapSpectralClustering(ClustererStep):
             surplus = np.arange(n_clusters, self.n_connected_components_)
             where = {"affinity": self.affinity_matrix_} if self._precomputed else {"rows": rows}
             labels = merge_into_nearest(components, surplus, **where) if surplus.size else components
-        self.labels_ = self._labels_of_rows = renumber_by_size(labels)
+        self.labels_ = renumber_by_size(labels)
         self.n_clusters_ = int(self.labels_.max()) + 1
         compare = self.n_seed_checks and n_clusters > 1 and self._neighbors_depend_on_seed
         self.seed_agreement_ = self._check_seeds(rows, self.labels_) if compare else None
         self._learn_output(X)
         return self
 
-    @gives_missing_no_cluster(HEATMAP)
     def predict(self, X):
         """Return the cluster of each row of X: the vote of its nearest training rows.
 
@@ -290,8 +287,8 @@ class EigengapSpectralClustering(ClustererStep):
         check_is_fitted(self)
         rows = self._read_rows(X, reset=False)
         neighbors, found_itself = self._neighbors_among_training_rows(rows)
-        labels = vote(self._labels_of_rows[neighbors], neighbors >= 0)
-        return np.where(found_itself, self._labels_of_rows[neighbors[:, 0]], labels)
+        labels = vote(self.labels_[neighbors], neighbors >= 0)
+        return np.where(found_itself, self.labels_[neighbors[:, 0]], labels)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

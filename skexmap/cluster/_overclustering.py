@@ -10,7 +10,6 @@ from sklearn.metrics import silhouette_score
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from skexmap._blocks import HEATMAP, gives_missing_no_cluster, leaves_out_missing
 from skexmap._progress import reports_fit
 from skexmap._validation import Interval, StrOptions, _fit_context
 from skexmap.cluster._base import ClustererStep
@@ -144,7 +143,6 @@ class OverclusteringKMeans(ClustererStep):
 
     @_fit_context(prefer_skip_nested_validation=True)
     @reports_fit()
-    @leaves_out_missing(HEATMAP, fill={"labels_": -1})
     def fit(self, X, y=None):
         """Cluster the rows of X.
 
@@ -177,7 +175,7 @@ class OverclusteringKMeans(ClustererStep):
             best = max(self.silhouettes_, key=self.silhouettes_.get)
             candidates = [kmeans for kmeans in candidates if kmeans.n_clusters == best]
         self.kmeans_ = candidates[0]
-        self.labels_ = self._labels_of_rows = renumber_by_size(self.kmeans_.labels_)
+        self.labels_ = renumber_by_size(self.kmeans_.labels_)
         self.n_clusters_ = int(self.labels_.max()) + 1
         compare = self.n_seed_checks and most > 1
         self.seed_agreement_ = self._check_seeds(rows, self.labels_) if compare else None
@@ -188,7 +186,6 @@ class OverclusteringKMeans(ClustererStep):
         self._learn_output(X)
         return self
 
-    @gives_missing_no_cluster(HEATMAP)
     def predict(self, X):
         """Return the cluster of each row of X: that of the nearest centre.
 
@@ -208,7 +205,7 @@ class OverclusteringKMeans(ClustererStep):
         known = np.full(len(rows), -1, dtype=np.int64)
         if self._places:
             known = np.array([self._places.get(row.tobytes(), -1) for row in rows], dtype=np.int64)
-        labels[known >= 0] = self._labels_of_rows[known[known >= 0]]
+        labels[known >= 0] = self.labels_[known[known >= 0]]
         if (known < 0).any():
             new = rows[known < 0]
             points = new if self.reducer_ is None else self.reducer_.transform(new)

@@ -3,6 +3,7 @@
 from skexmap.datasets._colored_digits import make_colored_digits
 from skexmap.datasets._idx import load_colored_mnist, make_two_shortcut_fashion
 from skexmap.datasets._image_files import load_celeba, load_image_folder, load_urbancars, load_waterbirds
+from skexmap.datasets._readable import readable_images
 from skexmap.datasets._transforms import ImageNetTransform
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "load_waterbirds",
     "make_colored_digits",
     "make_two_shortcut_fashion",
+    "readable_images",
 ]

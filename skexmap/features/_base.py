@@ -1,6 +1,5 @@
 """What both image transformers share: checking X, choosing device and type, batches with progress."""
 
-import warnings
 from contextlib import contextmanager
 
 import numpy as np
@@ -13,21 +12,17 @@ from skexmap._estimator import EstimatorMixin
 from skexmap._progress import progress, reports_fit
 from skexmap._torch import FrozenModelMixin, check_model, pick_device, replica_of
 from skexmap._validation import (
-    StrOptions,
     _check_feature_names_in,
     _fit_context,
     output_container,
     show_nested_as,
 )
-from skexmap.exceptions import SkippedImagesWarning
 from skexmap.features._loading import (
     are_paths,
     check_finite,
     check_readable,
-    first_unread,
     image_batches,
     refuse_paths_in_columns,
-    refuse_unread,
 )
 from skexmap.groups._diagnosis import warn_of_constant_predictions
 
@@ -36,14 +31,12 @@ show_nested_as(FrozenModelMixin, FrozenModelMixin._without_layers)
 # As many images as `fit` shows the model to learn shapes and to see whether it can be attributed.
 N_TRIAL_IMAGES = 8
 
-ON_ERROR = [StrOptions({"raise", "skip"})]
-
 
 class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseEstimator):
     """Base of transformers that show images to a frozen model.
 
     A subclass implements ``_trial(images, replica) -> dict of blocks`` for the first few images, ``_learn(X, y)`` and
-    ``_transform(X, checked) -> output, skipped`` without what surrounds `fit` and `transform`, and hands to `_collect`
+    ``_transform(X, checked) -> output`` without what surrounds `fit` and `transform`, and hands to `_collect`
     the function that turns a batch into blocks. In those, ``predicted`` is the index of the largest logit.
     """
 
@@ -68,8 +61,7 @@ class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseE
             If y holds more than one class, and the model predicts the same one for all images.
         """
         self._learn(X, y)
-        X_out, self.skipped_ = self._transform(X, checked=True)
-        return X_out
+        return self._transform(X, checked=True)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -135,8 +127,9 @@ class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseE
         """Show the model a few images; learn the classes, and the blocks' names, shapes and types."""
         if y is not None:
             check_consistent_length(X, y)
+        check_readable(X, self.load)
         replica = self._replica()
-        rows, images = self._first_images(X)
+        rows, images = next(image_batches(X, self.load, self.batch_size, num_workers=0))
         self.image_shape_ = tuple(images.shape[1:])
         images = self._prepare(images, rows, replica)[:N_TRIAL_IMAGES]
         blocks = self._trial(images, replica)
@@ -149,54 +142,21 @@ class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseE
         self._y_varies = y is not None and len(np.unique(np.asarray(y))) > 1
         self._labels_are_numbers = y is None or np.asarray(y).dtype.kind in "iufb"
 
-    def _first_images(self, X):
-        """Return the first batch that has images, and their rows; learn which images were skipped on the way."""
-        if self.on_error == "raise":
-            check_readable(X, self.load)
-        skipped = []
-        for rows, images, unread in image_batches(X, self.load, self.batch_size, 0):
-            if unread and self.on_error == "raise":
-                refuse_unread(unread, len(unread), f"the {len(rows) + len(unread)} images of a batch")
-            skipped += unread
-            if images is not None:
-                self.skipped_ = np.array([image.row for image in skipped], dtype=np.int64)
-                return rows, images
-        raise ValueError(f"None of {len(X)} images could be loaded: {first_unread(skipped, len(skipped))}.")
-
     @torch.inference_mode(False)
     def _collect(self, X, process, *, checked):
-        """Run all batches through `process`; return the blocks as one structured array, and the rows skipped."""
-        if self.on_error == "raise" and not checked:
+        """Run all batches through `process`; return the blocks as one structured array."""
+        if not checked:
             check_readable(X, self.load)
         replica = self._replica()
         result = np.empty(len(X), dtype=self._block_dtype)
         batches = image_batches(X, self.load, self.batch_size, self.num_workers)
         n_batches = -(-len(X) // self.batch_size)
-        skipped = []
-        for rows, images, unread in progress(
-            batches, n_batches, type(self).__name__, self.verbose, estimator=self
-        ):
-            if unread and self.on_error == "raise":
-                refuse_unread(unread, len(unread), f"the {len(rows) + len(unread)} images of a batch")
-            skipped += unread
-            if images is None:
-                continue
+        for rows, images in progress(batches, n_batches, type(self).__name__, self.verbose, estimator=self):
             blocks = process(self._prepare(images, rows, replica), replica)
             for name, values in blocks.items():
                 result[name][rows] = as_numpy(values)
-        indices = np.array([image.row for image in skipped], dtype=np.int64)
-        for name in result.dtype.names:
-            result[name][indices] = -1 if name == PREDICTED else np.nan
-        if skipped:
-            message = (
-                f"{len(skipped)} of {len(X)} images could not be loaded and were skipped; their rows are NaN: "
-                f"{first_unread(skipped, len(skipped))}."
-            )
-            # Past the decorators of `fit_transform` or `transform`, to who called it.
-            warnings.warn(SkippedImagesWarning(message, indices), stacklevel=8 if checked else 6)
         if PREDICTED in result.dtype.names:
-            read = result[PREDICTED] >= 0
-            codes = result[PREDICTED][read]
+            codes = result[PREDICTED].copy()
             if checked and self._y_varies:
                 # These are the images of `fit`, and they are of more than one class.
                 warn_of_constant_predictions(
@@ -205,8 +165,8 @@ class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseE
                     "What it looks at then says little about what tells the groups apart. See that its weights were "
                     "loaded, and that the images are scaled as those of its training were.",
                 )
-            result[PREDICTED][read] = self._predicted_block(codes)
-        return result, indices
+            result[PREDICTED] = self._predicted_block(codes)
+        return result
 
     def _predicted_block(self, codes):
         """Return what the block ``predicted`` says of the logits' indices; -1 where no label belongs to a logit."""

@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 from skexmap._blocks import EMBEDDING, PREDICTED
 from skexmap._progress import reports_fit
 from skexmap._validation import Interval, _fit_context
-from skexmap.features._base import ON_ERROR, ImageTransformer, explained_failure, predicted_classes
+from skexmap.features._base import ImageTransformer, explained_failure, predicted_classes
 from skexmap.features._capture import capture_embedding
 
 
@@ -38,11 +38,6 @@ class EmbeddingTransformer(ImageTransformer):
         Where to compute; "auto" is a GPU if there is one.
     num_workers : int, default=0
         Processes that load images; 0 loads in this one.
-    on_error : {"raise", "skip"}, default="raise"
-        What becomes of images that cannot be loaded. ``"raise"``: one error with their number and the first ones; file
-        paths are looked at before the first image is shown to the model. ``"skip"``: they keep their rows, filled with
-        NaN, and a `SkippedImagesWarning` has their `indices`. Clusterers give such rows the cluster -1, retraining
-        leaves them out, and prediction refuses them.
     verbose : bool, default=False
         Whether to show progress.
 
@@ -61,9 +56,12 @@ class EmbeddingTransformer(ImageTransformer):
         Number of values in one image.
     n_embedding_features_ : int
         Length of the embedding.
-    skipped_ : ndarray of int64 of shape (n_skipped,)
-        With ``on_error="skip"``, the indices of the images that could not be loaded: after `fit_transform` all of
-        them, after `fit` those among the few that it looked at.
+
+    Raises
+    ------
+    skexmap.exceptions.UnreadableImagesError
+        If image files cannot be read; all their rows are in its `indices`. Files are checked if X holds paths and
+        `load` is None, an `ImageLoader` or an `ImageNetTransform`.
 
     See Also
     --------
@@ -87,7 +85,6 @@ class EmbeddingTransformer(ImageTransformer):
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device],
         "num_workers": [Interval(Integral, 0, None, closed="left")],
-        "on_error": ON_ERROR,
         "verbose": ["verbose"],
     }
 
@@ -101,7 +98,6 @@ class EmbeddingTransformer(ImageTransformer):
         batch_size=64,
         device="auto",
         num_workers=0,
-        on_error="raise",
         verbose=False,
     ):
         self.model = model
@@ -111,7 +107,6 @@ class EmbeddingTransformer(ImageTransformer):
         self.batch_size = batch_size
         self.device = device
         self.num_workers = num_workers
-        self.on_error = on_error
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -148,7 +143,7 @@ class EmbeddingTransformer(ImageTransformer):
             `HeatmapTransformer` makes them.
         """
         check_is_fitted(self)
-        return self._transform(X)[0]
+        return self._transform(X)
 
     def _returns_blocks(self):
         return self.return_predicted
@@ -159,8 +154,7 @@ class EmbeddingTransformer(ImageTransformer):
 
     def _transform(self, X, *, checked=False):
         X = self._check_images(X, reset=False)
-        blocks, skipped = self._collect(X, self._compute, checked=checked)
-        return self._output(blocks), skipped
+        return self._output(self._collect(X, self._compute, checked=checked))
 
     def _trial(self, images, replica):
         with explained_failure(self.image_shape_):

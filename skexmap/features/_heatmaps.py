@@ -11,7 +11,7 @@ from skexmap._progress import reports_fit
 from skexmap._torch import pick_device, replica_of
 from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context
 from skexmap.attribution import lrp_engine, resolve_attribution
-from skexmap.features._base import ON_ERROR, ImageTransformer, explained_failure, predicted_classes
+from skexmap.features._base import ImageTransformer, explained_failure, predicted_classes
 from skexmap.features._cache import ImageCache
 from skexmap.features._capture import NO_HEAD, capture_embedding
 from skexmap.lrp import Composite, resolve_composite
@@ -82,11 +82,6 @@ class HeatmapTransformer(ImageTransformer):
         Where to compute; "auto" is a GPU if there is one.
     num_workers : int, default=0
         Processes that load images; 0 loads in this one.
-    on_error : {"raise", "skip"}, default="raise"
-        What becomes of images that cannot be loaded. ``"raise"``: one error with their number and the first ones; file
-        paths are looked at before the first image is shown to the model. ``"skip"``: they keep their rows, filled with
-        NaN, and a `SkippedImagesWarning` has their `indices`. Clusterers give such rows the cluster -1, retraining
-        leaves them out, and prediction refuses them.
     verbose : bool, default=False
         Whether to show progress.
 
@@ -105,14 +100,14 @@ class HeatmapTransformer(ImageTransformer):
         Number of logits that the model returns.
     n_features_in_ : int
         Number of values in one image.
-    skipped_ : ndarray of int64 of shape (n_skipped,)
-        With ``on_error="skip"``, the indices of the images that could not be loaded: after `fit_transform` all of
-        them, after `fit` those among the few that it looked at.
 
     Raises
     ------
     skexmap.lrp.UnsupportedOperationError
         By `fit`, if the model does something that has no relevance rule; the message names it and where.
+    skexmap.exceptions.UnreadableImagesError
+        If image files cannot be read; all their rows are in its `indices`. Files are checked if X holds paths and
+        `load` is None, an `ImageLoader` or an `ImageNetTransform`.
 
     See Also
     --------
@@ -160,7 +155,6 @@ class HeatmapTransformer(ImageTransformer):
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device],
         "num_workers": [Interval(Integral, 0, None, closed="left")],
-        "on_error": ON_ERROR,
         "verbose": ["verbose"],
     }
 
@@ -187,7 +181,6 @@ class HeatmapTransformer(ImageTransformer):
         batch_size=64,
         device="auto",
         num_workers=0,
-        on_error="raise",
         verbose=False,
     ):
         self.model = model
@@ -210,7 +203,6 @@ class HeatmapTransformer(ImageTransformer):
         self.batch_size = batch_size
         self.device = device
         self.num_workers = num_workers
-        self.on_error = on_error
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -248,7 +240,7 @@ class HeatmapTransformer(ImageTransformer):
             labels are not numbers, its position among the sorted labels.
         """
         check_is_fitted(self)
-        return self._transform(X)[0]
+        return self._transform(X)
 
     def _returns_blocks(self):
         return self.return_embedding
@@ -266,8 +258,7 @@ class HeatmapTransformer(ImageTransformer):
             def compute(images, replica):
                 return cache.blocks(images, lambda missing: self._compute(missing, replica))
 
-        blocks, skipped = self._collect(X, compute, checked=checked)
-        return self._output(blocks), skipped
+        return self._output(self._collect(X, compute, checked=checked))
 
     def _replica(self):
         dtype = None if self.dtype is None else getattr(torch, self.dtype)
@@ -310,7 +301,7 @@ class HeatmapTransformer(ImageTransformer):
 
     def _settings(self):
         """Return all that a map depends on besides the image."""
-        ignored = {"memory", "batch_size", "device", "num_workers", "on_error", "verbose", "load"}
+        ignored = {"memory", "batch_size", "device", "num_workers", "verbose", "load"}
         state = self.__getstate__()
         return {name: state[name] for name in self.get_params(deep=False) if name not in ignored}
 

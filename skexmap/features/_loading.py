@@ -1,15 +1,16 @@
 """From what a user passes as X to batches of images."""
 
 import os
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from skexmap.datasets import ImageNetTransform
-from skexmap.datasets._files import unreadable_images
+from skexmap.datasets._files import first_offenders
+from skexmap.datasets._readable import looks_readable
 from skexmap.datasets._transforms import mask_path
+from skexmap.exceptions import UnreadableImagesError
 
 
 class ImageLoader:
@@ -103,31 +104,6 @@ def _first(X):
     return X.iloc[0] if hasattr(X, "iloc") else X[0]
 
 
-@dataclass
-class Unread:
-    """An image that could not be loaded.
-
-    Parameters
-    ----------
-    row : int
-        Its index in X.
-    item : str
-        What X holds there.
-    why : str
-        The type and message of the error.
-    error : Exception or None
-        The error itself; None where it was raised in a worker process, from which it could not come.
-    """
-
-    row: int
-    item: str
-    why: str
-    error: Exception | None
-
-    def __str__(self):
-        return f"image {self.row} ({self.item}): {self.why}"
-
-
 class _Images(Dataset):
     """The images of X; a batch of rows is read at once."""
 
@@ -139,19 +115,12 @@ class _Images(Dataset):
         return len(self.X)
 
     def __getitems__(self, rows):
-        """Return the rows that could be read, their images (None for no image), and what could not be read."""
+        """Return the rows and their images."""
         if self.load is None:
             values = self.X[rows[0] : rows[-1] + 1]
             # A memory map or a read-only array is copied, one batch at a time.
-            return (
-                rows,
-                values if isinstance(values, torch.Tensor) else torch.from_numpy(np.array(values)),
-                [],
-            )
-        loaded = [self._load(row) for row in rows]
-        unread = [image for image in loaded if isinstance(image, Unread)]
-        rows = [row for row, image in zip(rows, loaded, strict=True) if not isinstance(image, Unread)]
-        images = [image for image in loaded if not isinstance(image, Unread)]
+            return rows, values if isinstance(values, torch.Tensor) else torch.from_numpy(np.array(values))
+        images = [self._load(row) for row in rows]
         shapes = {tuple(image.shape) for image in images}
         if len(shapes) > 1:
             odd = next(row for row, image in zip(rows, images, strict=True) if image.shape != images[0].shape)
@@ -159,80 +128,48 @@ class _Images(Dataset):
                 f"Images differ in shape: {sorted(shapes)} in one batch (first difference at index {odd}). Resize and "
                 "crop them to one size in `load`, for example with ImageLoader(transform)."
             )
-        return rows, torch.stack(images) if images else None, unread
+        return rows, torch.stack(images)
 
     def _load(self, row):
         try:
             return torch.as_tensor(self.load(self.X[row]))
-        except MemoryError:
-            raise
-        # Pillow alone reports a broken file by half a dozen exceptions, and `load` may be anybody's.
+        # `load` may raise anything; only here the row is known.
         except Exception as error:
-            why = f"{type(error).__name__}: {error}"
             item = self.X[row]
-            item = str(item) if are_paths(self.X) else item.item() if isinstance(item, np.generic) else item
-            return Unread(row, repr(item), why, error if get_worker_info() is None else None)
+            shown = repr(str(item)) if are_paths(self.X) else item
+            raise ValueError(
+                f"Could not load image {row} ({shown}): {type(error).__name__}: {error}. Repair it, or take it out of "
+                "X and y; `skexmap.datasets.readable_images` finds all damaged files of a list of paths."
+            ) from error
 
 
 def check_readable(X, load):
-    """Raise if files of X, or their masks, are absent, empty, truncated or no images, before the model sees any.
+    """Raise UnreadableImagesError if files of X, or their masks, cannot be read.
 
-    Only file paths that are opened as image files can be looked at: those without a `load`, or with one of ours.
-
-    Parameters
-    ----------
-    X : array, tensor, paths or indices, of length n_samples
-    load : callable or None
-
-    Raises
-    ------
-    ValueError
-        The message has their number, and what is wrong with the first ones.
+    Only paths that this package opens as images can be checked: those without a `load`, or with one of ours.
     """
     if not (load is None or isinstance(load, ImageLoader | ImageNetTransform)) or not are_paths(X):
         return
-    images = _Images(X, load)
-    paths = [os.fspath(path) for path in images.X]
-    suspects = unreadable_images(paths)
-    if getattr(load, "foreground_only", False):
-        suspects = sorted({*suspects, *unreadable_images([mask_path(path) for path in paths])})
-    if suspects:
-        shown = [images._load(row) for row in suspects[:N_SHOWN]]
-        refuse_unread(
-            [image for image in shown if isinstance(image, Unread)], len(suspects), f"{len(X)} images"
+    paths = [os.fspath(path) for path in X]
+    masks = [mask_path(path) for path in paths] if getattr(load, "foreground_only", False) else paths
+    unreadable = {
+        row: file
+        for row, files in enumerate(zip(paths, masks, strict=True))
+        for file in dict.fromkeys(files)
+        if not looks_readable(file)
+    }
+    if unreadable:
+        raise UnreadableImagesError(
+            f"{len(unreadable)} of {len(paths)} images cannot be opened or decoded: "
+            f"{first_offenders([repr(str(file)) for file in unreadable.values()])}. Repair them, or take them out of X "
+            "and y: their rows are in `indices` of this error, and `skexmap.datasets.readable_images` returns a mask "
+            "of the readable ones.",
+            np.array(list(unreadable), dtype=np.int64),
         )
 
 
-N_SHOWN = 5
-
-
-def refuse_unread(unread, number, of_what):
-    """Raise ValueError about images that could not be loaded.
-
-    Parameters
-    ----------
-    unread : list of Unread
-        At least the first five of them.
-    number : int
-        How many there are.
-    of_what : str
-        Among how many.
-    """
-    raise ValueError(
-        f"Could not load {number} of {of_what}: {first_unread(unread, number)}. Repair them, take them out of X, or "
-        'skip them with `on_error="skip"`.'
-    ) from unread[0].error
-
-
-def first_unread(unread, number):
-    """Return the first images that could not be loaded as text, with how many more there are."""
-    shown = "; ".join(map(str, unread[:N_SHOWN]))
-    more = number - min(len(unread), N_SHOWN)
-    return f"{shown}; and {more} more" if more else shown
-
-
-def image_batches(X, load, batch_size, num_workers, stop=None):
-    """Yield ``(rows, images, unread)``: batches of images, their indices, and what could not be loaded between them.
+def image_batches(X, load, batch_size, num_workers):
+    """Yield ``(rows, images)``: batches of images as one tensor, and their indices in X.
 
     Parameters
     ----------
@@ -242,18 +179,14 @@ def image_batches(X, load, batch_size, num_workers, stop=None):
     batch_size : int
     num_workers : int
         Processes that load; 0 loads in this one.
-    stop : int or None, default=None
-        Number of rows; None is all.
 
     Yields
     ------
     rows : list of int
-    images : tensor of shape (n_rows, ...), or None for no row
-    unread : list of Unread
+    images : tensor of shape (n_rows, ...)
     """
-    stop = len(X) if stop is None else stop
-    batches = [list(range(i, min(i + batch_size, stop))) for i in range(0, stop, batch_size)]
-    loader = DataLoader(
+    batches = [list(range(i, min(i + batch_size, len(X)))) for i in range(0, len(X), batch_size)]
+    yield from DataLoader(
         _Images(X, load),
         batch_sampler=batches,
         num_workers=num_workers,
@@ -262,7 +195,6 @@ def image_batches(X, load, batch_size, num_workers, stop=None):
         # Without one of its own, the loader draws a number from the user's global generator.
         generator=torch.Generator(),
     )
-    yield from loader
 
 
 def _identity(batch):

@@ -14,9 +14,6 @@ from skexmap._blocks import (
     PREDICTED,
     block_names,
     get_block,
-    gives_missing_no_cluster,
-    leaves_out_missing,
-    validate_others,
 )
 from skexmap._estimator import EstimatorMixin
 from skexmap._group_labels import cluster_of_class, encode_groups
@@ -195,7 +192,6 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
 
     @_fit_context(prefer_skip_nested_validation=False)
     @reports_fit()
-    @leaves_out_missing(fill={"cluster_labels_": -1, "group_labels_": -1})
     def fit(self, X, y, predicted=None):
         """Cluster the rows of X, merge what the model treats alike, and cross the clusters with the classes.
 
@@ -373,13 +369,9 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
         rows = flat_block(X, self.block, required_by=self)
         # In `fit`, a y of None is refused in scikit-learn's words.
         target = {"y": None} if reset and y is None else {}
-
-        def validate(rows):
-            return validate_data(
-                self, rows, **target, reset=reset, dtype=FLOATS, ensure_min_samples=2 if reset else 1
-            )
-
-        rows = validate_others(validate, rows)
+        rows = validate_data(
+            self, rows, **target, reset=reset, dtype=FLOATS, ensure_min_samples=2 if reset else 1
+        )
         if y is not None:
             y = column_or_1d(y, warn=True)
             if len(y) != _num_samples(rows):
@@ -419,7 +411,6 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
             )
         return codes
 
-    @gives_missing_no_cluster()
     def _clusters_of(self, rows):
         """Return one cluster per row, or one per row and class."""
         clusters = [clusters.predict(rows) for clusters in self._clusters]

@@ -7,7 +7,6 @@ import numpy as np
 from joblib import Parallel, delayed
 from sklearn.utils import check_random_state
 
-from skexmap._blocks import EMBEDDING, leaves_out_missing
 from skexmap._progress import progress, reports_fit
 from skexmap._validation import Interval, StrOptions, _fit_context
 from skexmap.retraining._balance import BALANCES, subsample_size
@@ -263,7 +262,6 @@ class DFRClassifier(_DFR):
 
     @_fit_context(prefer_skip_nested_validation=True)
     @reports_fit(max_subtasks=1)
-    @leaves_out_missing(EMBEDDING)
     def fit(self, X, y, group_labels=None):
         """Refit the last layer on balanced groups.
 

@@ -8,7 +8,6 @@ from joblib import delayed
 from sklearn.model_selection import check_cv
 from sklearn.utils import check_random_state
 
-from skexmap._blocks import EMBEDDING, leaves_out_missing
 from skexmap._progress import reports_fit
 from skexmap._validation import Interval, StrOptions, _fit_context
 from skexmap.retraining._balance import TUNINGS
@@ -161,7 +160,6 @@ class DFRClassifierCV(_DFR):
 
     @_fit_context(prefer_skip_nested_validation=True)
     @reports_fit(max_subtasks=None)
-    @leaves_out_missing(EMBEDDING)
     def fit(self, X, y, group_labels=None):
         """Choose the strength on splits of the data, then refit on all of it.
 

@@ -7,7 +7,6 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from skexmap._blocks import EMBEDDING, leaves_out_missing
 from skexmap._group_labels import NO_GROUP
 from skexmap._progress import reports_fit
 from skexmap._validation import Interval, _fit_context, codes_of_known_classes
@@ -249,7 +248,6 @@ class DivDisClassifier(LinearHead):
 
     @_fit_context(prefer_skip_nested_validation=True)
     @reports_fit()
-    @leaves_out_missing(EMBEDDING)
     def fit(self, X, y, group_labels=None, X_unlabeled=None):
         """Train the heads, and choose the one with the best worst group.
 

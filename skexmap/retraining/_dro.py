@@ -5,7 +5,6 @@ from numbers import Real
 import numpy as np
 from sklearn.utils import check_random_state
 
-from skexmap._blocks import EMBEDDING, leaves_out_missing
 from skexmap._progress import reports_fit
 from skexmap._validation import Interval, _fit_context
 from skexmap.retraining._inputs import read_classes, read_embedding, read_groups, refuse_lost_classes
@@ -170,7 +169,6 @@ class GroupDROClassifier(LinearHead):
 
     @_fit_context(prefer_skip_nested_validation=True)
     @reports_fit()
-    @leaves_out_missing(EMBEDDING)
     def fit(self, X, y, group_labels=None):
         """Train the last layer for its worst group.
 
@@ -328,7 +326,6 @@ class CVaRDROClassifier(LinearHead):
 
     @_fit_context(prefer_skip_nested_validation=True)
     @reports_fit()
-    @leaves_out_missing(EMBEDDING)
     def fit(self, X, y, group_labels=None):
         """Train the last layer for the worst share of the samples.
 

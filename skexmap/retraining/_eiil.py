@@ -4,7 +4,6 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
-from skexmap._blocks import EMBEDDING, gives_missing_no_cluster, leaves_out_missing
 from skexmap._estimator import EstimatorMixin
 from skexmap._group_labels import cluster_of_class, encode_groups
 from skexmap._progress import reports_fit
@@ -115,7 +114,6 @@ class EIILLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
 
     @_fit_context(prefer_skip_nested_validation=False)
     @reports_fit()
-    @leaves_out_missing(EMBEDDING, fill={"environment_labels_": -1, "group_labels_": -1})
     def fit(self, X, y):
         """Fit the reference model and split every class by it.
 
@@ -238,7 +236,6 @@ class EIILLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
         tags.transformer_tags.preserves_dtype = []
         return tags
 
-    @gives_missing_no_cluster(EMBEDDING)
     def _environments_of(self, X):
         return self._environments(read_embedding(self, X, reset=False))
 

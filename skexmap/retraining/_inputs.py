@@ -11,7 +11,6 @@ from skexmap._blocks import (
     block_names,
     get_block,
     has_blocks,
-    refuse_missing,
 )
 from skexmap._group_labels import NO_GROUP, cluster_of_class, encode_groups
 from skexmap._validation import check_group_labels
@@ -39,8 +38,6 @@ def read_embedding(estimator, X, *, reset):
     """
     if has_blocks(X):
         X = get_block(X, EMBEDDING, required_by=estimator)
-    if not reset:
-        refuse_missing(estimator, X)
     return validate_data(estimator, X, reset=reset, dtype=FLOATS, ensure_min_samples=2 if reset else 1)
 
 

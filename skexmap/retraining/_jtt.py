@@ -8,7 +8,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clo
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
-from skexmap._blocks import EMBEDDING, has_blocks, leaves_out_missing, refuse_missing
+from skexmap._blocks import has_blocks
 from skexmap._estimator import EstimatorMixin
 from skexmap._progress import reports_fit
 from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context
@@ -160,7 +160,6 @@ class JTTReweighter(EstimatorMixin, MetaEstimatorMixin, ClassifierMixin, BaseEst
 
     @_fit_context(prefer_skip_nested_validation=False)
     @reports_fit()
-    @leaves_out_missing(EMBEDDING, fill={"sample_weight_": 0.0}, rows=("error_set_",))
     def fit(self, X, y, group_labels=None):
         """Find the errors of a first model, and fit a second one that weighs them more.
 
@@ -208,8 +207,6 @@ class JTTReweighter(EstimatorMixin, MetaEstimatorMixin, ClassifierMixin, BaseEst
     def _read(self, X, *, reset):
         if has_blocks(X):
             return read_embedding(self, X, reset=reset)
-        if not reset:
-            refuse_missing(self, X)
         dtype = [np.float64, np.float32]
         return validate_data(
             self, X, reset=reset, allow_nd=True, dtype=dtype, ensure_min_samples=2 if reset else 1

@@ -1,6 +1,5 @@
 """Where images come from: files, data sets, memory maps and callables."""
 
-import os
 import pickle
 import weakref
 from pathlib import Path
@@ -12,6 +11,8 @@ from numpy.testing import assert_array_equal
 from small_nets import SHOWN, CountingNet, SmallNet
 from torch.utils.data import Dataset
 
+from skexmap.datasets import ImageNetTransform, readable_images
+from skexmap.exceptions import UnreadableImagesError
 from skexmap.features import DatasetLoader, EmbeddingTransformer, HeatmapTransformer, ImageLoader
 
 
@@ -123,17 +124,77 @@ def test_worker_processes_change_nothing(paths, images, num_workers):
     assert_array_equal(found, EmbeddingTransformer(SmallNet(), batch_size=3).fit_transform(images))
 
 
-def test_an_unreadable_file_is_named(paths):
-    Path(paths[4]).write_bytes(b"no image")
-    transformer = HeatmapTransformer(SmallNet(), batch_size=2)
-    match = r"Could not load 1 of 7 images: image 4 \('.*4\.png'\): UnidentifiedImageError: cannot identify"
-    with pytest.raises(ValueError, match=match):
-        transformer.fit(paths[:2]).transform(paths)
-    os.remove(paths[0])
-    with pytest.raises(
-        ValueError, match=r"2 of 7 images: image 0 \('.*0\.png'\): FileNotFoundError: .*image 4"
-    ):
-        transformer.fit(paths)
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+BREAKAGES = {
+    "truncated": truncate,
+    "empty": lambda path: path.write_bytes(b""),
+    "not an image": lambda path: path.write_text("<html>404</html>"),
+    "missing": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("breaks", BREAKAGES.values(), ids=BREAKAGES)
+@pytest.mark.parametrize("load", [None, ImageLoader(), ImageNetTransform(8, 8)])
+def test_unreadable_files_of_every_kind_are_refused_by_name(paths, breaks, load):
+    breaks(Path(paths[4]))
+    with pytest.raises(UnreadableImagesError, match=r"1 of 7 images cannot be .*: '.*4\.png'\. Repair"):
+        HeatmapTransformer(SmallNet(), load=load).fit_transform(paths)
+
+
+def test_one_error_has_all_unreadable_files_before_the_model_sees_an_image(paths):
+    transformer = EmbeddingTransformer(CountingNet(), batch_size=2).fit(paths)
+    for path in paths[1:]:
+        truncate(Path(path))
+    SHOWN.clear()
+    for method in (transformer.transform, transformer.fit, transformer.fit_transform):
+        with pytest.raises(UnreadableImagesError, match=r"6 of 7 .*1\.png.*5\.png' and 1 more\.") as caught:
+            method(np.array(paths))
+        assert_array_equal(caught.value.indices, [1, 2, 3, 4, 5, 6])
+    assert not SHOWN
+
+
+def test_unreadable_masks_are_refused_with_the_rows_of_their_images(tmp_path):
+    Image = pytest.importorskip("PIL.Image")
+    paths = [tmp_path / f"{i}.jpg" for i in range(4)]
+    for path in paths:
+        Image.new("RGB", (8, 8)).save(path)
+        Image.new("L", (8, 8), 255).save(path.with_suffix(".png"))
+    load = ImageNetTransform(8, 8, foreground_only=True)
+    transformer = EmbeddingTransformer(SmallNet(), load=load).fit(paths)
+    paths[1].with_suffix(".png").unlink()
+    truncate(paths[3])
+    with pytest.raises(UnreadableImagesError, match=r"2 of 4 images .*1\.png', '.*3\.jpg'") as caught:
+        transformer.transform(paths)
+    assert_array_equal(caught.value.indices, [1, 3])
+
+
+def test_the_readable_images_can_be_fitted_on(paths):
+    paths = np.array(paths)
+    truncate(Path(paths[2]))
+    ok = readable_images(paths)
+    found = EmbeddingTransformer(SmallNet()).fit_transform(paths[ok])
+    with pytest.raises(UnreadableImagesError) as caught:
+        EmbeddingTransformer(SmallNet()).fit(paths)
+    others = np.delete(paths, caught.value.indices)
+    assert_array_equal(found, EmbeddingTransformer(SmallNet()).fit_transform(others))
+
+
+def item_5_fails(item):
+    """Load nothing for the item 5; a load callable that workers can import."""
+    if item == 5:
+        raise KeyError("no such item")
+    return torch.full((3, 8, 8), float(item))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_error_of_a_load_callable_names_the_image(num_workers):
+    transformer = EmbeddingTransformer(SmallNet(), load=item_5_fails, batch_size=4, num_workers=num_workers)
+    transformer.fit(np.arange(4))
+    with pytest.raises(ValueError, match=r"Could not load image 6 \(5\): KeyError: 'no such item'"):
+        transformer.transform(np.array([0, 1, 2, 3, 4, 6, 5]))
 
 
 def test_images_of_different_sizes_are_refused_with_the_odd_one(paths):

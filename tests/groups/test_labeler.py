@@ -21,7 +21,6 @@ from skexmap.exceptions import (
     ConstantPredictionWarning,
     IrreproducibleClustersWarning,
     PartitionSearchWarning,
-    SkippedImagesWarning,
 )
 from skexmap.groups import PseudoGroupLabeler
 from skexmap.metrics import worst_pseudo_group_accuracy_scorer
@@ -518,21 +517,6 @@ class TestMerging:
         assert_array_equal(labeler.cluster_labels_, kind == 2)
         assert list(out.columns) == ["embedding_0", "predicted_0", "cluster_0"]
         assert_array_equal(out["cluster_0"].to_numpy(), kind == 2)
-
-    def test_rows_without_an_image_count_neither_as_right_nor_as_wrong(self, kinds):
-        X, y, _, predicted = kinds
-        code = (predicted == "ship").astype(int)
-        expected = PseudoGroupLabeler(THREE).fit(make_blocks(heatmap=X, predicted=code), y)
-        missing = make_blocks(
-            heatmap=np.vstack([X, np.full((50, 2), np.nan)]), predicted=np.append(code, [-1] * 50)
-        )
-        labeler = PseudoGroupLabeler(THREE).fit(missing, np.append(y, ["bird"] * 50))
-        assert labeler.merges_ == expected.merges_
-        assert_array_equal(labeler.group_labels_, np.append(expected.group_labels_, [-1] * 50))
-        by_argument = PseudoGroupLabeler(THREE)
-        with pytest.warns(SkippedImagesWarning):
-            by_argument.fit(missing["heatmap"], np.append(y, ["bird"] * 50), np.append(predicted, ["?"] * 50))
-        assert by_argument.merges_ == expected.merges_
 
     def test_copies_label_new_rows_alike(self, kinds):
         X, y, _, predicted = kinds
