@@ -46,7 +46,7 @@ def main():
         "lines of the package": sum(lines[path] for path in package),
         "lines of code of the package": sum(len(code_lines(path)) for path in package),
         "lines of the tests": sum(lines[path] for path in tests),
-        "public names": len(public_names()),
+        "public names": len(public_objects()),
         "median lines of code of a function": statistics.median(n for n, _, _ in functions),
         "lines of the longest file": max(lines[path] for path in package),
         "private docstrings of more than two lines": sum(doc > 2 for _, doc, private in functions if private),
@@ -71,7 +71,7 @@ def code_lines(path):
 
 def functions_of(path):
     """Yield lines of code, lines of docstring, and whether no user reaches it, of each function."""
-    rows, public = code_lines(path), {name.rpartition(".")[2] for name in public_names()}
+    rows, public = code_lines(path), names_that_users_meet()
 
     def visit(node, reachable):
         for child in ast.iter_child_nodes(node):
@@ -92,8 +92,16 @@ def functions_of(path):
 
 
 @functools.cache
-def public_names():
-    """Return the objects in the `__all__` of public modules, each once, by the first path to it."""
+def names_that_users_meet():
+    """Return the names of the public objects, and of the classes that they inherit from."""
+    return {cls.__name__ for thing in public_objects().values() for cls in getattr(thing, "__mro__", ())} | {
+        name.rpartition(".")[2] for name in public_objects()
+    }
+
+
+@functools.cache
+def public_objects():
+    """Return the objects in the `__all__` of public modules, each once, under the first path to it."""
     sys.path.insert(0, str(ROOT))
     package = importlib.import_module("skexmap")
     modules = [package]
@@ -104,8 +112,9 @@ def public_names():
     for module in modules:
         for name in getattr(module, "__all__", ()):
             if not name.startswith("__"):
-                seen.setdefault(id(getattr(module, name)), f"{module.__name__}.{name}")
-    return list(seen.values())
+                thing = getattr(module, name)
+                seen.setdefault(id(thing), (f"{module.__name__}.{name}", thing))
+    return dict(seen.values())
 
 
 if __name__ == "__main__":

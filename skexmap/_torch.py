@@ -81,22 +81,9 @@ class Held:
 
 
 def replica_of(model, device, dtype=None):
-    """Return the replica of a model on a device, shared with everyone who asks for the same.
-
-    Models of equal content share one. That is for worker processes, where every task unpickles a model of its own:
-    there the last replica is kept until another is asked for, so that tasks that follow one another share it as well.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    device : torch.device
-    dtype : torch.dtype or None, default=None
-        Floating type to run in; None keeps the model's.
-
-    Returns
-    -------
-    replica : Replica
-    """
+    """Return the replica of a model on a device, shared with everyone who asks for the same."""
+    # Models of equal content share one. That is for worker processes, where every task unpickles a model of its own:
+    # there the last replica is kept until another is asked for, so that tasks that follow one another share it as well.
     with _LOCK:
         held = _REPLICAS.setdefault(model, {})
         key = (str(device), dtype)
@@ -121,20 +108,10 @@ def _replica_of_content(model, device, dtype):
 
 
 def content_of(model):
-    """Return a digest of all that makes up a model, equal for its copies in this process; None if it cannot be told.
-
-    It is the model's pickle, in which tensors are replaced by digests of their values, and classes, functions and
-    modules by their identity: a class that was defined anew under its old name is another one. What cannot be pickled,
-    or copies itself in its own way, has no digest.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-
-    Returns
-    -------
-    content : bytes or None
-    """
+    """Return a digest of all that makes up a model, equal for its copies in this process; None if it cannot be told."""
+    # It is the model's pickle, in which tensors are replaced by digests of their values, and classes, functions and
+    # modules by their identity: a class that was defined anew under its old name is another one. What cannot be
+    # pickled, or copies itself in its own way, has no digest.
     written = io.BytesIO()
     try:
         _ContentPickler(written).dump(model)
@@ -186,17 +163,7 @@ def check_model(model):
 
 
 def compiled_parts(model):
-    """Yield name, kind and remedy of every submodule that is scripted, traced or compiled, outermost ones only.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-
-    Raises
-    ------
-    TypeError
-        If it is no torch module.
-    """
+    """Yield name, kind and remedy of every submodule that is scripted, traced or compiled, outermost ones only."""
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
     found = []
@@ -317,11 +284,9 @@ class TensorState:
 
 
 def writable(array):
-    """Return an array that may be written to: itself, a private mapping of its file, or a copy.
-
-    joblib hands large arrays to worker processes as read-only maps of one file. Mapped once more, copy on write, the
-    weights of a model are in memory once for all workers, and yet nothing that is written to them reaches the file.
-    """
+    """Return an array that may be written to: itself, a private mapping of its file, or a copy."""
+    # joblib hands large arrays to worker processes as read-only maps of one file. Mapped once more, copy on write, the
+    # weights of a model are in memory once for all workers, and yet nothing that is written to them reaches the file.
     if array.flags.writeable:
         return array
     if isinstance(array, np.memmap) and array.filename is not None and array.mode == "r":
@@ -335,22 +300,18 @@ def writable(array):
 
 
 def freeze_for_pickle(model):
-    """Return a copy of a module whose tensors are `TensorState` objects: what pickles and hashes the same everywhere.
-
-    A plain module pickles differently after every copy (storages are numbered as they come), so that caches keyed by
-    ``joblib.hash`` would never hit. The arrays share the model's memory where it is on the CPU.
-    """
+    """Return a copy of a module whose tensors are `TensorState` objects: it pickles and hashes the same everywhere."""
+    # A plain module pickles differently after every copy (storages are numbered as they come), so that caches keyed by
+    # ``joblib.hash`` would never hit. The arrays share the model's memory where it is on the CPU.
     frozen = copy.deepcopy(model, {id(values): _state_of(values) for values in _tensors_of(model)})
     _ORIGINS[frozen] = weakref.ref(model)
     return frozen
 
 
 def _state_of(values):
-    """Return the pickled form of a tensor; the same object as long as the values stay.
-
-    joblib, which tells arrays by identity, then writes the weights to disk once for all its tasks, and estimators that
-    are pickled together share them.
-    """
+    """Return the pickled form of a tensor; the same object as long as the values stay."""
+    # joblib, which tells arrays by identity, then writes the weights to disk once for all its tasks, and estimators
+    # that are pickled together share them.
     if values.device.type != "cpu" or not values.is_contiguous():
         return TensorState(values)
     with _LOCK:
@@ -362,11 +323,9 @@ def _state_of(values):
 
 
 def thaw(model):
-    """Undo `freeze_for_pickle`, and return the module.
-
-    A copy that was frozen in this process and never left it (as in ``copy.copy``) stands for the model it was made of;
-    any other is restored in place.
-    """
+    """Undo `freeze_for_pickle`, and return the module."""
+    # A copy that was frozen in this process and never left it (as in ``copy.copy``) stands for the model it was made
+    # of; any other is restored in place.
     origin = _ORIGINS.get(model, lambda: None)()
     if origin is not None:
         return origin

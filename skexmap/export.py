@@ -101,20 +101,7 @@ def _parameter_like(old, values):
 
 
 def head_weights(strategy, classes, n_logits):
-    """Return weight and bias of a dense layer with n_logits outputs that decides as a linear classifier does.
-
-    Parameters
-    ----------
-    strategy : classifier with `coef_`, `intercept_` and `classes_`
-    classes : ndarray of shape (n_classes,)
-        Class of each logit; two for one logit.
-    n_logits : int
-
-    Returns
-    -------
-    weight : ndarray of shape (n_logits, n_features)
-    bias : ndarray of shape (n_logits,)
-    """
+    """Return weight and bias of a dense layer with n_logits outputs that decides as a linear classifier does."""
     if len(classes) != max(2, n_logits) or len(set(classes.tolist())) != len(classes):
         raise ValueError(
             f"`classes` must name each of {n_logits} logits once (two classes for one logit), got "

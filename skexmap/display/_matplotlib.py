@@ -2,18 +2,7 @@
 
 
 def require_pyplot(who):
-    """Return `matplotlib.pyplot`.
-
-    Parameters
-    ----------
-    who : str
-        What needs it; named in the error.
-
-    Raises
-    ------
-    ImportError
-        If matplotlib is not installed.
-    """
+    """Return `matplotlib.pyplot`."""
     try:
         from matplotlib import pyplot
     except ImportError as error:

@@ -34,18 +34,7 @@ class ImageCache:
         self._settings = joblib.hash((FORMAT, settings))
 
     def blocks(self, images, compute):
-        """Return the blocks of a batch of images.
-
-        Parameters
-        ----------
-        images : tensor of shape (n, ...)
-        compute : callable
-            From images to a dict of tensors, one per block.
-
-        Returns
-        -------
-        blocks : dict of str to tensor
-        """
+        """Return the blocks of a batch of images."""
         keys = [self._settings + joblib.hash(image) for image in as_numpy(images.contiguous())]
         entries = [self._stored(key) for key in keys]
         missing = [i for i, entry in enumerate(entries) if entry is None]

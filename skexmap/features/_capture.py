@@ -24,28 +24,7 @@ class _DenseInputs(TorchFunctionMode):
 
 
 def capture_embedding(module, images, layer=None):
-    """Return logits and embedding of images, and the name of the layer between, from one forward pass.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-    images : tensor of shape (n, ...)
-    layer : str or None, default=None
-        None: the input of the dense layer whose output the logits are. The name of a dense layer: its input. The name
-        of any other module: its output, flattened.
-
-    Returns
-    -------
-    logits : tensor of shape (n, n_logits)
-    embedding : tensor of shape (n, n_features)
-    head : str or None
-        Name of the dense layer whose output the logits and whose input the embedding is; None for any other `layer`.
-
-    Raises
-    ------
-    ValueError
-        If no dense layer's output is the logits, or the named module does not exist or does not run.
-    """
+    """Return logits and embedding of images, and the name of the layer between, from one forward pass."""
     with torch.no_grad():
         if layer is not None:
             return _capture_layer(module, images, layer)

@@ -144,10 +144,8 @@ class _Images(Dataset):
 
 
 def check_readable(X, load):
-    """Raise UnreadableImagesError if files of X, or their masks, cannot be read.
-
-    Only paths that this package opens as images can be checked: those without a `load`, or with one of ours.
-    """
+    """Raise UnreadableImagesError if files of X, or their masks, cannot be read."""
+    # Only paths that this package opens as images can be checked: those without a `load`, or with one of ours.
     if not (load is None or isinstance(load, ImageLoader | ImageNetTransform)) or not are_paths(X):
         return
     paths = [os.fspath(path) for path in X]
@@ -169,22 +167,7 @@ def check_readable(X, load):
 
 
 def image_batches(X, load, batch_size, num_workers):
-    """Yield ``(rows, images)``: batches of images as one tensor, and their indices in X.
-
-    Parameters
-    ----------
-    X : array, tensor, memory map, paths or indices, of length n_samples
-    load : callable or None
-        From an item of X to a tensor; None for arrays, and for paths, which are opened with `ImageLoader`.
-    batch_size : int
-    num_workers : int
-        Processes that load; 0 loads in this one.
-
-    Yields
-    ------
-    rows : list of int
-    images : tensor of shape (n_rows, ...)
-    """
+    """Yield ``(rows, images)``: batches of images as one tensor, and their indices in X."""
     batches = [list(range(i, min(i + batch_size, len(X)))) for i in range(0, len(X), batch_size)]
     yield from DataLoader(
         _Images(X, load),

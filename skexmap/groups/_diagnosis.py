@@ -9,18 +9,7 @@ from skexmap.exceptions import ClassInOneClusterWarning, ConstantPredictionWarni
 
 
 def warn_of_undivided_classes(classes, class_codes, clusters, stacklevel=3):
-    """Warn of classes that lie in one cluster.
-
-    Parameters
-    ----------
-    classes : ndarray of shape (n_classes,)
-    class_codes : ndarray of shape (n_samples,)
-        Class of each sample, an index into `classes`.
-    clusters : ndarray of shape (n_samples,)
-        Cluster of each sample; -1 is "belongs to none".
-    stacklevel : int, default=3
-        As in `warnings.warn`: 3 points to the caller of the caller.
-    """
+    """Warn of classes that lie in one cluster."""
     if len(classes) < 2:
         # With one class there is nothing to cross the clusters with.
         return
@@ -48,18 +37,7 @@ def warn_of_undivided_classes(classes, class_codes, clusters, stacklevel=3):
 
 
 def warn_of_constant_predictions(predictions, who, remedy, stacklevel=3):
-    """Warn if all predictions are the same.
-
-    Parameters
-    ----------
-    predictions : ndarray of shape (n_samples,)
-    who : str
-        Who predicted; begins the message.
-    remedy : str
-        Ends it.
-    stacklevel : int, default=3
-        As in `warnings.warn`.
-    """
+    """Warn if all predictions are the same."""
     if len(predictions) > 1 and (predictions == predictions[0]).all():
         warnings.warn(
             f"{who} predicts the same class ({predictions[0]!s}) for all {len(predictions)} samples. {remedy}",

@@ -464,23 +464,7 @@ class FittedClusterer:
 
 
 def fit_clusterer(clusterer, rows, what, n_seed_checks=0):
-    """Fit a clusterer and number its clusters by size.
-
-    Parameters
-    ----------
-    clusterer : clusterer
-        Fitted in place.
-    rows : ndarray of shape (n_samples, n_features)
-        What to cluster.
-    what : str
-        What the rows are; named in errors and warnings.
-    n_seed_checks : int, default=0
-        Number of other seeds to compare with.
-
-    Returns
-    -------
-    fitted : FittedClusterer
-    """
+    """Fit a clusterer and number its clusters by size."""
     unfitted = clone(clusterer)
     try:
         given = np.asarray(clusterer.fit_predict(rows))

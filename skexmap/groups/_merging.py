@@ -23,35 +23,10 @@ class Merge(NamedTuple):
 
 
 def merge_alike(labels, class_codes, correct, rows, alpha):
-    """Merge clusters that are neighbours and on which the model is right equally often.
-
-    A tree is built over the clusters (average linkage of their mean rows). From its leaves upwards, two branches become
-    one cluster if each of them is one cluster and the model is not told to behave differently on them. Clusters that
-    lie far apart are never merged past a nearer one that is different: two shortcuts may fail equally often.
-
-    Two clusters are different if, in some class, the model's right and wrong answers on the one differ from those on
-    the other: Fisher's exact test, times the number of classes (Bonferroni).
-
-    Parameters
-    ----------
-    labels : ndarray of shape (n_samples,), int64
-        Clusters, numbered from 0 without a gap; -1 belongs to none.
-    class_codes : ndarray of shape (n_samples,)
-        Class of each row.
-    correct : ndarray of bool of shape (n_samples,)
-        Whether the model is right about each row.
-    rows : ndarray of shape (n_samples, n_features)
-        What was clustered.
-    alpha : float
-        Clusters with a p-value of at least this are alike.
-
-    Returns
-    -------
-    becomes : ndarray of shape (n_clusters,), int64
-        New number of each cluster: the largest is 0, equal sizes are ordered by their first member.
-    merges : list of Merge
-        In their order.
-    """
+    """Merge clusters that are neighbours and on which the model is right equally often."""
+    # In a tree over the clusters, from the leaves upwards, two branches become one cluster if each of them is one and
+    # the model behaves alike on both. So a cluster is never merged past a nearer one that differs: two shortcuts may
+    # fail equally often.
     n_clusters = int(labels.max()) + 1
     # Right and wrong answers: shape (n_clusters, n_classes, 2).
     answers = np.zeros((n_clusters, int(class_codes.max()) + 1, 2), dtype=np.int64)
@@ -79,18 +54,7 @@ def merge_alike(labels, class_codes, correct, rows, alpha):
 
 
 def p_value_alike(answers, others):
-    """Return how likely answers would differ at least so much if the model behaved alike on both clusters.
-
-    Parameters
-    ----------
-    answers, others : ndarray of shape (n_classes, 2)
-        Number of right and of wrong answers on each cluster, class by class.
-
-    Returns
-    -------
-    p_value : float
-        1 if no class tells the clusters apart, or has images in both.
-    """
+    """Return the p-value of Fisher's exact test on right and wrong answers, Bonferroni-corrected over the classes."""
     p_values = [
         fisher_exact([own, other]).pvalue
         for own, other in zip(answers, others, strict=True)

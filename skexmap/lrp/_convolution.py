@@ -9,31 +9,12 @@ FEW_CHANNELS = 8
 
 
 def convolve(x, weight, bias, settings):
-    """Apply a (possibly transposed) convolution with the given weights.
-
-    Parameters
-    ----------
-    x : tensor of shape (n, channels, ...)
-    weight, bias : tensor
-        `bias` may be None.
-    settings : dict
-        stride, padding, dilation, output_padding (lists of int), transposed (bool) and groups (int).
-    """
+    """Apply a (possibly transposed) convolution with the given weights."""
     return torch.convolution(x, weight, bias, **settings)
 
 
 def transpose_convolution(share, weight, input_like, settings):
-    """Apply the transpose of `convolve` (its gradient with respect to x).
-
-    Parameters
-    ----------
-    share : tensor of the shape of the convolution's output
-    weight : tensor
-    input_like : tensor
-        Gives the shape of the result.
-    settings : dict
-        As for `convolve`.
-    """
+    """Apply the transpose of `convolve` (its gradient with respect to x)."""
     if _has_few_strided_channels(weight, share, settings):
         return _transpose_by_phases(share, weight, input_like.shape[-2:], settings)
     return torch.ops.aten.convolution_backward(
@@ -65,11 +46,9 @@ def _has_few_strided_channels(weight, share, settings):
 
 
 def _transpose_by_phases(share, weight, size, settings):
-    """Transpose a strided convolution as one stride-1 convolution, whose channels are the phases of the pixels.
-
-    Pixel ``h`` with ``h + padding = stride q + r`` receives ``sum_j share[q - j] w[r + stride j]``: for each phase
-    ``r`` an ordinary convolution with the taps ``w[r :: stride]`` reversed.
-    """
+    """Transpose a strided convolution as one stride-1 convolution, whose channels are the phases of the pixels."""
+    # Pixel ``h`` with ``h + padding = stride q + r`` receives ``sum_j share[q - j] w[r + stride j]``: for each phase
+    # ``r`` an ordinary convolution with the taps ``w[r :: stride]`` reversed.
     stride = settings["stride"][0]
     n_out, n_in, *kernel = weight.shape
     taps = [-(-k // stride) for k in kernel]

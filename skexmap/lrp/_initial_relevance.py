@@ -29,11 +29,9 @@ def initial_relevance(logits, target, start):
 
 
 def within_range(initial, dtype):
-    """Return the coefficient in the type of the logits, in units that float16 can hold, and the unit of each image.
-
-    float16 holds nothing below 6e-8: shared among all pixels of a photograph, a relevance of 1 vanishes, and the
-    coefficient of a logit near 0 overflows. Relevance is proportional to its start, so each image starts with more.
-    """
+    """Return the coefficient in the type of the logits, in units that float16 can hold, and the unit of each image."""
+    # float16 holds nothing below 6e-8: shared among all pixels of a photograph, a relevance of 1 vanishes, and the
+    # coefficient of a logit near 0 overflows. Relevance is proportional to its start, so each image starts with more.
     if dtype != torch.float16:
         return initial.to(dtype), None
     largest = initial.abs().amax(1)
@@ -42,10 +40,8 @@ def within_range(initial, dtype):
 
 
 def without_residue(relevance, x):
-    """Return the relevance with that of zeros at exactly zero, where the rule gives them none.
-
-    What is left there (about 1e-20 of the largest) is small enough to make products of maps subnormal numbers, with
-    which processors take a hundred times longer.
-    """
+    """Return the relevance with that of zeros at exactly zero, where the rule gives them none."""
+    # What is left there (about 1e-20 of the largest) is small enough to make products of maps subnormal numbers, with
+    # which processors take a hundred times longer.
     largest = relevance.abs().flatten(1).amax(1).reshape(-1, *[1] * (relevance.ndim - 1))
     return relevance.masked_fill_((x == 0) & (relevance.abs() < RESIDUE * largest), 0.0)

@@ -96,17 +96,7 @@ class WeightedLayer:
         return self.weights("own")[1]
 
     def weights(self, variant, *factors, shift=0.0):
-        """Return weights and bias in a variant, computed once for all batches.
-
-        Parameters
-        ----------
-        variant : {"own", "positive", "negative", "absolute", "plus"}
-            ``"absolute", a``: ``a |w|``; ``"plus", a, b``: ``a w + b max(w, 0)``.
-        *factors : float
-            The factors of the variant.
-        shift : float, default=0.0
-            Added to the bias.
-        """
+        """Return weights and bias in a variant, computed once for all batches."""
         key = (variant, factors, shift)
         if key not in self._cache:
             weight, bias = self._cache.get("own") or self._cache.setdefault("own", self._fold_weights())

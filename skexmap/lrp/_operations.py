@@ -38,11 +38,9 @@ def pass_through(run, call):
 
 
 def share_proportionally(run, call):
-    """Sum or scale: inputs share relevance in proportion to their contribution (the rule `Norm`).
-
-    A shift or scaling of the pixels inside the model hands relevance on where a rule may give it to zeros (flat,
-    w-square, z-box): in proportion, a pixel whose shifted value is zero would get an infinite share.
-    """
+    """Sum or scale: inputs share relevance in proportion to their contribution (the rule `Norm`)."""
+    # A shift or scaling of the pixels inside the model hands relevance on where a rule may give it to zeros (flat,
+    # w-square, z-box): in proportion, a pixel whose shifted value is zero would get an infinite share.
     if call.name in _SHIFTS and run.composite.gives_to_zeros and len(call.tags) == 1 and call.tags[0].pixels:
         return pass_pixels_on(run, call)
     output = call.compute()
@@ -75,12 +73,10 @@ def drop_out(run, call):
 
 
 def multiply(run, call):
-    """Multiply by a constant, by a gate, or by another activation.
-
-    A constant scales. If exactly one factor is a gate (the output of a sigmoid, hard sigmoid or softmax, as in
-    squeeze-excite), the gate is treated as a constant and the signal takes all relevance (Arras et al. 2017);
-    otherwise both factors get half (the uniform rule of AttnLRP, Achtibat et al. 2024, eq. 13), which conserves it.
-    """
+    """Multiply by a constant, by a gate, or by another activation."""
+    # A constant scales. If exactly one factor is a gate (the output of a sigmoid, hard sigmoid or softmax, as in
+    # squeeze-excite), the gate is treated as a constant and the signal takes all relevance (Arras et al. 2017);
+    # otherwise both factors get half (the uniform rule of AttnLRP, Achtibat et al. 2024, eq. 13), which conserves it.
     left, right = call.args[:2]
     tags = tag_of(left), tag_of(right)
     if None in tags:

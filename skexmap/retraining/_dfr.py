@@ -55,10 +55,8 @@ def retrain(
     n_jobs=None,
     track=None,
 ):
-    """Refit the last layer on balanced data, once per seed, and average: DFR for one strength.
-
-    All refits share one scaler; the weights are averaged in its space and folded, so they apply to raw features.
-    """
+    """Refit the last layer on balanced data, once per seed, and average: DFR for one strength."""
+    # All refits share one scaler; the weights are averaged in its space and folded, so they apply to raw features.
     member = np.flatnonzero(group_codes >= 0)
     if len(member) < len(group_codes):
         embedding, class_codes, group_codes = embedding[member], class_codes[member], group_codes[member]

@@ -282,11 +282,9 @@ def score_split(
     min_group_size,
     seed,
 ):
-    """Fit each strength on a half of the samples and count its right answers on the other, group by group.
-
-    `halves` is one of `TUNINGS` and `balance` one of `BALANCES`; ``scaler(X, weight)`` returns mean and scale for a
-    balanced half. Returns the right answers, of shape (n_Cs, n_groups), and the samples scored, of shape (n_groups,).
-    """
+    """Fit each strength on a half of the samples and count its right answers on the other, group by group."""
+    # `halves` is one of `TUNINGS` and `balance` one of `BALANCES`; ``scaler(X, weight)`` returns mean and scale for a
+    # balanced half. Returns the right answers, of shape (n_Cs, n_groups), and the samples scored, of shape (n_groups,).
     rng = np.random.RandomState(seed)
     right, counts = 0, 0
     for fit, held, size in halves(class_codes, group_codes, min_group_size, rng):

@@ -20,49 +20,14 @@ FLOATS = (np.float64, np.float32)
 
 
 def read_embedding(estimator, X, *, reset):
-    """Return the embedding as a finite 2-D float array, from the block of that name or from plain 2-D X.
-
-    Parameters
-    ----------
-    estimator : estimator
-        Learns ``n_features_in_`` when `reset` is true, and is held to it otherwise.
-    X : structured ndarray or data frame with the block ``embedding``, or array-like of shape \
-            (n_samples, n_features)
-        The input of `fit` or `predict`.
-    reset : bool
-        True in `fit`.
-
-    Returns
-    -------
-    embedding : ndarray of shape (n_samples, n_features), float64 or float32
-    """
+    """Return the embedding as a finite 2-D float array, from the block of that name or from plain 2-D X."""
     if has_blocks(X):
         X = get_block(X, EMBEDDING, required_by=estimator)
     return validate_data(estimator, X, reset=reset, dtype=FLOATS, ensure_min_samples=2 if reset else 1)
 
 
 def read_classes(estimator, y, n_samples):
-    """Return the sorted classes of y and the code of each sample's class.
-
-    Parameters
-    ----------
-    estimator : estimator
-        Named in errors.
-    y : array-like of shape (n_samples,)
-        Labels: numbers or strings.
-    n_samples : int
-        Number of samples they belong to.
-
-    Returns
-    -------
-    classes : ndarray of shape (n_classes,)
-    class_codes : ndarray of shape (n_samples,), int64
-
-    Raises
-    ------
-    ValueError
-        If the length differs, y is not a classification target or holds fewer than two classes.
-    """
+    """Return the sorted classes of y and the code of each sample's class."""
     name = type(estimator).__name__
     if y is None:
         raise ValueError(f"{name} requires y to be passed, but the target y is None.")
@@ -82,35 +47,9 @@ def read_classes(estimator, y, n_samples):
 
 
 def read_groups(estimator, X, embedding, classes, class_codes, group_labels):
-    """Return the group of each sample, -1 where it belongs to none.
-
-    In this order: `group_labels` as given are the groups; else class x ``cluster`` where X carries that
-    block; else the classes.
-
-    Parameters
-    ----------
-    estimator : estimator
-        Named in errors.
-    X : structured ndarray, data frame or array-like
-        The input of `fit`.
-    embedding : ndarray of shape (n_samples, n_features)
-        What `read_embedding` made of X.
-    classes : ndarray of shape (n_classes,)
-        The sorted classes.
-    class_codes : ndarray of shape (n_samples,)
-        Class of each sample.
-    group_labels : array-like of shape (n_samples,) or None
-        One label per sample; -1 is "belongs to none".
-
-    Returns
-    -------
-    groups : ndarray of shape (n_groups,)
-        The labels of the groups that occur, sorted, without -1.
-    group_codes : ndarray of shape (n_samples,), int64
-        Index into `groups`, or -1.
-    origin : {"group_labels", "clusters", "classes"}
-        Where the groups come from.
-    """
+    """Return the group of each sample, -1 where it belongs to none."""
+    # In this order: `group_labels` as given are the groups; else class x ``cluster`` where X carries that block; else
+    # the classes.
     blocks = block_names(X)
     if group_labels is not None:
         labels, origin = check_group_labels(group_labels, len(class_codes)), "group_labels"
@@ -134,19 +73,7 @@ def read_groups(estimator, X, embedding, classes, class_codes, group_labels):
 
 
 def large_enough(group_counts, min_group_size):
-    """Return which groups have at least `min_group_size` samples; refuse groups that are all smaller.
-
-    Parameters
-    ----------
-    group_counts : ndarray of int of shape (n_groups,)
-        Number of samples of each group.
-    min_group_size : int
-        As the parameter.
-
-    Returns
-    -------
-    large : ndarray of bool of shape (n_groups,)
-    """
+    """Return which groups have at least `min_group_size` samples; refuse groups that are all smaller."""
     large = group_counts >= min_group_size
     if not large.any():
         raise ValueError(
@@ -157,17 +84,7 @@ def large_enough(group_counts, min_group_size):
 
 
 def refuse_lost_classes(classes, codes_left, where):
-    """Raise ValueError if a class has no sample left to retrain on.
-
-    Parameters
-    ----------
-    classes : ndarray of shape (n_classes,)
-        The sorted classes.
-    codes_left : ndarray of int
-        Classes of the samples that are left.
-    where : str
-        What its samples belong to; the end of the message.
-    """
+    """Raise ValueError if a class has no sample left to retrain on."""
     lost = np.setdiff1d(np.arange(len(classes)), codes_left)
     if len(lost):
         raise ValueError(
@@ -199,25 +116,7 @@ def _refuse_a_lone_cluster_column(estimator, embedding):
 
 
 def read_weights(sample_weight, n_samples):
-    """Return one finite, non-negative weight per sample; ones for None.
-
-    Parameters
-    ----------
-    sample_weight : array-like of shape (n_samples,) or None
-        Weight of each sample.
-    n_samples : int
-        Number of samples they belong to.
-
-    Returns
-    -------
-    weight : ndarray of shape (n_samples,), float64
-        A copy.
-
-    Raises
-    ------
-    ValueError
-        If the shape differs, or a weight is negative or not finite, or none is positive.
-    """
+    """Return one finite, non-negative weight per sample; ones for None."""
     if sample_weight is None:
         return np.ones(n_samples)
     weight = check_array(

@@ -33,41 +33,7 @@ _STEPS = 0.5 ** np.arange(12)
 
 
 def l1_logistic(X, targets, weight, start=None):
-    """Fit one L1-penalised logistic regression.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features), float64
-        Features.
-    targets : ndarray of shape (n_samples,)
-        -1 or +1.
-    weight : ndarray of shape (n_samples,)
-        Weight of each sample's loss, C included.
-    start : ndarray of shape (n_features + 1,), default=None
-        Where to start; the solution for a neighbouring strength saves most of the work.
-
-    Returns
-    -------
-    solution : ndarray of shape (n_features + 1,)
-        The coefficients, then the intercept.
-
-    Warns
-    -----
-    ConvergenceWarning
-        If the optimality conditions are still violated after 500 rounds.
-
-    Examples
-    --------
-    At a penalty that is too strong nothing is better than zero: the largest slope of the loss decides.
-
-    >>> import numpy as np
-    >>> from skexmap.retraining._l1_logistic import l1_logistic
-    >>> X, t = np.array([[1.0], [3.0], [-4.0]]), np.array([1, 1, -1])
-    >>> l1_logistic(X, t, np.full(3, 0.24))
-    array([0., 0.])
-    >>> bool(l1_logistic(X, t, np.full(3, 0.26))[0] > 0)
-    True
-    """
+    """Return coefficients and intercept of one regression; `weight` includes C, `start` saves most of the work."""
     w = np.zeros(X.shape[1] + 1) if start is None else start.copy()
     support = np.flatnonzero(w)
     margin = targets * (_columns(X, support) @ w[support])
@@ -116,26 +82,7 @@ def _working_set(w, violation):
 
 
 def _newton_steps(columns, weight, w, margin):
-    """Take projected Newton steps on a working set.
-
-    Parameters
-    ----------
-    columns : ndarray of shape (n_samples, n_working)
-        Features times target: ``margin = columns @ w``.
-    weight : ndarray of shape (n_samples,)
-        Weight of each sample's loss.
-    w : ndarray of shape (n_working,)
-        Coefficients to start from.
-    margin : ndarray of shape (n_samples,)
-        ``columns @ w``.
-
-    Returns
-    -------
-    w, margin : ndarray
-        After the steps.
-    stalled : bool
-        True if no step lowers the objective any more.
-    """
+    """Take projected Newton steps on a working set."""
     value = _objective(w, margin, weight)
     for _ in range(_STEPS_PER_ROUND):
         chance = expit(-margin)
@@ -188,11 +135,9 @@ def _newton_direction(hessian, damping, pull, orthant, at_zero):
 
 
 def l1_logistic_path(X, class_codes, n_classes, Cs, sample_weight=None):
-    """Fit the strengths `Cs` on the same samples, two classes by one row and more by one row each against the rest.
-
-    Returns coefficients of shape (n_Cs, n_rows, n_features) and intercepts of shape (n_Cs, n_rows). A class without a
-    sample is never predicted.
-    """
+    """Fit the strengths `Cs` on the same samples, two classes by one row and more by one row each against the rest."""
+    # Returns coefficients of shape (n_Cs, n_rows, n_features) and intercepts of shape (n_Cs, n_rows). A class without a
+    # sample is never predicted.
     weight = np.ones(len(X)) if sample_weight is None else sample_weight
     positives = [1] if n_classes == 2 else range(n_classes)
     solutions = np.zeros((len(Cs), len(positives), X.shape[1] + 1))
