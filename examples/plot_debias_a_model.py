@@ -55,15 +55,18 @@ def save_before_and_after(before, after, images, y):
 
     def transformer(model):
         # The sign is for the eye: red speaks for the predicted class, blue against it.
-        return HeatmapTransformer(model, channels="sum", evidence="signed")
+        return HeatmapTransformer(model, evidence="signed")
 
-    maps = [transformer(model).fit_transform(images) for model in (before, after)]
+    maps = [
+        transformer(model).fit_transform(images).reshape(-1, 3, 28, 28).sum(axis=1)
+        for model in (before, after)
+    ]
     figure, axes = plt.subplots(3, len(images), figsize=(1.6 * len(images), 5), layout="constrained")
     for column, (image, label) in enumerate(zip(images, y, strict=True)):
         axes[0, column].imshow(np.clip(image.transpose(1, 2, 0), 0, 1))
         axes[0, column].set_title("digit > 4" if label else "digit <= 4", fontsize=9)
         for row, values in enumerate(maps, 1):
-            axes[row, column].imshow(values[column].reshape(28, 28), cmap="RdBu_r", vmin=-1, vmax=1)
+            axes[row, column].imshow(values[column], cmap="RdBu_r", vmin=-1, vmax=1)
     for row, name in enumerate(["image", "before", "after"]):
         axes[row, 0].set_ylabel(name)
     for ax in axes.flat:

@@ -6,15 +6,10 @@ import warnings
 import numpy as np
 import torch
 
-from skexmap.lrp import Attribution, RelevanceEngine, resolve_composite
+from skexmap.lrp import LRP, Attribution, RelevanceEngine
 from skexmap.lrp._engine import check_logits, first_output
 
 _CAPTUM_LOCK = threading.Lock()
-
-
-def lrp(replica, images, choose_target, *, composite, start, layer):
-    """Layer-wise relevance propagation by `skexmap.lrp.RelevanceEngine`."""
-    return lrp_engine(replica, composite).attribute(images, choose_target, start, layer)
 
 
 def lrp_engine(replica, composite):
@@ -149,8 +144,8 @@ def _grad_cam(attr, model, images, target):
     return attr.LayerAttribution.interpolate(maps, tuple(images.shape[2:]), "bilinear")
 
 
+# Name -> method, besides "lrp".
 METHODS = {
-    "lrp": lrp,
     "integrated_gradients": _captum_method(_integrated_gradients),
     "grad_cam": _captum_method(_grad_cam),
     "saliency": _captum_method(_saliency),
@@ -162,40 +157,26 @@ METHODS = {
 }
 
 
-def resolve_attribution(
-    attribution, *, composite="epsilon_gamma", gamma=4.0, epsilon=1e-6, start="one", layer=None
-):
-    """Return the function that attributes a batch.
+def as_lrp(attribution):
+    """Return the LRP settings that an `attribution` parameter stands for; None if it is another method."""
+    if isinstance(attribution, str) and attribution == "lrp":
+        return LRP()
+    return attribution if isinstance(attribution, LRP) else None
 
-    Parameters
-    ----------
-    attribution : str or callable
-        A key of `METHODS`, or ``(model, images, targets) -> relevance``.
-    composite, gamma, epsilon, start, layer
-        Settings of ``"lrp"``; a `layer` is refused with any other method.
 
-    Returns
-    -------
-    attribute : callable
-        ``(replica, images, choose_target) -> Attribution``.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown (the message lists the known ones), or `layer` is given with another method than LRP.
-    """
-    if layer is not None and attribution != "lrp":
-        raise ValueError(
-            f"layer={layer!r} is where LRP stops; it needs attribution='lrp', got {attribution!r}."
+def resolve_attribution(attribution):
+    """Return ``(replica, images, choose_target) -> Attribution`` for an `attribution` parameter."""
+    lrp = as_lrp(attribution)
+    if lrp is not None:
+        composite = lrp.resolved()
+        return lambda replica, images, choose: lrp_engine(replica, composite).attribute(
+            images, choose, lrp.start, lrp.layer
         )
-    composite = resolve_composite(composite, gamma=gamma, epsilon=epsilon)
     if callable(attribution):
         return lambda replica, images, choose: explain_targets(replica, images, choose, attribution)
     if attribution not in METHODS:
         raise ValueError(
-            f"Unknown attribution {attribution!r}. Choose from {sorted(METHODS)} or pass a callable "
-            "`(model, images, targets) -> relevance`."
+            f"Unknown attribution {attribution!r}. Choose from {sorted(['lrp', *METHODS])}, or pass an LRP(...) or a "
+            "callable `(model, images, targets) -> relevance`."
         )
-    method = METHODS[attribution]
-    settings = {"composite": composite, "start": start, "layer": layer}
-    return lambda replica, images, choose: method(replica, images, choose, **settings)
+    return METHODS[attribution]

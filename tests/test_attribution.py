@@ -184,7 +184,7 @@ def test_maps_that_are_not_finite_are_refused(images):
 
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(
-        ValueError, match=r"Unknown attribution 'lime'.*'deep_lift'.*'saliency'.*or pass a callable"
+        ValueError, match=r"Unknown attribution 'lime'.*'deep_lift'.*'saliency'.*or an? .*callable"
     ):
         resolve_attribution("lime")
 

@@ -47,6 +47,7 @@ from skexmap import (
 )
 from skexmap._torch import freeze_for_pickle
 from skexmap.cluster import OverclusteringKMeans
+from skexmap.lrp import LRP
 
 
 class CosineNet(torch.nn.Module):
@@ -82,7 +83,7 @@ TWO_CLUSTERS = KMeans(2, n_init=1, random_state=0)
 CONFIGURED = {
     HeatmapTransformer: [
         HeatmapTransformer(CosineNet()),
-        HeatmapTransformer(CosineNet(), normalize=None, start="logit", batch_size=7),
+        HeatmapTransformer(CosineNet(), normalize=None, attribution=LRP(start="logit"), batch_size=7),
     ],
     EmbeddingTransformer: [EmbeddingTransformer(CosineNet())],
     EigengapSpectralClustering: [

@@ -18,7 +18,7 @@ from torch import nn
 
 from skexmap._torch import content_of, pick_device, replica_of
 from skexmap.features import EmbeddingTransformer, HeatmapTransformer
-from skexmap.lrp import UnsupportedOperationError, check_model
+from skexmap.lrp import LRP, UnsupportedOperationError, check_model
 
 sys.path.insert(0, str(Path(__file__).parent / "features"))
 
@@ -144,7 +144,7 @@ def _no_failure_left():
 METHODS = [
     lambda model: HeatmapTransformer(model, size=4, batch_size=5).fit(IMAGES).transform(IMAGES),
     lambda model: HeatmapTransformer(
-        model, return_embedding=True, composite="epsilon_plus_flat"
+        model, return_embedding=True, attribution=LRP("epsilon_plus_flat")
     ).fit_transform(IMAGES),
     lambda model: EmbeddingTransformer(model, batch_size=5).fit_transform(IMAGES),
     lambda model: EmbeddingTransformer(model, layer="conv", batch_size=4).fit_transform(IMAGES),
@@ -312,9 +312,9 @@ def resident_megabytes():
 
 @pytest.mark.parametrize("composite", ["epsilon_gamma", "epsilon_plus_flat"])
 def test_two_hundred_batches_leave_no_tensor_behind(composite):
-    maps = HeatmapTransformer(SmallNet(), batch_size=1, composite=composite, return_embedding=True).fit(
-        IMAGES
-    )
+    maps = HeatmapTransformer(
+        SmallNet(), batch_size=1, attribution=LRP(composite), return_embedding=True
+    ).fit(IMAGES)
     maps.transform(IMAGES)
     gc.collect()
     # Nothing may wait for the garbage collector: a cycle would hold a batch of feature maps.

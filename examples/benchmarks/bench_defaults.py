@@ -47,7 +47,6 @@ DEFAULT = "the defaults"
 VARIANTS = {
     DEFAULT: ({}, {}, {}, {}),
     **{f"size={side}": ({"size": side}, {}, {}, {}) for side in (14, 7, 3)},
-    'channels="sum"': ({"channels": "sum"}, {}, {}, {}),
     **{f"n_neighbors={k}": ({}, {"n_neighbors": k}, {}, {}) for k in (5, 20, 40)},
     'evidence="signed"': ({"evidence": "signed"}, {}, {}, {}),
     **{f"merge_alpha={alpha}": ({}, {}, {"merge_alpha": alpha}, {}) for alpha in (None, 0.001, 0.05)},

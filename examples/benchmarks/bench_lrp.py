@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from skexmap import HeatmapTransformer
-from skexmap.lrp import RelevanceEngine, epsilon_gamma
+from skexmap.lrp import LRP, RelevanceEngine, epsilon_gamma
 
 NETS = ("resnet18", "resnet50", "demo")
 # Where the propagation may stop: after each stage of the net.
@@ -234,15 +234,16 @@ def print_cheaper(net_name, rounds):
 
     The time is that of `HeatmapTransformer.transform` on the CPU, summed over the cores, in turn with the plain one.
     The maps are compared image by image, by the correlation of their entries: at the side of the smaller of the two,
-    summed over the channels where a layer's channels are no colours.
+    summed over the channels where a layer's channels are no colors.
     """
     net, images = make_net(net_name)
     shared = {"size": 28, "batch_size": len(images), "device": "cpu"}
-    summed = {**shared, "channels": "sum", "resample": "area"}
+    layers = {layer: LRP(layer=layer) for layer in LAYERS[net_name]}
     variants = {"float32, to the pixels": HeatmapTransformer(net, **shared)}
     variants |= {f"dtype={name!r}": HeatmapTransformer(net, dtype=name, **shared) for name in DTYPES}
     variants |= {
-        f"layer={layer!r}": HeatmapTransformer(net, layer=layer, **summed) for layer in LAYERS[net_name]
+        f"layer={layer!r}": HeatmapTransformer(net, attribution=lrp, resample="area", **shared)
+        for layer, lrp in layers.items()
     }
     for name, transformer in list(variants.items()):
         try:
@@ -258,11 +259,14 @@ def print_cheaper(net_name, rounds):
     print(f"{'':30}{'x plain':>10}{'map':>12}{'corr. mean':>12}{'corr. min':>12}")
     for name, transformer in variants.items():
         side = transformer.heatmap_shape_[-1]
-        reference = variants["float32, to the pixels"]
-        if transformer.layer is not None:
+        reference = variants["float32, to the pixels"].transform(images)
+        if transformer.attribution != "lrp":
             # A map of its own side: what is compared is the place, not the resolution.
-            reference = HeatmapTransformer(net, **{**summed, "size": side}).fit(images)
-        pairs = zip(transformer.transform(images), reference.transform(images), strict=True)
+            smaller = HeatmapTransformer(net, resample="area", **{**shared, "size": side}).fit_transform(
+                images
+            )
+            reference = smaller.reshape(len(images), 3, -1).sum(1)
+        pairs = zip(transformer.transform(images), reference, strict=True)
         correlations = [np.corrcoef(a, b)[0, 1] for a, b in pairs]
         ratio = statistics.median(mine / full for mine, full in zip(seconds[name], plain, strict=True))
         print(

@@ -1,6 +1,6 @@
 """HeatmapTransformer: what a frozen classifier looks at, image by image."""
 
-from numbers import Integral, Real
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -10,11 +10,11 @@ from skexmap._blocks import EMBEDDING, HEATMAP, PREDICTED
 from skexmap._progress import reports_fit
 from skexmap._torch import pick_device, replica_of
 from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context
-from skexmap.attribution import lrp_engine, resolve_attribution
+from skexmap.attribution import as_lrp, lrp_engine, resolve_attribution
 from skexmap.features._base import ImageTransformer, explained_failure, predicted_classes
 from skexmap.features._cache import ImageCache
 from skexmap.features._capture import NO_HEAD, capture_embedding
-from skexmap.lrp import Composite, resolve_composite
+from skexmap.lrp import LRP
 from skexmap.lrp._engine import check_logits, first_output
 
 # Cosine between a map in float16 and in float32 below which the type is refused.
@@ -33,15 +33,11 @@ class HeatmapTransformer(ImageTransformer):
     model : torch.nn.Module
         Trained classifier that returns logits of shape (n, n_logits), or a tuple with them first. One logit means two
         classes. It is never changed; a copy of it runs, in evaluation mode.
-    attribution : str or callable, default="lrp"
-        A method of `skexmap.attribution.METHODS` (those other than ``"lrp"`` need captum), or a callable
-        ``(model, images, targets) -> relevance``.
-    composite : str or Composite, default="epsilon_gamma"
-        Which rule each layer gets; see `skexmap.lrp`.
-    gamma : float, default=4.0
-        Gamma of the named composites that have one.
-    epsilon : float, default=1e-6
-        Stabiliser of the named composites.
+    attribution : str, LRP or callable, default="lrp"
+        How relevance is computed. ``"lrp"`` is `skexmap.lrp.LRP()`, layer-wise relevance propagation as published; its
+        settings are those of the object, and a grid search reaches them as ``attribution__gamma``. Other methods are
+        those of `skexmap.attribution.METHODS`, which need captum, or a callable ``(model, images, targets) ->
+        relevance``.
     target : "predicted", int or callable, default="predicted"
         The class whose logit is explained: the predicted one, one index for all images, or a function from the logits
         (tensor of shape (n, n_logits)) to n indices.
@@ -51,8 +47,6 @@ class HeatmapTransformer(ImageTransformer):
     size : int or None, default=28
         Side of the square maps, in pixels; None keeps the resolution. Maps that are smaller stay so. Ignored where X
         is no set of pictures (inputs that are not of shape (channels, height, width)).
-    channels : {"keep", "sum", "mean"}, default="keep"
-        Whether maps keep the image's channels or add or average them.
     normalize : {"max_abs"} or None, default="max_abs"
         Whether each map is divided by its largest absolute value. A map that is zero everywhere stays zero.
     resample : {"bilinear", "area"}, default="bilinear"
@@ -61,16 +55,10 @@ class HeatmapTransformer(ImageTransformer):
     return_embedding : bool, default=False
         Whether `transform` returns a structured array with the blocks ``embedding``, ``heatmap`` and ``predicted``,
         from the same forward pass, instead of a plain 2-D array of maps.
-    layer : str or None, default=None
-        Name of a module at whose output LRP stops: a coarser and cheaper map of that layer's channels (for example
-        ``"layer3"`` of a ResNet, with ``channels="sum"``). None goes down to the pixels.
     dtype : {"float64", "float32", "bfloat16", "float16"} or None, default=None
         Floating type to compute in; None keeps the model's. Half precision is faster where the hardware has it; the
         embedding then has that precision, and both come out as float32. "float16" has a small range: `fit` refuses it
         where the maps of the first images differ from those in float32.
-    start : {"one", "logit"}, default="one"
-        Relevance at the target: 1 (published; a target whose logit is negative gets a map of flipped sign) or its
-        logit. A one-logit model starts with 1 at the predicted side.
     load : callable or None, default=None
         From an item of X to an image tensor of shape (channels, height, width); None for arrays, and for file paths,
         which are opened with `ImageLoader`. It must be picklable to be cached or sent to workers.
@@ -136,20 +124,14 @@ class HeatmapTransformer(ImageTransformer):
 
     _parameter_constraints = {
         "model": "no_validation",
-        "attribution": [str, callable],
-        "composite": [str, Composite],
-        "gamma": [Interval(Real, 0, None, closed="left")],
-        "epsilon": [Interval(Real, 0, None, closed="left")],
+        "attribution": [str, LRP, callable],
         "target": [StrOptions({"predicted"}), Interval(Integral, 0, None, closed="left"), callable],
         "evidence": [StrOptions({"magnitude", "signed"})],
         "size": [Interval(Integral, 1, None, closed="left"), None],
-        "channels": [StrOptions({"keep", "sum", "mean"})],
         "normalize": [StrOptions({"max_abs"}), None],
         "resample": [StrOptions({"bilinear", "area"})],
         "return_embedding": ["boolean"],
-        "layer": [str, None],
         "dtype": [StrOptions({"float64", "float32", "bfloat16", "float16"}), None],
-        "start": [StrOptions({"one", "logit"})],
         "load": [callable, None],
         "memory": [str, HasMethods("cache"), None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
@@ -163,19 +145,13 @@ class HeatmapTransformer(ImageTransformer):
         model=None,
         *,
         attribution="lrp",
-        composite="epsilon_gamma",
-        gamma=4.0,
-        epsilon=1e-6,
         target="predicted",
         evidence="magnitude",
         size=28,
-        channels="keep",
         normalize="max_abs",
         resample="bilinear",
         return_embedding=False,
-        layer=None,
         dtype=None,
-        start="one",
         load=None,
         memory=None,
         batch_size=64,
@@ -185,19 +161,13 @@ class HeatmapTransformer(ImageTransformer):
     ):
         self.model = model
         self.attribution = attribution
-        self.composite = composite
-        self.gamma = gamma
-        self.epsilon = epsilon
         self.target = target
         self.evidence = evidence
         self.size = size
-        self.channels = channels
         self.normalize = normalize
         self.resample = resample
         self.return_embedding = return_embedding
-        self.layer = layer
         self.dtype = dtype
-        self.start = start
         self.load = load
         self.memory = memory
         self.batch_size = batch_size
@@ -274,9 +244,9 @@ class HeatmapTransformer(ImageTransformer):
             logits = first_output(replica.module(images))
         check_logits(logits, len(images))
         self.n_logits_ = logits.shape[1]
-        if self.attribution == "lrp":
-            composite = resolve_composite(self.composite, gamma=self.gamma, epsilon=self.epsilon)
-            self.head_ = lrp_engine(replica, composite).check(images)
+        lrp = as_lrp(self.attribution)
+        if lrp is not None:
+            self.head_ = lrp_engine(replica, lrp.resolved()).check(images)
         else:
             self.head_ = capture_embedding(replica.module, images)[2] if self.return_embedding else None
         if self.return_embedding and self.head_ is None:
@@ -315,7 +285,11 @@ class HeatmapTransformer(ImageTransformer):
                 "or a rule divides by zero; try a larger `epsilon`."
             )
         relevance = result.relevance.abs() if self.evidence == "magnitude" else result.relevance
-        maps = reduce_channels(relevance, self.channels)
+        maps = relevance
+        lrp = as_lrp(self.attribution)
+        if lrp is not None and lrp.layer is not None and maps.ndim == 4:
+            # The channels of a layer have no meaning that clusters could use, and there are many.
+            maps = maps.sum(1, keepdim=True)
         if self.size is not None and maps.ndim == 4:
             maps = resize(maps, self.size, self.resample)
         if self.normalize == "max_abs":
@@ -329,15 +303,7 @@ class HeatmapTransformer(ImageTransformer):
         return {EMBEDDING: embedding, HEATMAP: maps, PREDICTED: predicted}
 
     def _attribute(self, images, replica):
-        attribute = resolve_attribution(
-            self.attribution,
-            composite=self.composite,
-            gamma=self.gamma,
-            epsilon=self.epsilon,
-            start=self.start,
-            layer=self.layer,
-        )
-        return attribute(replica, images, self._choose_target)
+        return resolve_attribution(self.attribution)(replica, images, self._choose_target)
 
     def _choose_target(self, logits):
         """Return the index of the class to explain, for each image."""
@@ -357,13 +323,6 @@ class HeatmapTransformer(ImageTransformer):
                 )
             return torch.full_like(logits[:, 0], self.target, dtype=torch.long)
         return predicted_classes(logits)
-
-
-def reduce_channels(maps, how):
-    """Keep, add or average the channels of maps of shape (n, channels, ...)."""
-    if how == "keep" or maps.ndim < 3:
-        return maps
-    return maps.sum(1, keepdim=True) if how == "sum" else maps.mean(1, keepdim=True)
 
 
 def resize(maps, size, how):

@@ -115,9 +115,7 @@ class ModelReport:
 
 
 @torch.inference_mode(False)
-def check_model(
-    model, example, *, composite="epsilon_gamma", gamma=4.0, epsilon=1e-6, target="predicted", device="cpu"
-):
+def check_model(model, example, *, composite="epsilon_gamma", target="predicted", device="cpu"):
     """Report what relevance propagation makes of a model, before any heatmap is made.
 
     The model runs as a copy and is left as it is. Nothing is raised for what has no rule: the report lists all of it.
@@ -129,9 +127,7 @@ def check_model(
     example : array-like or tensor of shape (n, ...)
         A few images, as the model takes them.
     composite : str or Composite, default="epsilon_gamma"
-        Which rule each layer gets.
-    gamma, epsilon : float, default=4.0 and 1e-6
-        Settings of the named composites that have them.
+        Which rule each layer gets; ``epsilon_gamma(gamma=1.0)`` and the like for other settings.
     target : "predicted" or int, default="predicted"
         The class whose logit is explained.
     device : str, default="cpu"
@@ -151,7 +147,7 @@ def check_model(
     --------
     >>> import torch
     >>> from skexmap.lrp import check_model
-    >>> _ = torch.manualinitial_relevance(0)
+    >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(
     ...     torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten(),
     ...     torch.nn.Linear(4 * 36, 2),
@@ -181,7 +177,7 @@ def check_model(
     images = images.to(
         replica.device, replica.dtype or (None if images.is_floating_point() else torch.float32)
     )
-    engine = RelevanceEngine(replica.module, resolve_composite(composite, gamma=gamma, epsilon=epsilon))
+    engine = RelevanceEngine(replica.module, resolve_composite(composite))
     with torch.no_grad():
         plain = first_output(replica.module(images))
     check_logits(plain, len(images))

@@ -23,8 +23,8 @@ class LRP(BaseEstimator):
         Relevance at the target: 1 (published; a target whose logit is negative gets a map of flipped sign), or its
         logit. A model with one logit starts with 1 at the predicted side.
     layer : str or None, default=None
-        Name of a module at whose output the propagation stops: a coarser and cheaper map of that layer's channels (for
-        example ``"layer3"`` of a ResNet, with ``channels="sum"``). None goes down to the pixels.
+        Name of a module at whose output the propagation stops, for example ``"layer3"`` of a ResNet: a coarser and
+        cheaper map, the sum over the channels of that layer. None goes down to the pixels.
 
     Raises
     ------

@@ -17,6 +17,7 @@ from sklearn.pipeline import Pipeline
 from small_nets import SHOWN, CountingNet, SmallNet
 
 from skexmap.features import EmbeddingTransformer, HeatmapTransformer, _cache
+from skexmap.lrp import LRP
 
 TRANSFORMERS = [HeatmapTransformer, EmbeddingTransformer]
 
@@ -119,11 +120,15 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_of_the_model_changes_the_hash_and_the_next_results(change, images):
     net = SmallNet()
-    transformer = HeatmapTransformer(net, normalize=None, start="logit", return_embedding=True).fit(images)
+    transformer = HeatmapTransformer(
+        net, normalize=None, attribution=LRP(start="logit"), return_embedding=True
+    ).fit(images)
     before, hashed = transformer.transform(images), joblib.hash(HeatmapTransformer(net))
     CHANGES[change](net)
     after = transformer.transform(images)
-    expected = HeatmapTransformer(copy.deepcopy(net), normalize=None, start="logit", return_embedding=True)
+    expected = HeatmapTransformer(
+        copy.deepcopy(net), normalize=None, attribution=LRP(start="logit"), return_embedding=True
+    )
     expected = expected.fit_transform(images)
     assert joblib.hash(HeatmapTransformer(net)) != hashed
     for block in ("embedding", "heatmap"):
@@ -188,7 +193,7 @@ def test_the_cache_forgets_when_weights_or_settings_change(images, tmp_path):
     assert sum(SHOWN) == 10
     assert_allclose(changed, HeatmapTransformer(net, size=4).fit_transform(images), rtol=1e-5, atol=1e-6)
     SHOWN.clear()
-    cached.set_params(gamma=1.0).transform(images)
+    cached.set_params(attribution=LRP(gamma=1.0)).transform(images)
     assert sum(SHOWN) == 10
 
 

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
 from small_nets import AuxiliaryNet, FlatNet, SmallNet, TupleNet
 from torch import nn
 
 from skexmap.features import EmbeddingTransformer, HeatmapTransformer
-from skexmap.lrp import Composite, Epsilon, On, RelevanceEngine, UnsupportedOperationError, epsilon_gamma
+from skexmap.lrp import LRP, Composite, Epsilon, On, RelevanceEngine, UnsupportedOperationError, epsilon_gamma
 
 
 @pytest.fixture
@@ -74,22 +75,11 @@ def test_maps_are_shrunk_bilinearly_or_by_area(images, evidence):
 
 
 @pytest.mark.parametrize("evidence", KEPT)
-def test_channels_are_kept_added_or_averaged(images, evidence):
-    raw = KEPT[evidence](raw_maps(SmallNet(), images))
-    parameters = {"size": None, "normalize": None, "evidence": evidence}
-    total = maps_of(SmallNet(), images, channels="sum", **parameters).reshape(11, 1, 8, 8)
-    assert_allclose(total[:, 0], raw.sum(1), rtol=1e-4, atol=1e-6)
-    assert_allclose(
-        maps_of(SmallNet(), images, channels="mean", **parameters) * 3, total.reshape(11, -1), rtol=1e-4
-    )
-
-
-@pytest.mark.parametrize("evidence", KEPT)
 def test_evidence_is_taken_per_channel_then_shrunk_then_divided_by_the_largest(images, evidence):
     raw = KEPT[evidence](raw_maps(SmallNet(), images))
-    shrunk = raw.reshape(11, 3, 4, 2, 4, 2).mean((3, 5)).sum(1).reshape(11, -1)
+    shrunk = raw.reshape(11, 3, 4, 2, 4, 2).mean((3, 5)).reshape(11, -1)
     expected = shrunk / np.abs(shrunk).max(1, keepdims=True)
-    found = maps_of(SmallNet(), images, size=4, resample="area", channels="sum", evidence=evidence)
+    found = maps_of(SmallNet(), images, size=4, resample="area", evidence=evidence)
     assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -108,7 +98,9 @@ def test_the_target_can_be_the_prediction_one_class_or_a_function(images):
 def test_starting_at_the_logit_multiplies_the_map_by_it(images):
     net = SmallNet()
     parameters = {"target": 1, "normalize": None, "evidence": "signed"}
-    ones, logits = (maps_of(net, images, start=start, **parameters) for start in ("one", "logit"))
+    ones, logits = (
+        maps_of(net, images, attribution=LRP(start=start), **parameters) for start in ("one", "logit")
+    )
     z = net.eval()(torch.from_numpy(images)).detach().numpy()[:, 1:]
     assert (z < 0).any()
     assert_allclose(logits, ones * z, rtol=1e-3, atol=1e-6)
@@ -116,11 +108,13 @@ def test_starting_at_the_logit_multiplies_the_map_by_it(images):
 
 def test_gamma_epsilon_and_composite_reach_the_rules(images):
     parameters = {"size": None, "normalize": None, "evidence": "signed"}
-    found = maps_of(SmallNet(), images, gamma=0.5, epsilon=0.1, **parameters).reshape(images.shape)
+    found = maps_of(SmallNet(), images, attribution=LRP(gamma=0.5, epsilon=0.1), **parameters).reshape(
+        images.shape
+    )
     expected = raw_maps(SmallNet(), images, composite=epsilon_gamma(gamma=0.5, epsilon=0.1))
     assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
     own = Composite([(On(), Epsilon(0.01))])
-    found = maps_of(SmallNet(), images, composite=own, **parameters).reshape(images.shape)
+    found = maps_of(SmallNet(), images, attribution=LRP(own), **parameters).reshape(images.shape)
     assert_allclose(found, raw_maps(SmallNet(), images, composite=own), rtol=1e-4, atol=1e-6)
 
 
@@ -257,9 +251,9 @@ def test_classes_say_which_logit_is_which_class(images, labels, classes):
 
 
 def test_learned_shapes_are_attributes(images):
-    transformer = HeatmapTransformer(SmallNet(), size=4, channels="sum").fit(images)
+    transformer = HeatmapTransformer(SmallNet(), size=4).fit(images)
     assert transformer.image_shape_ == (3, 8, 8)
-    assert transformer.heatmap_shape_ == (1, 4, 4)
+    assert transformer.heatmap_shape_ == (3, 4, 4)
     assert transformer.n_features_in_ == 192
     assert transformer.n_logits_ == 2
     assert transformer.head_ == "head"
@@ -386,21 +380,23 @@ def test_unknown_names_are_refused_with_the_known_ones(images):
         images,
         attribution="gradcam",
     )
-    refused(ValueError, r"Unknown composite 'gamma'.*'epsilon_gamma'", SmallNet(), images, composite="gamma")
+    refused(
+        ValueError,
+        r"Unknown composite 'gamma'.*'epsilon_gamma'",
+        SmallNet(),
+        images,
+        attribution=LRP("gamma"),
+    )
 
 
 @pytest.mark.parametrize(
     "parameters",
     [
         {"size": 0},
-        {"channels": "max"},
         {"normalize": "l2"},
         {"resample": "nearest"},
-        {"start": "zero"},
         {"target": -1},
         {"target": "first"},
-        {"gamma": -1.0},
-        {"epsilon": -1.0},
         {"batch_size": 0},
         {"num_workers": -1},
         {"return_embedding": "yes"},
@@ -413,6 +409,42 @@ def test_parameters_out_of_range_are_refused(images, parameters):
     refused(
         ValueError, f"The '{name}' parameter of HeatmapTransformer must be", SmallNet(), images, **parameters
     )
+
+
+@pytest.mark.parametrize("parameters", [{"start": "zero"}, {"gamma": -1.0}, {"epsilon": -1.0}], ids=str)
+def test_settings_of_lrp_out_of_range_are_refused(images, parameters):
+    (name,) = parameters
+    message = f"The '{name}' parameter of LRP must be"
+    refused(ValueError, message, SmallNet(), images, attribution=LRP(**parameters))
+
+
+@pytest.mark.parametrize(
+    "lrp, message",
+    [
+        (
+            LRP("epsilon_plus", gamma=1.0),
+            "gamma would have no effect: the composite 'epsilon_plus' does not take it",
+        ),
+        (
+            LRP(Composite([(On(), Epsilon(0.01))]), gamma=1.0, epsilon=1.0),
+            "epsilon and gamma would have no effect",
+        ),
+    ],
+)
+def test_settings_that_a_composite_does_not_have_are_refused(images, lrp, message):
+    refused(ValueError, message, SmallNet(), images, attribution=lrp)
+
+
+def test_a_grid_search_reaches_the_settings_of_lrp(images):
+    transformer = HeatmapTransformer(SmallNet(), attribution=LRP(), size=None)
+    assert "attribution__gamma" in transformer.get_params()
+    found = clone(transformer).set_params(attribution__gamma=0.5).fit_transform(images)
+    assert_array_equal(found, maps_of(SmallNet(), images, attribution=LRP(gamma=0.5), size=None))
+    assert not np.allclose(found, transformer.fit_transform(images), atol=1e-3)
+
+
+def test_the_name_lrp_and_the_default_settings_are_the_same(images):
+    assert_array_equal(maps_of(SmallNet(), images), maps_of(SmallNet(), images, attribution=LRP()))
 
 
 def test_a_target_out_of_range_is_refused(images):

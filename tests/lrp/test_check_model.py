@@ -9,7 +9,7 @@ from test_networks import Net
 from test_rules import norm
 from torch import nn
 
-from skexmap.lrp import Composite, Epsilon, Gamma, On, check_model
+from skexmap.lrp import Composite, Epsilon, Gamma, On, check_model, epsilon_gamma
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +72,7 @@ def test_the_kept_share_is_what_the_rule_hands_on():
 
 def test_a_layer_without_bias_keeps_everything():
     net = nn.Sequential(nn.Conv2d(2, 3, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2, bias=False))
-    report = check_model(net.double(), torch.randn(4, 2, 6, 6), epsilon=1e-12)
+    report = check_model(net.double(), torch.randn(4, 2, 6, 6), composite=epsilon_gamma(epsilon=1e-12))
     assert [layer.kept for layer in report.layers] == pytest.approx([1, 1], abs=1e-6)
     np.testing.assert_allclose(report.pixel_relevance, 1, rtol=1e-6)
 
