@@ -22,7 +22,6 @@ from skexmap import (
     HeatmapTransformer,
     PseudoGroupLabeler,
 )
-from skexmap.cluster import OverclusteringKMeans
 from skexmap.datasets import ImageNetTransform
 from skexmap.exceptions import SkippedImagesWarning
 from skexmap.features import ImageLoader
@@ -291,8 +290,6 @@ def blocks(broken):
 
 CLUSTERERS = {
     "spectral": EigengapSpectralClustering(n_clusters=2, n_neighbors=8),
-    "k-means": OverclusteringKMeans(2, random_state=0),
-    "k-means after UMAP-like places": OverclusteringKMeans(2, reduce="pca", n_components=2, random_state=0),
 }
 
 
