@@ -12,6 +12,7 @@ from sklearn.cluster import SpectralClustering
 from sklearn.datasets import make_blobs
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.neighbors import (
     KNeighborsTransformer,
     NearestNeighbors,
@@ -173,6 +174,16 @@ def test_exact_neighbors_from_a_transformer_give_the_same_clusters_and_predictio
     np.testing.assert_array_equal(clusterer.labels_, plain.labels_)
     np.testing.assert_array_equal(clusterer.predict(rows), plain.labels_)
     np.testing.assert_array_equal(clusterer.predict(new), plain.predict(new))
+
+
+def test_precomputed_distances_give_the_same_clusters_and_predictions():
+    X, _ = two_moons_bridge(500)
+    distances = euclidean_distances(X, X[:400])
+    plain = EigengapSpectralClustering(n_neighbors=8).fit(X[:400])
+    neighbors = KNeighborsTransformer(n_neighbors=8, metric="precomputed")
+    clusterer = EigengapSpectralClustering(n_neighbors=8, neighbors=neighbors).fit(distances[:400])
+    np.testing.assert_array_equal(clusterer.labels_, plain.labels_)
+    np.testing.assert_array_equal(clusterer.predict(distances), plain.predict(X))
 
 
 def test_a_transformer_brings_another_metric():
