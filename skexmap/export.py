@@ -7,14 +7,14 @@ import torch
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from skexmap.cluster._base import ClustererStep
+from skexmap.cluster import EigengapSpectralClustering
 from skexmap.groups import PseudoGroupLabeler
 from skexmap.retraining import EIILLabeler
 
 # Logit of a class that the retraining data lacked: far below any other, and finite, so that softmax and ONNX take it.
 ABSENT_CLASS_LOGIT = -1e4
 # Steps that only add groups to the embedding.
-HAND_ON_THE_EMBEDDING = (ClustererStep, PseudoGroupLabeler, EIILLabeler)
+HAND_ON_THE_EMBEDDING = (EigengapSpectralClustering, PseudoGroupLabeler, EIILLabeler)
 
 
 def export_model(classifier, *, classes=None):

@@ -17,6 +17,7 @@ import sklearn.utils.estimator_checks
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, ClusterMixin, TransformerMixin, is_classifier
 from sklearn.cluster import DBSCAN, AgglomerativeClustering, KMeans
+from sklearn.neighbors import KNeighborsTransformer
 from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import (
     check_dataframe_column_names_consistency,
@@ -46,7 +47,7 @@ from skexmap import (
     PseudoGroupLabeler,
 )
 from skexmap._torch import freeze_for_pickle
-from skexmap.cluster import OverclusteringKMeans
+from skexmap.cluster import SilhouetteKMeans
 from skexmap.lrp import LRP
 
 
@@ -88,14 +89,10 @@ CONFIGURED = {
     EmbeddingTransformer: [EmbeddingTransformer(CosineNet())],
     EigengapSpectralClustering: [
         EigengapSpectralClustering(),
-        EigengapSpectralClustering(affinity="rbf"),
         EigengapSpectralClustering(n_clusters=2, n_neighbors=4),
-        EigengapSpectralClustering(projection="pca", n_components=2),
+        EigengapSpectralClustering(neighbors=KNeighborsTransformer(n_neighbors=4, algorithm="brute")),
     ],
-    OverclusteringKMeans: [
-        OverclusteringKMeans((2, 4), n_init=1),
-        OverclusteringKMeans(3, reduce="pca", n_init=2, batch_size=1024),
-    ],
+    SilhouetteKMeans: [SilhouetteKMeans(2, 4, n_init=1)],
     PseudoGroupLabeler: [
         PseudoGroupLabeler(merge_alpha=None),
         PseudoGroupLabeler(block="embedding", merge_alpha=None),
@@ -134,7 +131,8 @@ def public_estimators():
         module = importlib.import_module(module_name)
         for name in getattr(module, "__all__", ()):
             value = getattr(module, name)
-            if inspect.isclass(value) and issubclass(value, BaseEstimator):
+            # LRP is settings, to be reached by a grid search, not an estimator.
+            if inspect.isclass(value) and issubclass(value, BaseEstimator) and value is not LRP:
                 found.add(value)
     return sorted(found, key=lambda cls: cls.__name__)
 
@@ -170,7 +168,14 @@ class PlainTransformerOfY(PlainTransformer):
         return tags
 
 
-class PlainClusterer(ClusterMixin, PlainTransformer):
+class PlainClusterer(ClusterMixin, BaseEstimator):
+    """A clusterer without further methods."""
+
+    def fit(self, X, y=None):
+        return self
+
+
+class PlainClustererStep(ClusterMixin, PlainTransformer):
     """A clusterer that is a transformer as well and returns integers."""
 
     def __sklearn_tags__(self):
@@ -183,7 +188,7 @@ def plain_of_the_same_kind(estimator):
     if is_classifier(estimator):
         return PlainClassifier()
     if isinstance(estimator, ClusterMixin):
-        return PlainClusterer() if hasattr(estimator, "transform") else None
+        return PlainClustererStep() if hasattr(estimator, "transform") else PlainClusterer()
     return PlainTransformerOfY() if get_tags(estimator).target_tags.required else PlainTransformer()
 
 
@@ -214,8 +219,8 @@ def test_every_public_estimator_is_found():
         "EmbeddingTransformer",
         "ExMapClassifier",
         "HeatmapTransformer",
-        "OverclusteringKMeans",
         "PseudoGroupLabeler",
+        "SilhouetteKMeans",
     }
     assert all(cls in PUBLIC for cls in CONFIGURED)
     named = {getattr(skexmap, name) for name in skexmap.__all__}

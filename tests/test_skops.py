@@ -43,9 +43,10 @@ def test_it_comes_back_with_the_same_answers(estimator, training_set):
     methods = [name for name in ("predict", "transform", "decision_function") if hasattr(fitted, name)]
     for name in methods:
         np.testing.assert_array_equal(getattr(loaded, name)(X), getattr(fitted, name)(X))
-    assert methods or hasattr(fitted, "group_labels_")
-    if hasattr(fitted, "group_labels_"):
-        np.testing.assert_array_equal(loaded.group_labels_, fitted.group_labels_)
+    learned = [name for name in ("labels_", "group_labels_") if hasattr(fitted, name)]
+    for name in learned:
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(fitted, name))
+    assert methods or learned
 
 
 def test_every_estimator_of_the_retraining_is_among_them():

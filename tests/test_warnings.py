@@ -22,7 +22,7 @@ from skexmap import (
     PseudoGroupLabeler,
 )
 from skexmap._blocks import make_blocks
-from skexmap.cluster import OverclusteringKMeans, cluster_stability
+from skexmap.cluster import cluster_stability
 from skexmap.exceptions import (
     AbsentGroupWarning,
     ClassInOneClusterWarning,
@@ -124,11 +124,6 @@ MET = {
         DisconnectedGraphWarning,
         "13 connected components.*Raise `n_neighbors`",
         thirteen_pieces,
-    ),
-    "k-means on noise": (
-        IrreproducibleClustersWarning,
-        "Ask for fewer",
-        lambda: OverclusteringKMeans(8, random_state=0).fit(NOISE),
     ),
     "k-means on noise, in a labeler": (
         IrreproducibleClustersWarning,

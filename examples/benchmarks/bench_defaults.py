@@ -104,7 +104,7 @@ def run(data, seed, options):
         if (key := str(of_maps)) not in maps:
             transformer = HeatmapTransformer(net, return_embedding=True, **of_maps)
             maps[key] = transformer.fit_transform(X)
-        clusterer = EigengapSpectralClustering(random_state=seed, n_seed_checks=0, **of_clusterer)
+        clusterer = EigengapSpectralClustering(random_state=seed, **of_clusterer)
         try:
             groups = PseudoGroupLabeler(clusterer, **of_labeler).fit_predict(maps[key], y)
             embedding = np.ascontiguousarray(maps[key]["embedding"])

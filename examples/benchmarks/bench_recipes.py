@@ -83,7 +83,7 @@ def run(kind, seed, options):
     y, embedding = data["y"], data["embedding"]
     rows = {NET: figures(data, data["net_predicts"])}
     for name, (block, evidence, merge_alpha, tuning) in ROWS.items():
-        clusterer = EigengapSpectralClustering(random_state=seed, n_seed_checks=0)
+        clusterer = EigengapSpectralClustering(random_state=seed)
         labeler = PseudoGroupLabeler(clusterer, block=block, merge_alpha=merge_alpha)
         values = embedding if block == "embedding" else data[evidence].reshape(len(y), -1)
         labeler.fit(values, y, predicted=data["predicted"])

@@ -23,7 +23,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV, GroupKFold
 
 from skexmap import EmbeddingTransformer, HeatmapTransformer, PseudoGroupLabeler
-from skexmap.cluster import OverclusteringKMeans
+from skexmap.cluster import SilhouetteKMeans
 from skexmap.datasets import make_colored_digits
 from skexmap.exceptions import SkexmapWarning
 from skexmap.metrics import group_accuracies, make_worst_pseudo_group_scorer, purity_score
@@ -72,7 +72,7 @@ def fit_strategies(seed, blocks, y, pseudo_groups, true_groups, source, net_head
     environments = EIILLabeler(frozen).fit_predict(embedding, y)
     yield "`EIILLabeler(net)`, then `DFRClassifierCV()`", shown, fit(DFRClassifierCV(), environments)
     george = PseudoGroupLabeler(
-        OverclusteringKMeans(random_state=seed), block="embedding", scope="local", merge_alpha=None
+        SilhouetteKMeans(random_state=seed), block="embedding", scope="local", merge_alpha=None
     )
     george = george.fit_predict(blocks, y)
     name = "GEORGE: embedding clusters, then `DFRClassifierCV(min_group_size=20)`"

@@ -1,12 +1,7 @@
-"""Clusterers that find how many clusters there are, and tell how far to trust them."""
+"""Clusterers that choose the number of clusters, and a measure of how stable clusters are."""
 
 from skexmap.cluster._eigengap import EigengapSpectralClustering
-from skexmap.cluster._overclustering import OverclusteringKMeans
+from skexmap.cluster._silhouette_kmeans import SilhouetteKMeans
 from skexmap.cluster._stability import ClusterStability, cluster_stability
 
-__all__ = [
-    "ClusterStability",
-    "EigengapSpectralClustering",
-    "OverclusteringKMeans",
-    "cluster_stability",
-]
+__all__ = ["ClusterStability", "EigengapSpectralClustering", "SilhouetteKMeans", "cluster_stability"]

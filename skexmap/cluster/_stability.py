@@ -1,4 +1,4 @@
-"""How far a clustering can be trusted: what is left of it on other samples, and under another seed."""
+"""How stable clusters are: on other samples, and under another seed."""
 
 import warnings
 from dataclasses import dataclass
@@ -12,7 +12,6 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.utils import check_random_state, get_tags
 from sklearn.utils.validation import _num_samples
 
-from skexmap._validation import parameters_named
 from skexmap.exceptions import IrreproducibleClustersWarning
 
 # Steinley's and Hennig's limits, see `cluster_stability`.
@@ -30,8 +29,7 @@ class ClusterStability:
         Agreement of each resample's clusters with those of all rows: 1 is the same, 0 is chance.
     jaccards : ndarray of shape (n_resamples, n_clusters)
         For each cluster of all rows, its overlap (intersection over union) with the most similar cluster
-        of each resample; NaN where the resample holds none of its rows. A cluster that no resample holds
-        is not to be trusted.
+        of each resample; NaN if the resample holds none of its rows.
     n_clusters : ndarray of shape (n_resamples,), int64
         Number of clusters found in each resample.
     n_clusters_of_all : int
@@ -63,8 +61,7 @@ class ClusterStability:
 
     @property
     def verdict(self):
-        """One of "stable", "doubtful" and "do not trust"."""
-        # A cluster that no resample held (NaN) has not shown that it can be found again.
+        """One of "stable", "doubtful" and "do not trust"; a cluster that no resample held is not to be trusted."""
         weakest = np.nan_to_num(self.mean_jaccards).min()
         if self.mean_adjusted_rand_index < POOR_ARI or weakest < POOR_JACCARD:
             return "do not trust"
@@ -73,7 +70,7 @@ class ClusterStability:
         return "stable"
 
     def __str__(self):
-        # NaN is the smallest to `argmin`.
+        # `argmin` takes NaN for the smallest number.
         weakest = int(self.mean_jaccards.argmin())
         kept = self.mean_jaccards[weakest]
         overlap = "is in no resample" if np.isnan(kept) else f"keeps a Jaccard overlap of {kept:.2f}"
@@ -85,20 +82,20 @@ class ClusterStability:
 
 
 def cluster_stability(estimator, X, *, n_resamples=20, fraction=0.8, random_state=None, n_jobs=None):
-    """Cluster subsamples of X and tell how much of the clusters of X is left.
+    """Cluster subsamples of X, and measure how much of the clusters of X is found again.
 
     Parameters
     ----------
     estimator : clusterer
         Anything with `fit_predict`; clones of it are fitted.
     X : array-like or structured ndarray of n_samples rows
-        What to cluster, as the estimator takes it. Of a matrix between the rows (an estimator with the tag
-        ``pairwise``, as with ``affinity="precomputed"``) the rows and columns of a subsample are taken.
+        What to cluster, in any form that the estimator takes. For an estimator with the tag ``pairwise``, such as
+        scikit-learn's clusterers of precomputed matrices, a subsample has its rows and columns.
     n_resamples : int, default=20
         Number of subsamples.
     fraction : float, default=0.8
-        Share of the rows in a subsample, drawn without replacement (copies of a row would make neighbours
-        of it).
+        Share of the rows in a subsample. Rows are drawn without replacement, because copies of a row would be its
+        neighbors.
     random_state : int, RandomState instance or None, default=None
         Draws the subsamples.
     n_jobs : int, default=None
@@ -109,15 +106,15 @@ def cluster_stability(estimator, X, *, n_resamples=20, fraction=0.8, random_stat
     stability : ClusterStability
         ``print`` it for a sentence. Its `verdict` is
 
-        - "do not trust" where the mean adjusted Rand index is below 0.65 ("poor" by Steinley [1]_) or a
+        - "do not trust" if the mean adjusted Rand index is below 0.65 ("poor" by Steinley [1]_) or a
           cluster keeps less than 0.6 of itself ("should not be trusted" by Hennig [2]_),
-        - "stable" where they reach 0.80 ("good") and, for every cluster, 0.75 ("valid, stable"),
+        - "stable" if they reach 0.80 ("good") and, for every cluster, 0.75 ("valid, stable"),
         - "doubtful" in between.
 
     Raises
     ------
     ValueError
-        If `fraction` does not lie between 0 and 1, if `n_resamples` is no integer of at least 2, or if the
+        If `fraction` does not lie between 0 and 1, if `n_resamples` is not an integer of at least 2, or if the
         estimator finds no cluster in X.
 
     Warns
@@ -127,15 +124,11 @@ def cluster_stability(estimator, X, *, n_resamples=20, fraction=0.8, random_stat
 
     Notes
     -----
-    A stable clustering is not for that reason a meaningful one: on rows without any clusters an algorithm
-    may well cut at the same place each time. Unstable clusters are not worth a look, though. The clusters
-    are judged one by one because the smallest one, the group that matters, hardly moves the adjusted Rand
-    index.
+    Stable clusters need not be meaningful: an algorithm may cut rows without any clusters at the same place
+    each time. Unstable clusters are not meaningful. The clusters are judged one by one, because the smallest
+    one, the group that matters, hardly moves the adjusted Rand index.
 
     Rows marked -1 count as a cluster of their own for the adjusted Rand index, and have no Jaccard overlap.
-
-    The clusterers of skexmap and `PseudoGroupLabeler` compare their clusters with those of another seed whenever
-    they are fitted (`n_seed_checks`). Here, where every sample has another draw, that is switched off.
 
     References
     ----------
@@ -147,9 +140,10 @@ def cluster_stability(estimator, X, *, n_resamples=20, fraction=0.8, random_stat
     Examples
     --------
     >>> from sklearn.datasets import make_blobs
-    >>> from skexmap.cluster import OverclusteringKMeans, cluster_stability
+    >>> from sklearn.cluster import KMeans
+    >>> from skexmap.cluster import cluster_stability
     >>> X, _ = make_blobs([60, 40], n_features=5, random_state=0)
-    >>> two, nine = (OverclusteringKMeans(k, random_state=0) for k in (2, 9))
+    >>> two, nine = (KMeans(k, n_init=10, random_state=0) for k in (2, 9))
     >>> cluster_stability(two, X, n_resamples=5, random_state=0).verdict
     'stable'
     >>> import warnings
@@ -160,16 +154,12 @@ def cluster_stability(estimator, X, *, n_resamples=20, fraction=0.8, random_stat
     'do not trust'
     """
     if not 0 < fraction < 1:
-        raise ValueError(
-            f"fraction={fraction} must lie between 0 and 1: it is the share of rows in a resample."
-        )
+        raise ValueError(f"fraction={fraction} is not a share of the rows. Pass a number between 0 and 1.")
     if not isinstance(n_resamples, Integral) or n_resamples < 2:
         raise ValueError(
-            f"n_resamples={n_resamples} cannot tell how clusters vary. Pass an integer of at least 2."
+            f"n_resamples={n_resamples} is not enough to compare. Pass an integer of at least 2."
         )
     random_state = check_random_state(random_state)
-    estimator = clone(estimator)
-    estimator.set_params(**dict.fromkeys(parameters_named(estimator, "n_seed_checks"), 0))
     n_samples = _num_samples(X)
     if not hasattr(X, "shape"):
         X = np.asarray(X)
@@ -178,8 +168,8 @@ def cluster_stability(estimator, X, *, n_resamples=20, fraction=0.8, random_stat
     reference = np.asarray(clone(estimator).fit_predict(X))
     if reference.max() < 0:
         raise ValueError(
-            f"{type(estimator).__name__} put all {n_samples} rows at -1 ('belongs to none'): there is no cluster to "
-            "judge. Change its parameters so that it finds one."
+            f"{type(estimator).__name__} put all {n_samples} rows at -1 ('belongs to none'), so no cluster can be "
+            "judged. Change its parameters."
         )
     found = Parallel(n_jobs=n_jobs)(
         delayed(labels_of_sample)(clone(estimator), X, sample) for sample in samples
@@ -194,7 +184,7 @@ def cluster_stability(estimator, X, *, n_resamples=20, fraction=0.8, random_stat
     )
     if stability.verdict == "do not trust":
         warnings.warn(
-            f"Clusters to distrust, of {type(estimator).__name__} on {n_samples} rows: {stability} Ask for fewer "
+            f"The clusters of {type(estimator).__name__} on {n_samples} rows are unstable: {stability} Ask for fewer "
             "clusters, look at other maps (another size or layer), or pass more images.",
             IrreproducibleClustersWarning,
             stacklevel=2,
@@ -213,66 +203,32 @@ def labels_of_sample(estimator, X, sample):
 def jaccards(reference, sample, labels):
     """Return, for each reference cluster, its largest Jaccard overlap with a cluster of the sample.
 
-    Parameters
-    ----------
-    reference : ndarray of shape (n_samples,), int64
-        Clusters of all rows.
-    sample : ndarray of shape (n_sampled,), int64
-        The rows in the sample.
-    labels : ndarray of shape (n_sampled,), int64
-        Their clusters in the sample.
-
-    Returns
-    -------
-    overlaps : ndarray of shape (n_clusters,)
-        NaN for a cluster without a row in the sample.
+    NaN stands for a cluster without a row in the sample. `labels` are the clusters of the rows `sample`.
     """
     overlaps = []
     for cluster in np.unique(reference[reference >= 0]):
-        own = reference[sample] == cluster
+        members = reference[sample] == cluster
         others = [labels == label for label in np.unique(labels[labels >= 0])]
-        best = max(((own & other).sum() / (own | other).sum() for other in others), default=0.0)
-        overlaps.append(best if own.any() else np.nan)
+        best = max(((members & other).sum() / (members | other).sum() for other in others), default=0.0)
+        overlaps.append(best if members.any() else np.nan)
     return np.array(overlaps)
 
 
-def seed_agreement(labels, cluster_again, n_seeds, *, what, who):
-    """Cluster again under other seeds, and warn if the clusters barely reproduce.
+def seed_agreement(labels, cluster_again, n_seeds, *, rows_name, clusterer_name):
+    """Return the mean adjusted Rand index of labels with the clusters under other seeds; warn if it is poor.
 
-    Parameters
-    ----------
-    labels : ndarray of shape (n_samples,)
-        The clusters that were found.
-    cluster_again : callable
-        From a seed (int) to the clusters found under it, of the same shape.
-    n_seeds : int
-        Number of other seeds, at least 1.
-    what : str
-        What was clustered; begins the warning.
-    who : str
-        Name of the clusterer.
-
-    Returns
-    -------
-    agreement : float
-        Mean adjusted Rand index between `labels` and the clusters under each of the seeds: 1 is the same, 0 is chance.
-
-    Warns
-    -----
-    IrreproducibleClustersWarning
-        If it is below 0.65, "poor" by Steinley (see `cluster_stability`).
+    `cluster_again` maps a seed to the clusters found under it.
     """
-    # Always the same seeds, so that a fit repeats itself and no generator of the user's is moved on. Who happens to
-    # have passed one of them, among two thousand million, is told that the clusters reproduce.
+    # Use fixed seeds: fits stay reproducible and the user's random state is untouched.
     seeds = np.random.RandomState(0).randint(np.iinfo(np.int32).max, size=n_seeds).tolist()
     agreement = float(np.mean([adjusted_rand_score(labels, cluster_again(seed)) for seed in seeds]))
     if agreement < POOR_ARI:
         warnings.warn(
-            f"The clusters of {what} barely reproduce: under {n_seeds} other seed{'s' * (n_seeds > 1)}, those of {who} "
-            f"have an adjusted Rand index of {agreement:.2f} with them (1 is the same, 0 is chance, less than "
-            f"{POOR_ARI} is poor). Pseudo-groups made of them depend on the seed. Ask for fewer clusters, or for more "
-            "starts (`n_init`), take EigengapSpectralClustering, or see `skexmap.cluster.cluster_stability`. "
-            "`n_seed_checks=0` saves the time of this check.",
+            f"The clusters of {rows_name} barely reproduce: under {n_seeds} other seed{'s' * (n_seeds > 1)}, "
+            f"{clusterer_name} finds clusters with an adjusted Rand index of {agreement:.2f} to these (1 is the same, "
+            f"0 is chance, less than {POOR_ARI} is poor). So the pseudo-groups depend on the seed. Ask for fewer "
+            "clusters or more starts (`n_init`), use EigengapSpectralClustering with exact neighbors, or see "
+            "`skexmap.cluster.cluster_stability`. `n_seed_checks=0` skips this check.",
             IrreproducibleClustersWarning,
         )
     return agreement

@@ -27,10 +27,15 @@ from skexmap._validation import (
     parameters_named,
 )
 from skexmap.cluster import EigengapSpectralClustering
-from skexmap.cluster._base import FLOATS
+from skexmap.cluster._cluster_block import (
+    FLOATS,
+    check_input_features,
+    columns_with_cluster,
+    flat_block,
+    replace_heatmap_by_cluster,
+)
+from skexmap.cluster._cluster_labels import renumber_by_size
 from skexmap.cluster._neighbors import nearest_rows
-from skexmap.cluster._output import check_columns_in, columns_handed_on, flat_block, hand_on
-from skexmap.cluster._spectrum import renumber_by_size
 from skexmap.cluster._stability import seed_agreement
 from skexmap.groups._merging import merge_alike
 
@@ -50,7 +55,8 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
     Parameters
     ----------
     clusterer : clusterer, default=None
-        Anything with `fit_predict`; a clone of it is fitted. None means `EigengapSpectralClustering()`.
+        Anything with `fit_predict`, or a pipeline that ends in it; a clone of it is fitted. None means
+        `EigengapSpectralClustering()`.
     scope : {"global", "local"}, default="global"
         Cluster all rows at once, or the rows of each class by themselves.
     block : {"heatmap", "embedding"}, default="heatmap"
@@ -62,9 +68,9 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
         Fisher's exact test at this level, Bonferroni-corrected over the classes. Branches that differ end the merging
         on their side of the tree. This needs the model's predictions. None merges nothing, as published.
     n_seed_checks : int, default=1
-        How many other seeds the clusters of a clusterer with a `random_state` are compared with, at the cost of one
-        more clustering each. 0 saves the time. A clusterer with this parameter of its own, as those of skexmap, sees
-        to it itself.
+        With how many other seeds to compare the clusters, at the cost of one more clustering each. 0 skips the
+        check. Only a clusterer whose seed matters is checked: one with a `random_state`, its own or that of
+        a part, but not `EigengapSpectralClustering` with exact neighbors.
 
     Attributes
     ----------
@@ -88,7 +94,7 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
         For each of them the cluster, in `cluster_labels_`, that each cluster it found became, or became part of.
     seed_agreements_ : list of float or None
         For each of them the mean adjusted Rand index of its clusters with those under the other seeds: 1 is the same,
-        0 is chance; None where there was nothing to compare.
+        0 is chance; None if nothing was compared.
     n_features_in_ : int
         Number of features of the clustered block.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -117,13 +123,12 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
     -----
     It is a transformer and not a `ClusterMixin`, because it needs y. As a pipeline step it replaces the
     heatmaps by the block ``cluster``: shape ``(n_samples,)``, or ``(n_samples, n_classes)`` with
-    ``scope="local"``, where a new row gets the cluster that it would have in every class, and whoever
-    knows its y picks.
+    ``scope="local"``: a new row gets the cluster that it would have in every class, and the column of its
+    class is selected downstream.
 
-    New rows are given to the clusterer's `predict`. A clusterer without `predict` (scikit-learn's
-    `SpectralClustering`, `AgglomerativeClustering`, `DBSCAN`, ...) is served by the nearest training row:
-    a new row has its cluster, -1 included. A new row that `predict` puts into a cluster without training
-    rows gets -1.
+    The clusterer's `predict` places new rows. If it has none (scikit-learn's `SpectralClustering`,
+    `AgglomerativeClustering` and `DBSCAN`, or `SilhouetteKMeans`), a new row gets the cluster of its nearest
+    training row, -1 included. A new row that `predict` puts into a cluster without training rows gets -1.
 
     The predictions are read from the block ``predicted``, which a `HeatmapTransformer` with
     ``return_embedding=True`` makes, or passed to `fit`. They are needed in `fit` alone: a new row gets the merged
@@ -241,7 +246,7 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
         self.n_clusters_ = int(self.n_clusters_per_class_.max())
         self.group_labels_ = encode_groups(class_codes, self.cluster_labels_, self.n_clusters_)
         shape = (1, len(self.classes_)) if self.scope == "local" else (1,)
-        self._columns_out = columns_handed_on(X, np.zeros(shape, dtype=np.int64))
+        self._columns_out = columns_with_cluster(X, np.zeros(shape, dtype=np.int64))
         return self
 
     def fit_predict(self, X, y, predicted=None):
@@ -310,7 +315,7 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         rows, _ = self._read(X, None, reset=False)
-        return hand_on(self, X, self._clusters_of(rows))
+        return replace_heatmap_by_cluster(self, X, self._clusters_of(rows))
 
     def fit_transform(self, X, y, predicted=None):
         """Cluster the rows of X and replace the heatmaps by their clusters.
@@ -334,11 +339,11 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
         """
         self.fit(X, y, predicted)
         if self.scope == "global":
-            return hand_on(self, X, self.cluster_labels_)
+            return replace_heatmap_by_cluster(self, X, self.cluster_labels_)
         rows, y = self._read(X, y, reset=False)
         clusters = self._clusters_of(rows)
         clusters[np.arange(len(rows)), np.searchsorted(self.classes_, y)] = self.cluster_labels_
-        return hand_on(self, X, clusters)
+        return replace_heatmap_by_cluster(self, X, clusters)
 
     def get_feature_names_out(self, input_features=None):
         """Return the names of the columns of `transform`.
@@ -355,7 +360,7 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
             blocks, preceded by the columns of the blocks passed through.
         """
         check_is_fitted(self)
-        check_columns_in(self, input_features, self._columns_out)
+        check_input_features(self, input_features, self._columns_out)
         return self._columns_out
 
     def __sklearn_tags__(self):
@@ -419,20 +424,10 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
 
 @dataclass
 class FittedClusterer:
-    """A fitted clusterer with canonical numbers, which can place new rows.
+    """A fitted clusterer whose clusters are renumbered, and which can place new rows.
 
-    Parameters
-    ----------
-    clusterer : clusterer
-        Fitted.
-    labels : ndarray of shape (n_samples,), int64
-        Its clusters, the largest first.
-    numbers : dict of int to int
-        The clusterer's own numbers -> ours.
-    rows : ndarray of shape (n_samples, n_features) or None
-        The training rows, where the clusterer has no `predict`.
-    seed_agreement : float or None
-        Agreement with the clusters under other seeds.
+    `numbers` maps the clusterer's own numbers to those of `labels`. `rows` are the training rows, or None if the
+    clusterer has a `predict`.
     """
 
     clusterer: object
@@ -464,7 +459,7 @@ class FittedClusterer:
 
 
 def fit_clusterer(clusterer, rows, what, n_seed_checks=0):
-    """Fit a clusterer and number its clusters by size."""
+    """Fit a clusterer in place and number its clusters by size; `what` names the rows in errors and warnings."""
     unfitted = clone(clusterer)
     try:
         given = np.asarray(clusterer.fit_predict(rows))
@@ -477,15 +472,18 @@ def fit_clusterer(clusterer, rows, what, n_seed_checks=0):
         )
     labels = renumber_by_size(given)
     numbers = dict(zip(given.tolist(), labels.tolist(), strict=True))
-    agreement = getattr(clusterer, "seed_agreement_", None)
+    agreement = None
     seeds = parameters_named(unfitted, "random_state")
-    if n_seed_checks and seeds and not parameters_named(unfitted, "n_seed_checks"):
+    if isinstance(unfitted, EigengapSpectralClustering):
+        # Its own seed does not change the clusters, but that of a transformer in `neighbors` may.
+        seeds.remove("random_state")
+    if n_seed_checks and seeds:
         agreement = seed_agreement(
             labels,
             lambda seed: clone(unfitted).set_params(**dict.fromkeys(seeds, seed)).fit_predict(rows),
             n_seed_checks,
-            what=f"{what} ({len(rows)} samples)",
-            who=type(clusterer).__name__,
+            rows_name=f"{what} ({len(rows)} samples)",
+            clusterer_name=type(clusterer).__name__,
         )
     return FittedClusterer(
         clusterer, labels, numbers, None if hasattr(clusterer, "predict") else rows, agreement

@@ -7,8 +7,7 @@ from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import pdist
 from scipy.stats import fisher_exact
 
-from skexmap.cluster._components import cluster_means
-from skexmap.cluster._spectrum import renumber_by_size
+from skexmap.cluster._cluster_labels import cluster_means, renumber_by_size
 
 
 class Merge(NamedTuple):

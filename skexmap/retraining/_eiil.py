@@ -8,7 +8,7 @@ from skexmap._estimator import EstimatorMixin
 from skexmap._group_labels import cluster_of_class, encode_groups
 from skexmap._progress import reports_fit
 from skexmap._validation import HasMethods, _check_feature_names_in, _fit_context, codes_of_known_classes
-from skexmap.cluster._output import columns_handed_on, hand_on
+from skexmap.cluster._cluster_block import columns_with_cluster, replace_heatmap_by_cluster
 from skexmap.groups._diagnosis import warn_of_constant_predictions, without_constant_prediction_warnings
 from skexmap.retraining._erm import ERMClassifier
 from skexmap.retraining._inputs import read_classes, read_embedding
@@ -150,7 +150,7 @@ class EIILLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
         environments = self._environments(embedding)
         self.environment_labels_ = cluster_of_class(environments, class_codes)
         self.group_labels_ = encode_groups(class_codes, self.environment_labels_, 2)
-        self._columns_out = columns_handed_on(X, environments)
+        self._columns_out = columns_with_cluster(X, environments)
         return self
 
     def fit_predict(self, X, y):
@@ -210,7 +210,7 @@ class EIILLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         environments = self._environments_of(X)
-        return hand_on(self, X, environments)
+        return replace_heatmap_by_cluster(self, X, environments)
 
     def get_feature_names_out(self, input_features=None):
         """Return the names of the columns of `transform`.

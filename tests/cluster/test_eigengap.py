@@ -5,14 +5,21 @@ import warnings
 
 import numpy as np
 import pytest
-from scipy import linalg, sparse
+from scipy import linalg
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.cluster import SpectralClustering
 from sklearn.datasets import make_blobs
+from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
-from sklearn.neighbors import KNeighborsTransformer, NearestNeighbors, kneighbors_graph
+from sklearn.metrics.pairwise import euclidean_distances
+from sklearn.neighbors import (
+    KNeighborsTransformer,
+    NearestNeighbors,
+    RadiusNeighborsTransformer,
+    kneighbors_graph,
+)
 from sklearn.pipeline import make_pipeline
-from sklearn.utils import get_tags
 
 from skexmap._blocks import block_names, get_block, make_blocks
 from skexmap.cluster import EigengapSpectralClustering
@@ -24,7 +31,7 @@ def blobs(n=300, centers=3, seed=0, **kwargs):
 
 
 def two_moons_bridge(n=400, seed=0):
-    """Return two overlapping blobs whose neighbour graph is connected."""
+    """Return two overlapping blobs whose neighbor graph is connected."""
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((n, 4))
     X[: n // 2, 0] += 4.5
@@ -34,7 +41,7 @@ def two_moons_bridge(n=400, seed=0):
 @pytest.mark.parametrize("centers", [2, 3, 5, 10])
 def test_separated_blobs_are_found_with_their_number_and_a_clear_margin(centers):
     X, y = blobs(centers=centers, center_box=(-40, 40))
-    clusterer = EigengapSpectralClustering(n_neighbors=12, random_state=0).fit(X)
+    clusterer = EigengapSpectralClustering(n_neighbors=12).fit(X)
     assert clusterer.n_clusters_ == clusterer.n_connected_components_ == centers
     assert adjusted_rand_score(y, clusterer.labels_) == 1
     assert clusterer.eigengap_margin_ > 0.5
@@ -42,7 +49,7 @@ def test_separated_blobs_are_found_with_their_number_and_a_clear_margin(centers)
 
 def test_the_fit_equals_a_straight_line_script():
     X, _ = two_moons_bridge()
-    clusterer = EigengapSpectralClustering(random_state=0).fit(X)
+    clusterer = EigengapSpectralClustering().fit(X)
     k = int(np.log(len(X)))
     A = kneighbors_graph(X, k, include_self=True).toarray()
     A = (A + A.T) / 2
@@ -61,7 +68,7 @@ def test_the_fit_equals_a_straight_line_script():
 @pytest.mark.parametrize("n", [200, 900])
 def test_labels_equal_those_of_scikit_learn_given_the_right_k(n):
     X, y = two_moons_bridge(n)
-    ours = EigengapSpectralClustering(n_clusters=2, n_neighbors=8, random_state=0).fit(X)
+    ours = EigengapSpectralClustering(n_clusters=2, n_neighbors=8).fit(X)
     theirs = SpectralClustering(
         2, affinity="nearest_neighbors", n_neighbors=8, assign_labels="cluster_qr", random_state=0
     ).fit(X)
@@ -78,11 +85,11 @@ def test_cluster_0_is_the_largest():
 
 def test_one_cluster_is_an_answer_when_min_clusters_allows_it():
     X = np.random.default_rng(0).standard_normal((300, 10))
-    one = EigengapSpectralClustering(min_clusters=1, n_neighbors=150, random_state=0).fit(X)
+    one = EigengapSpectralClustering(min_clusters=1, n_neighbors=150).fit(X)
     assert one.n_clusters_ == 1
     assert (one.labels_ == 0).all()
     assert (one.predict(X) == 0).all()
-    assert EigengapSpectralClustering(n_neighbors=150, random_state=0).fit(X).n_clusters_ >= 2
+    assert EigengapSpectralClustering(n_neighbors=150).fit(X).n_clusters_ >= 2
 
 
 def test_more_components_than_max_clusters_become_the_clusters_with_a_named_warning():
@@ -115,75 +122,113 @@ def test_fewer_clusters_than_components_join_the_small_ones_to_the_nearest():
     assert clusterer.predict([[90.05, 90.05], [1.05, 1.05]]).tolist() == [1, 0]
 
 
+def test_a_sliver_is_a_cluster_like_any_other_for_training_and_new_rows():
+    X, y = make_blobs([120, 80, 6], centers=[[0] * 4, [30] * 4, [24] * 4], cluster_std=0.5, random_state=0)
+    clusterer = EigengapSpectralClustering(3, n_neighbors=5).fit(X)
+    np.testing.assert_array_equal(clusterer.labels_, y)
+    assert clusterer.predict([[24.1] * 4, [0.1] * 4, [30.1] * 4]).tolist() == [2, 0, 1]
+
+
 @pytest.mark.parametrize("n", [200, 1500])
 def test_predict_agrees_with_labels_on_the_training_rows(n):
     X, _ = two_moons_bridge(n)
-    clusterer = EigengapSpectralClustering(random_state=0).fit(X)
+    clusterer = EigengapSpectralClustering().fit(X)
     np.testing.assert_array_equal(clusterer.predict(X), clusterer.labels_)
 
 
-def test_new_rows_get_the_majority_of_their_neighbours():
+def test_new_rows_get_the_majority_of_their_neighbors():
     X, y = blobs(n=600, centers=3, center_box=(-30, 30))
     clusterer = EigengapSpectralClustering(n_neighbors=9).fit(X[:400])
-    neighbours = NearestNeighbors(n_neighbors=9).fit(X[:400]).kneighbors(X[400:], return_distance=False)
-    expected = [np.bincount(row).argmax() for row in clusterer.labels_[neighbours]]
+    neighbors = NearestNeighbors(n_neighbors=9).fit(X[:400]).kneighbors(X[400:], return_distance=False)
+    expected = [np.bincount(row).argmax() for row in clusterer.labels_[neighbors]]
     np.testing.assert_array_equal(clusterer.predict(X[400:]), expected)
     assert adjusted_rand_score(y[400:], clusterer.predict(X[400:])) == 1
 
 
-def test_a_precomputed_neighbour_graph_gives_the_same_clusters_and_predictions():
+@pytest.mark.parametrize("n", [200, 900])
+def test_another_seed_gives_the_same_clusters_even_on_noise_for_the_dense_and_the_iterative_solver(n):
+    X = np.random.default_rng(0).standard_normal((n, 20))
+    fits = [EigengapSpectralClustering(6, random_state=seed).fit(X) for seed in (0, 0, 1, 2)]
+    np.testing.assert_array_equal(fits[0].eigenvalues_, fits[1].eigenvalues_)
+    for other in fits[1:]:
+        np.testing.assert_array_equal(other.labels_, fits[0].labels_)
+
+
+NEIGHBORS = {
+    "distances": KNeighborsTransformer(n_neighbors=7),
+    "more neighbors than needed": KNeighborsTransformer(n_neighbors=12),
+    "a pipeline": make_pipeline(PCA(4), KNeighborsTransformer(n_neighbors=12)),
+    "within a radius": RadiusNeighborsTransformer(radius=5.0),
+}
+
+
+@pytest.mark.parametrize("neighbors", NEIGHBORS.values(), ids=NEIGHBORS)
+def test_exact_neighbors_from_a_transformer_give_the_same_clusters_and_predictions(neighbors):
     X, _ = two_moons_bridge(500)
-    plain = EigengapSpectralClustering(n_neighbors=8, random_state=0).fit(X[:400])
-    graph = make_pipeline(
-        KNeighborsTransformer(n_neighbors=12, mode="distance"),
-        EigengapSpectralClustering(n_neighbors=8, affinity="precomputed_nearest_neighbors", random_state=0),
-    ).fit(X[:400])
-    np.testing.assert_array_equal(graph[-1].labels_, plain.labels_)
-    np.testing.assert_allclose(graph[-1].eigenvalues_, plain.eigenvalues_, atol=1e-9)
-    assert (graph.predict(X[400:]) == plain.predict(X[400:])).mean() > 0.97
-
-
-@pytest.mark.parametrize("make", [np.asarray, sparse.csr_array, sparse.csr_matrix])
-def test_a_precomputed_affinity_gives_the_same_clusters(make):
-    X, _ = two_moons_bridge(300)
-    plain = EigengapSpectralClustering(n_neighbors=8, random_state=0).fit(X)
-    given = make(plain.affinity_matrix_.toarray())
-    clusterer = EigengapSpectralClustering(n_neighbors=8, affinity="precomputed", random_state=0).fit(given)
+    X[:, 1:] /= 3
+    rows, new = X[:400], X[400:]
+    plain = EigengapSpectralClustering(n_neighbors=8).fit(rows)
+    clusterer = EigengapSpectralClustering(n_neighbors=8, neighbors=neighbors).fit(rows)
+    np.testing.assert_allclose(clusterer.affinity_matrix_.diagonal(), 0)
+    np.testing.assert_allclose(clusterer.eigenvalues_, plain.eigenvalues_, atol=1e-9)
     np.testing.assert_array_equal(clusterer.labels_, plain.labels_)
-    assert (clusterer.predict(given) == clusterer.labels_).mean() > 0.97
+    np.testing.assert_array_equal(clusterer.predict(rows), plain.labels_)
+    np.testing.assert_array_equal(clusterer.predict(new), plain.predict(new))
 
 
-@pytest.mark.parametrize("make", [np.asarray, sparse.csr_array])
-def test_only_rows_with_an_affinity_vote(make):
-    blocks = [np.ones((m, m)) - np.eye(m) for m in (200, 100, 3, 3)]
-    affinity = linalg.block_diag(*blocks)
-    clusterer = EigengapSpectralClustering(affinity="precomputed").fit(make(affinity))
-    np.testing.assert_array_equal(clusterer.predict(make(affinity)), clusterer.labels_)
-    # Of 5 neighbours, one from the last cluster is all that there is.
-    new = np.zeros((2, 306))
-    new[0, 305] = 1
-    assert clusterer.n_neighbors_ == 5
-    assert clusterer.predict(make(new)).tolist() == [clusterer.labels_[305], 0]
+def test_precomputed_distances_give_the_same_clusters_and_predictions():
+    X, _ = two_moons_bridge(500)
+    distances = euclidean_distances(X, X[:400])
+    plain = EigengapSpectralClustering(n_neighbors=8).fit(X[:400])
+    neighbors = KNeighborsTransformer(n_neighbors=8, metric="precomputed")
+    clusterer = EigengapSpectralClustering(n_neighbors=8, neighbors=neighbors).fit(distances[:400])
+    np.testing.assert_array_equal(clusterer.labels_, plain.labels_)
+    np.testing.assert_array_equal(clusterer.predict(distances), plain.predict(X))
 
 
-def test_rows_without_any_affinity_are_a_cluster_each():
-    clusterer = EigengapSpectralClustering(affinity="precomputed").fit(np.zeros((4, 4)))
-    assert clusterer.labels_.tolist() == [0, 1, 2, 3]
+def test_a_transformer_brings_another_metric():
+    rng = np.random.default_rng(0)
+    y = rng.integers(2, size=200)
+    # Two directions, at any length: the angle tells them apart, the distance does not.
+    directions = np.eye(20)[y] + 0.2 * rng.standard_normal((200, 20))
+    X = directions * rng.uniform(0.05, 10, size=(200, 1))
+    cosine = KNeighborsTransformer(n_neighbors=20, metric="cosine")
+    clusterer = EigengapSpectralClustering(n_neighbors=15, neighbors=cosine).fit(X)
+    assert adjusted_rand_score(y, clusterer.labels_) == 1
+    assert adjusted_rand_score(y, EigengapSpectralClustering(n_neighbors=15).fit_predict(X)) < 0.5
+    # A clone was fitted.
+    assert not hasattr(cosine, "n_features_in_")
+    assert clusterer.neighbors_.n_features_in_ == 20
 
 
-def test_rbf_affinity_separates_blobs_and_predicts_its_training_rows():
-    X, y = blobs(centers=3, center_box=(-20, 20))
-    clusterer = EigengapSpectralClustering(affinity="rbf").fit(X)
+@pytest.mark.slow
+def test_approximate_neighbors_give_the_clusters_of_exact_ones():
+    pynndescent = pytest.importorskip("pynndescent")
+    X, y = make_blobs([600, 300, 100], n_features=20, cluster_std=1.5, random_state=0)
+    neighbors = pynndescent.PyNNDescentTransformer(n_neighbors=15, random_state=0)
+    clusterer = EigengapSpectralClustering(neighbors=neighbors).fit(X)
     assert adjusted_rand_score(y, clusterer.labels_) == 1
     np.testing.assert_array_equal(clusterer.predict(X), clusterer.labels_)
-    # So far away that every affinity is 0 in floating point.
-    assert clusterer.predict(1e4 * X[:9]).tolist() == clusterer.predict(50 * X[:9]).tolist()
+    plain = EigengapSpectralClustering().fit(X).affinity_matrix_
+    found = clusterer.affinity_matrix_.multiply(plain).sum() / (plain.multiply(plain).sum() - len(X))
+    assert found > 0.95
+
+
+def test_a_transformer_works_if_data_frames_are_asked_for_everywhere():
+    pytest.importorskip("pandas")
+    X, y = blobs(centers=3, center_box=(-30, 30))
+    with config_context(transform_output="pandas"):
+        clusterer = EigengapSpectralClustering(neighbors=KNeighborsTransformer(n_neighbors=9))
+        out = clusterer.fit_transform(X)
+        assert list(out.columns) == ["cluster_0"]
+        np.testing.assert_array_equal(clusterer.transform(X), out)
+    assert adjusted_rand_score(y, out["cluster_0"]) == 1
 
 
 def test_float32_and_float64_give_the_same_clusters():
     X, _ = two_moons_bridge()
-    double = EigengapSpectralClustering(random_state=0).fit(X.astype(np.float32).astype(np.float64))
-    single = EigengapSpectralClustering(random_state=0).fit(X.astype(np.float32))
+    double = EigengapSpectralClustering().fit(X.astype(np.float32).astype(np.float64))
+    single = EigengapSpectralClustering().fit(X.astype(np.float32))
     np.testing.assert_array_equal(single.labels_, double.labels_)
 
 
@@ -249,8 +294,8 @@ def test_a_memory_map_is_clustered_like_the_array(tmp_path):
     np.save(path, X.astype(np.float32))
     mapped = np.load(path, mmap_mode="r")
     np.testing.assert_array_equal(
-        EigengapSpectralClustering(random_state=0).fit_predict(mapped),
-        EigengapSpectralClustering(random_state=0).fit_predict(X.astype(np.float32)),
+        EigengapSpectralClustering().fit_predict(mapped),
+        EigengapSpectralClustering().fit_predict(X.astype(np.float32)),
     )
 
 
@@ -284,7 +329,7 @@ def test_constant_rows_are_rows_like_any_other():
     # Heatmaps that are zero everywhere, or one value everywhere, among ordinary ones.
     X, _ = two_moons_bridge(300)
     X[:3], X[3:5] = 0.0, 2.0
-    clusterer = EigengapSpectralClustering(random_state=0).fit(X)
+    clusterer = EigengapSpectralClustering().fit(X)
     assert len(set(clusterer.labels_[:3])) == len(set(clusterer.labels_[3:5])) == 1
 
 
@@ -302,37 +347,30 @@ X_GOOD = np.random.default_rng(0).standard_normal((30, 3))
         ({"min_clusters": 30, "max_clusters": 40}, X_GOOD, "min_clusters=30 is too large for 30 samples"),
         ({"n_clusters": 0}, X_GOOD, "'n_clusters' parameter"),
         ({"n_neighbors": 1}, X_GOOD, "'n_neighbors' parameter"),
-        ({"affinity": "cosine"}, X_GOOD, "'affinity' parameter"),
         ({}, X_GOOD[:1], "minimum of 2 is required"),
-        ({"affinity": "precomputed"}, X_GOOD, r"needs a square matrix.* got shape \(30, 3\)"),
-        ({"affinity": "precomputed"}, -np.ones((9, 9)), "Negative values in data: 81 entries"),
-        ({"affinity": "precomputed"}, np.triu(np.ones((9, 9))), "is not symmetric"),
+        ({"neighbors": "approximate"}, X_GOOD, "'neighbors' parameter"),
         (
-            {"affinity": "precomputed_nearest_neighbors", "n_neighbors": 6},
-            kneighbors_graph(X_GOOD, 3, mode="distance"),
-            "30 of 30 rows of the precomputed graph have fewer than 5 neighbours",
+            {"neighbors": KNeighborsTransformer(n_neighbors=3), "n_neighbors": 6},
+            X_GOOD,
+            "30 of 30 rows in the graph of `neighbors` have fewer than 5 neighbors",
+        ),
+        (
+            {"neighbors": KNeighborsTransformer(mode="connectivity")},
+            X_GOOD,
+            "every row is as far from itself as from its neighbors.*distances",
+        ),
+        (
+            {"neighbors": KNeighborsTransformer(), "n_jobs": 2},
+            X_GOOD,
+            "n_jobs=2 has no effect, because KNeighborsTransformer searches",
         ),
     ],
 )
-def test_bad_input_is_refused_with_what_and_how_many(params, X, message):
+def test_eigengap_clustering_refuses_bad_input_with_what_and_how_many(params, X, message):
     with pytest.raises(ValueError, match=message):
         EigengapSpectralClustering(**params).fit(X)
 
 
-def test_a_dense_graph_of_distances_is_refused():
-    with pytest.raises(TypeError, match="needs a sparse graph of distances"):
-        EigengapSpectralClustering(affinity="precomputed_nearest_neighbors").fit(np.ones((9, 9)))
-
-
-@pytest.mark.parametrize(
-    "affinity, precomputed",
-    [
-        ("precomputed", True),
-        ("precomputed_nearest_neighbors", True),
-        ("nearest_neighbors", False),
-        ("rbf", False),
-    ],
-)
-def test_the_tags_say_what_a_precomputed_matrix_is(affinity, precomputed):
-    tags = get_tags(EigengapSpectralClustering(affinity=affinity)).input_tags
-    assert tags.pairwise == tags.sparse == tags.positive_only == precomputed
+def test_a_transformer_that_returns_no_sparse_graph_is_refused():
+    with pytest.raises(TypeError, match="must return a sparse graph of distances"):
+        EigengapSpectralClustering(neighbors=PCA(2)).fit(X_GOOD)

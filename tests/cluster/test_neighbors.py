@@ -5,12 +5,11 @@ import pytest
 from sklearn.neighbors import NearestNeighbors
 
 from skexmap.cluster import _neighbors
-from skexmap.cluster._neighbors import first_repeats, float32_error, nearest_rows, vote
-from skexmap.cluster._search import fit_search
+from skexmap.cluster._neighbors import TopK, augmented_block, first_repeats, float32_error, nearest_rows
 
 
 def by_definition(X, k, Y=None):
-    """Return the neighbours from the full float64 distance matrix, ties by index."""
+    """Return the neighbors from the full float64 distance matrix, ties by index."""
     X = X.astype(np.float64)
     Y = X if Y is None else Y.astype(np.float64)
     squares = ((Y[:, None, :] - X[None, :, :]) ** 2).sum(axis=2)
@@ -26,20 +25,20 @@ def small_blocks(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("n, k", [(3, 2), (64, 5), (65, 1), (300, 7), (301, 40)])
-def test_neighbours_are_those_of_the_full_distance_matrix(dtype, n, k):
+def test_neighbors_are_those_of_the_full_distance_matrix(dtype, n, k):
     X = np.random.default_rng(0).standard_normal((n, 12)).astype(dtype)
     np.testing.assert_array_equal(nearest_rows(X, k), by_definition(X, k))
     Y = np.random.default_rng(1).standard_normal((90, 12)).astype(dtype)
     np.testing.assert_array_equal(nearest_rows(X, k, Y=Y), by_definition(X, k, Y))
 
 
-def test_neighbours_are_those_of_scikit_learn():
+def test_neighbors_are_those_of_scikit_learn():
     X = np.random.default_rng(0).standard_normal((1000, 60)).astype(np.float32)
     theirs = NearestNeighbors(n_neighbors=8, algorithm="brute").fit(X).kneighbors(X, return_distance=False)
     np.testing.assert_array_equal(nearest_rows(X, 8), theirs)
 
 
-def test_all_rows_being_neighbours_is_possible():
+def test_all_rows_being_neighbors_is_possible():
     X = np.random.default_rng(0).standard_normal((70, 3))
     np.testing.assert_array_equal(np.sort(nearest_rows(X, 70), axis=1), np.tile(np.arange(70), (70, 1)))
 
@@ -81,13 +80,13 @@ NASTY = [
 
 
 @pytest.mark.parametrize("kind", NASTY)
-def test_nasty_rows_have_exact_neighbours_too(kind):
+def test_nasty_rows_have_exact_neighbors_too(kind):
     X = nasty_rows(kind)
     np.testing.assert_array_equal(nearest_rows(X, 5), by_definition(X, 5))
     np.testing.assert_array_equal(nearest_rows(X, 5, Y=X[::3]), by_definition(X, 5, X[::3]))
 
 
-def test_without_the_float64_search_the_outlier_would_spoil_the_neighbours(monkeypatch):
+def test_without_the_float64_search_the_outlier_would_spoil_the_neighbors(monkeypatch):
     X = nasty_rows("an outlier that leaves float32 no digits")
     monkeypatch.setattr(_neighbors, "float32_error", lambda norms, *_: np.full(len(norms), -np.inf))
     assert (nearest_rows(X, 5) != by_definition(X, 5)).any()
@@ -109,13 +108,34 @@ def test_no_product_of_the_search_is_subnormal():
     X = np.random.default_rng(0).standard_normal((50, 40)) * 10.0 ** np.arange(0, -40, -1)
     X = X.astype(np.float32)
     left, right = (
-        _neighbors.load(X, slice(0, 50), X.mean(axis=0), np.abs(X).max(), side) for side in ("left", "right")
+        augmented_block(X, slice(0, 50), X.mean(axis=0), np.abs(X).max(), side) for side in ("left", "right")
     )
     products = np.abs(left[:, None, :].astype(np.float64) * right[None, :, :])
     assert (products[products > 0] >= np.finfo(np.float32).tiny).all()
 
 
-def test_the_number_of_threads_does_not_change_the_neighbours():
+def test_products_of_augmented_blocks_are_minus_half_the_squared_distances():
+    X = np.random.default_rng(0).standard_normal((20, 5))
+    center, scale = X.mean(axis=0), np.abs(X - X.mean(axis=0)).max()
+    left = augmented_block(X, slice(0, 12), center, scale, "left")
+    right = augmented_block(X, slice(12, 20), center, scale, "right")
+    squares = ((X[:12, None, :] - X[None, 12:, :]) ** 2).sum(axis=2) / scale**2
+    np.testing.assert_allclose(left @ right.T, -squares / 2, atol=1e-5)
+
+
+@pytest.mark.parametrize("by_column", [False, True])
+def test_top_k_keeps_the_largest_values_over_several_blocks(by_column):
+    values = np.random.default_rng(0).standard_normal((30, 900)).astype(np.float32)
+    top = TopK(30, 4)
+    for start in range(0, 900, 300):
+        block = values[:, start : start + 300]
+        found = top.candidates(block.T if by_column else block, slice(0, 30), by_column=by_column)
+        top.merge(slice(0, 30), start, found)
+    np.testing.assert_array_equal(top.indices, np.argsort(-values, axis=1)[:, :4])
+    np.testing.assert_array_equal(top.threshold, np.sort(values, axis=1)[:, -4])
+
+
+def test_the_number_of_threads_does_not_change_the_neighbors():
     X = np.random.default_rng(0).integers(0, 4, (500, 20)).astype(np.float32)
     one, two, default = (nearest_rows(X, 6, n_jobs=n_jobs) for n_jobs in (1, 2, None))
     np.testing.assert_array_equal(one, two)
@@ -134,61 +154,3 @@ def test_a_memory_map_is_searched_like_the_array(tmp_path):
     np.save(tmp_path / "rows.npy", X)
     mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
     np.testing.assert_array_equal(nearest_rows(mapped, 6), nearest_rows(X, 6))
-
-
-def test_the_vote_goes_to_the_most_frequent_label_and_ties_to_the_nearest():
-    labels = np.array([[2, 0, 0], [1, 0, 2], [-1, -1, 4], [3, 1, 3]])
-    assert vote(labels, np.full((4, 3), True)).tolist() == [0, 1, -1, 3]
-    assert vote(labels, labels != 0).tolist() == [2, 1, -1, 3]
-    assert vote(labels, labels > 4).tolist() == [0, 0, 0, 0]
-
-
-def low_rank(n=600, d=100, rank=5):
-    rng = np.random.default_rng(0)
-    X = rng.standard_normal((n, rank)) @ rng.standard_normal((rank, d))
-    return X + 1e-3 * rng.standard_normal((n, d))
-
-
-def search(X, **params):
-    settings = {"neighbors": "exact", "projection": None, "n_components": 64, "n_jobs": 1} | params
-    return fit_search(X, 6, random_state=np.random.RandomState(0), **settings)
-
-
-def test_principal_axes_keep_the_neighbours_of_low_rank_rows_and_say_so():
-    X = low_rank()
-    principal = search(X, projection="pca", n_components=5)
-    found = principal.of_training_rows(6)
-    recall = principal.recall(found, np.random.RandomState(0))
-    assert recall > 0.97
-    share = np.mean([np.isin(f, t).mean() for f, t in zip(found, by_definition(X, 6), strict=True)])
-    assert recall == pytest.approx(share, abs=0.02)
-    np.testing.assert_array_equal(principal.of(X[:50], 6), found[:50])
-
-
-def test_too_few_random_axes_cost_recall_and_it_shows():
-    X = low_rank(rank=40)
-    few, many = (search(X, projection="random", n_components=n) for n in (2, 90))
-    recalls = [s.recall(s.of_training_rows(6), np.random.RandomState(0)) for s in (few, many)]
-    assert recalls[0] < 0.4 < recalls[1]
-
-
-def test_rows_with_fewer_dimensions_than_the_projection_are_searched_as_they_are():
-    X = np.random.default_rng(0).standard_normal((100, 8))
-    assert search(X, projection="pca", n_components=8).components is None
-
-
-@pytest.mark.slow
-def test_approximate_neighbours_are_nearly_the_exact_ones():
-    pytest.importorskip("pynndescent")
-    X = low_rank(1500)
-    approximate = search(X, neighbors="approximate")
-    found = approximate.of_training_rows(6)
-    assert found.shape == (1500, 6)
-    assert approximate.recall(found, np.random.RandomState(0)) > 0.95
-    assert np.mean(approximate.of(X[:100], 6) == by_definition(X, 6)[:100]) > 0.9
-
-
-def test_approximate_neighbours_without_pynndescent_say_what_to_install(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "pynndescent", None)
-    with pytest.raises(ImportError, match=r"pip install pynndescent"):
-        search(low_rank(), neighbors="approximate")

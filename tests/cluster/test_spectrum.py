@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import linalg, sparse
+from scipy.sparse.linalg import ArpackNoConvergence
 
 from skexmap.cluster import EigengapSpectralClustering, _spectrum
 from skexmap.cluster._spectrum import (
@@ -10,7 +11,6 @@ from skexmap.cluster._spectrum import (
     clusters_at_widest_gap,
     graph_spectrum,
     normalized_laplacian,
-    renumber_by_size,
     runner_up,
     smallest_eigenpairs,
 )
@@ -27,8 +27,8 @@ def cliques(*sizes):
     return sparse.csr_array(sparse.block_diag([np.ones((m, m)) - np.eye(m) for m in sizes]))
 
 
-def spectrum(affinity, n_eigenpairs, seed=0):
-    return graph_spectrum(affinity, n_eigenpairs, np.random.RandomState(seed))
+def spectrum(affinity, n_eigenpairs):
+    return graph_spectrum(affinity, n_eigenpairs, np.random.RandomState(0))
 
 
 # 40 rows go to the dense solver, 700 to ARPACK.
@@ -38,6 +38,15 @@ def test_a_ring_has_its_closed_form_eigenvalues_each_of_them_twice(n):
     expected = np.sort(1 - np.cos(2 * np.pi * np.arange(n) / n))[:11]
     np.testing.assert_allclose(values, expected, atol=1e-9)
     assert components.max() == 0
+
+
+def test_the_laplacian_equals_its_definition():
+    affinity = random_graph((30,), np.random.default_rng(0))
+    laplacian, sqrt_degree = normalized_laplacian(affinity)
+    A = affinity.toarray()
+    d = A.sum(axis=1)
+    np.testing.assert_allclose(laplacian.toarray(), np.eye(30) - A / np.sqrt(np.outer(d, d)), atol=1e-12)
+    np.testing.assert_allclose(sqrt_degree, np.sqrt(d))
 
 
 @pytest.mark.parametrize("size", [30, 600])
@@ -81,7 +90,8 @@ def random_graph(sizes, rng):
 def test_the_spectrum_of_a_graph_in_pieces_equals_a_dense_solvers(sizes):
     affinity = random_graph(sizes, np.random.default_rng(0))
     values, vectors, _ = spectrum(affinity, 9)
-    dense, sqrt_degree = normalized_laplacian(affinity.toarray())
+    laplacian, sqrt_degree = normalized_laplacian(affinity)
+    dense = laplacian.toarray()
     np.testing.assert_allclose(values, linalg.eigvalsh(dense)[:9], atol=1e-9)
     eigenvectors = vectors * sqrt_degree[:, None]
     np.testing.assert_allclose(dense @ eigenvectors, eigenvectors * values, atol=1e-7)
@@ -108,36 +118,39 @@ def test_the_diagonal_of_the_affinity_does_not_count():
     np.testing.assert_allclose(spectrum(with_diagonal, 3)[0], spectrum(cliques(6), 3)[0], atol=1e-12)
 
 
-@pytest.mark.parametrize("solver", ["arpack", "shift_invert", "lobpcg", "dense"])
-def test_every_solver_of_the_chain_finds_the_spectrum_of_a_ring(monkeypatch, solver):
-    used = []
-
-    def broken(laplacian, n_eigenpairs, start):
-        used.append("broken")
-        raise RuntimeError("did not converge")
-
-    real = _spectrum.SOLVERS[solver]
-    table = dict.fromkeys(_spectrum.SOLVERS, broken) | {
-        solver: lambda *args: used.append(solver) or real(*args)
-    }
-    monkeypatch.setattr(_spectrum, "SOLVERS", table)
-    laplacian, _ = normalized_laplacian(ring(600))
-    values, _ = smallest_eigenpairs(laplacian, 5, np.random.RandomState(0))
-    assert used[-1] == solver
-    np.testing.assert_allclose(values, np.sort(1 - np.cos(2 * np.pi * np.arange(600) / 600))[:5], atol=1e-9)
+RING_OF_600 = normalized_laplacian(ring(600))[0]
+STARTS = np.random.default_rng(0).uniform(-1, 1, size=(600, 5))
+EIGENVALUES_OF_600 = np.sort(1 - np.cos(2 * np.pi * np.arange(600) / 600))
 
 
-def test_wrong_eigenpairs_are_caught_by_their_residual_and_the_next_solver_is_asked(monkeypatch):
-    def wrong(laplacian, n_eigenpairs, start):
-        return np.linspace(0, 0.1, n_eigenpairs), np.linalg.qr(start)[0]
+@pytest.mark.parametrize("solver", ["dense", "arpack", "shift-invert"])
+def test_every_solver_finds_the_spectrum_of_a_ring(solver):
+    values, vectors = _spectrum.SOLVERS[solver](RING_OF_600, 5, STARTS)
+    np.testing.assert_allclose(np.sort(values), EIGENVALUES_OF_600[:5], atol=1e-9)
+    np.testing.assert_allclose(RING_OF_600 @ vectors, vectors * values, atol=1e-8)
 
-    monkeypatch.setitem(_spectrum.SOLVERS, "arpack", wrong)
-    laplacian, _ = normalized_laplacian(ring(600))
-    values, _ = smallest_eigenpairs(laplacian, 3, np.random.RandomState(0))
-    np.testing.assert_allclose(values[1:], 1 - np.cos(2 * np.pi / 600), atol=1e-9)
-    monkeypatch.setattr(_spectrum, "SOLVERS", dict.fromkeys(_spectrum.SOLVERS, wrong))
-    with pytest.raises(np.linalg.LinAlgError, match=r"arpack: largest residual .*dense: largest residual"):
-        smallest_eigenpairs(laplacian, 3, np.random.RandomState(0))
+
+def did_not_converge(laplacian, n_eigenpairs, starts):
+    raise ArpackNoConvergence("no convergence", [], [])
+
+
+def wrong_eigenpairs(laplacian, n_eigenpairs, starts):
+    return np.linspace(0, 0.1, n_eigenpairs), np.eye(laplacian.shape[0])[:, :n_eigenpairs]
+
+
+@pytest.mark.parametrize("arpack", [did_not_converge, wrong_eigenpairs])
+def test_shift_invert_steps_in_if_arpack_does_not_converge_or_its_residuals_are_large(monkeypatch, arpack):
+    monkeypatch.setitem(_spectrum.SOLVERS, "arpack", arpack)
+    values, _ = smallest_eigenpairs(RING_OF_600, 3, np.random.RandomState(0))
+    np.testing.assert_allclose(values, EIGENVALUES_OF_600[:3], atol=1e-9)
+
+
+def test_if_no_solver_converges_the_error_has_the_residual_of_each(monkeypatch):
+    monkeypatch.setattr(_spectrum, "SOLVERS", dict.fromkeys(_spectrum.SOLVERS, wrong_eigenpairs))
+    with pytest.raises(
+        np.linalg.LinAlgError, match=r"arpack: largest residual .*shift-invert: largest residual"
+    ):
+        smallest_eigenpairs(RING_OF_600, 3, np.random.RandomState(0))
 
 
 def test_the_widest_gap_is_looked_for_from_min_clusters_on():
@@ -171,9 +184,3 @@ def test_cluster_qr_agrees_with_a_hand_worked_case():
     vectors = np.array([[2.0, 2.0], [1.0, -1.0], [1.0, 0.9], [0.8, -1.0]])
     labels = cluster_qr(vectors)
     assert labels[0] == labels[2] != labels[1] == labels[3]
-
-
-def test_clusters_are_numbered_by_size_and_then_by_first_member():
-    labels = np.array([7, 3, 3, -1, 5, 7, 3, 5])
-    assert renumber_by_size(labels).tolist() == [1, 0, 0, -1, 2, 1, 0, 2]
-    assert renumber_by_size(np.array([-1, -1])).tolist() == [-1, -1]

@@ -11,12 +11,14 @@ from sklearn.cluster import DBSCAN, AgglomerativeClustering, KMeans
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import KNeighborsTransformer
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.random_projection import GaussianRandomProjection
 
 from skexmap import DFRClassifier
 from skexmap._blocks import get_block, make_blocks
-from skexmap.cluster import EigengapSpectralClustering, OverclusteringKMeans
+from skexmap.cluster import EigengapSpectralClustering
 from skexmap.exceptions import (
     ConstantPredictionWarning,
     IrreproducibleClustersWarning,
@@ -270,7 +272,7 @@ class TestOtherSeeds:
     def test_the_agreement_is_that_of_a_refit_under_another_seed(self):
         X = np.random.default_rng(0).standard_normal((200, 10))
         labeler = PseudoGroupLabeler(KMeans(8, n_init=1, random_state=5), merge_alpha=None)
-        with pytest.warns(IrreproducibleClustersWarning, match="those of KMeans"):
+        with pytest.warns(IrreproducibleClustersWarning, match="KMeans finds"):
             labeler.fit(X, np.arange(200) % 2)
         seed = int(np.random.RandomState(0).randint(2**31 - 1, size=1)[0])
         other = KMeans(8, n_init=1, random_state=seed).fit_predict(X)
@@ -295,21 +297,21 @@ class TestOtherSeeds:
         assert PseudoGroupLabeler(CountingClusterer(8), merge_alpha=None).fit(X, y).seed_agreements_ == [None]
         assert CountingClusterer.n_fits == 1
 
-    def test_a_clusterer_that_compares_seeds_itself_is_not_compared_again(self, data, monkeypatch):
-        X, y, _ = data
-        calls = []
-        check = OverclusteringKMeans._check_seeds
-        monkeypatch.setattr(
-            OverclusteringKMeans, "_check_seeds", lambda *args: calls.append(1) or check(*args)
-        )
-        labeler = PseudoGroupLabeler(OverclusteringKMeans(2, random_state=0), merge_alpha=None).fit(X, y)
-        assert labeler.seed_agreements_ == [1]
-        assert calls == [1]
-        # What the labeler is told holds for clusterers that cannot tell by themselves.
-        PseudoGroupLabeler(
-            make_pipeline(StandardScaler(), OverclusteringKMeans(2, random_state=0)), merge_alpha=None
-        ).fit(X, y)
-        assert calls == [1, 1]
+    @pytest.mark.filterwarnings("error")
+    def test_the_eigengap_with_exact_neighbors_is_not_fitted_again(self):
+        X = np.random.default_rng(0).standard_normal((200, 10))
+        for clusterer in (None, EigengapSpectralClustering(neighbors=KNeighborsTransformer(n_neighbors=5))):
+            labeler = PseudoGroupLabeler(clusterer, merge_alpha=None).fit(X, np.arange(200) % 2)
+            assert labeler.seed_agreements_ == [None]
+
+    def test_the_eigengap_is_compared_under_the_seeds_of_its_transformer(self):
+        X = np.random.default_rng(0).standard_normal((300, 20))
+        axes = GaussianRandomProjection(5, random_state=0)
+        neighbors = make_pipeline(axes, KNeighborsTransformer(n_neighbors=6))
+        labeler = PseudoGroupLabeler(EigengapSpectralClustering(neighbors=neighbors), merge_alpha=None)
+        with pytest.warns(IrreproducibleClustersWarning, match="EigengapSpectralClustering finds"):
+            labeler.fit(X, np.arange(300) % 2)
+        assert labeler.seed_agreements_[0] < 0.65
 
     def test_it_can_be_made_an_error_by_category(self):
         X = np.random.default_rng(0).standard_normal((200, 10))

@@ -9,7 +9,7 @@ from scipy.stats import fisher_exact
 
 from skexmap import DFRClassifier
 from skexmap._blocks import make_blocks
-from skexmap.cluster._components import cluster_means
+from skexmap.cluster._cluster_labels import cluster_means
 from skexmap.exceptions import OneClusterWarning
 from skexmap.groups import PseudoGroupLabeler
 from skexmap.groups._merging import merge_alike, p_value_alike

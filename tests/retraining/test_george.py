@@ -6,7 +6,7 @@ from sklearn.pipeline import make_pipeline
 
 from skexmap import DFRClassifier, PseudoGroupLabeler
 from skexmap._blocks import make_blocks
-from skexmap.cluster import OverclusteringKMeans
+from skexmap.cluster import SilhouetteKMeans
 from skexmap.retraining import ERMClassifier, GroupDROClassifier
 
 
@@ -27,7 +27,7 @@ def blocks_with_a_shortcut(n=1500, agreement=0.9, seed=0):
 def test_embedding_clusters_inside_each_class_make_groups_that_raise_the_worst_one(strategy):
     X, y, shortcut = blocks_with_a_shortcut()
     labeler = PseudoGroupLabeler(
-        OverclusteringKMeans(n_init=2, random_state=0), block="embedding", scope="local", merge_alpha=None
+        SilhouetteKMeans(n_init=2, random_state=0), block="embedding", scope="local", merge_alpha=None
     )
     george = make_pipeline(labeler, strategy).fit(X, y)
     pairs = np.stack([george[0].group_labels_, 2 * y + shortcut])
