@@ -1,7 +1,7 @@
 """Data sets with a known shortcut: `make_*` generates, `load_*` reads a layout on disk."""
 
 from skexmap.datasets._colored_digits import make_colored_digits
-from skexmap.datasets._idx import load_colored_mnist, make_two_shortcut_fashion
+from skexmap.datasets._colored_mnist import load_colored_mnist, load_two_shortcut_fashion
 from skexmap.datasets._image_files import load_celeba, load_image_folder, load_urbancars, load_waterbirds
 from skexmap.datasets._readable import readable_images
 from skexmap.datasets._transforms import ImageNetTransform
@@ -11,9 +11,9 @@ __all__ = [
     "load_celeba",
     "load_colored_mnist",
     "load_image_folder",
+    "load_two_shortcut_fashion",
     "load_urbancars",
     "load_waterbirds",
     "make_colored_digits",
-    "make_two_shortcut_fashion",
     "readable_images",
 ]

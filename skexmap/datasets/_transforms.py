@@ -106,23 +106,12 @@ class ImageNetTransform:
         return hash((self.resize, self.crop, self.foreground_only))
 
 
-def is_its_own_mask(path):
-    """Return whether the mask beside an image would have the image's own name."""
-    stem, extension = os.path.splitext(path)
-    if extension.lower() != ".png":
-        return False
-    # x.PNG has the mask x.png, unless the file system takes the two for one.
-    mask = f"{stem}.png"
-    return str(path) == mask or (
-        os.path.exists(mask) and os.path.exists(path) and os.path.samefile(path, mask)
-    )
-
-
 def mask_path(path):
     """Return the path of the mask beside an image; raise ValueError if that would be the image itself."""
-    if is_its_own_mask(path):
+    stem, extension = os.path.splitext(path)
+    if extension == ".png":
         raise ValueError(f"{path} is a PNG file, and so would be its own mask. Save the image as JPEG.")
-    return os.path.splitext(path)[0] + ".png"
+    return f"{stem}.png"
 
 
 def read_mask(path):

@@ -7,8 +7,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from skexmap.datasets import ImageNetTransform
-from skexmap.datasets._files import first_offenders
 from skexmap.datasets._readable import looks_readable
+from skexmap.datasets._tables import first_offenders
 from skexmap.datasets._transforms import mask_path
 from skexmap.exceptions import UnreadableImagesError
 
