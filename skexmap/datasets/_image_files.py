@@ -277,7 +277,7 @@ def _read_celeba_table(path, columns):
 
 URBAN_COUNTRY = ("urban", "country")
 # Where each split may be. The published generator puts the validation images, made without correlation, beside the
-# test images; a validation set with the correlation of the training set exists only where somebody made it on purpose.
+# test images. A validation set with the correlation of the training set has to be made on purpose.
 URBANCARS_SPLITS = {
     "train": [Path("bg-0.95_co_occur_obj-0.95", "train")],
     "validation": [Path("bg-0.95_co_occur_obj-0.95", "val"), Path("bg-0.5_co_occur_obj-0.5", "val")],

@@ -26,7 +26,7 @@ class ImageNetTransform:
         Side of the square cut from the centre, in pixels.
     foreground_only : bool, default=False
         Black out what the mask beside the image (same name, ``.png``) does not mark as foreground: mask values of at
-        most 200 of 255. The image itself may be no PNG file.
+        most 200 of 255. The image itself must not be a PNG file.
 
     Raises
     ------
@@ -64,7 +64,7 @@ class ImageNetTransform:
         Parameters
         ----------
         image : path-like or PIL.Image.Image
-            The image; a path where `foreground_only` is set.
+            The image; with `foreground_only`, its path.
 
         Returns
         -------
@@ -79,9 +79,9 @@ class ImageNetTransform:
         from PIL import Image
 
         if isinstance(image, (str, os.PathLike)):
-            # A plain string: errors show one of NumPy by its type.
+            # Convert to `str` so that errors do not show `np.str_(...)`.
             path = str(os.fspath(image))
-            # Opened here: Pillow leaves a file that it opened and could not read open.
+            # Open the file ourselves, because Pillow leaks the handle if decoding fails.
             with open(path, "rb") as file, Image.open(file) as opened:
                 image = opened.convert("RGB")
             if self.foreground_only:
