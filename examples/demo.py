@@ -36,16 +36,18 @@ def make_digits(seed):
     rng = np.random.default_rng(seed)
 
     def split(part, mark):
-        images = part.images.copy()
+        images = part.data.copy()
         images[mark == 0, :, :MARK_SIDE, :MARK_SIDE] = 1
         images[mark == 1, :, -MARK_SIDE:, -MARK_SIDE:] = 1
-        misleads = np.column_stack([part.color != part.y, mark != part.y])
-        return Bunch(images=images, y=part.y, misleads=misleads, groups=4 * part.y + misleads @ [2, 1])
+        misleads = np.column_stack([part.attributes != part.target, mark != part.target])
+        return Bunch(
+            data=images, target=part.target, misleads=misleads, groups=4 * part.target + misleads @ [2, 1]
+        )
 
     def aligned(part):
-        return np.where(rng.uniform(size=len(part.y)) < CORRELATION, part.y, 1 - part.y)
+        return np.where(rng.uniform(size=len(part.target)) < CORRELATION, part.target, 1 - part.target)
 
-    tests = [split(digits.test, np.full(len(digits.test.y), mark)) for mark in (0, 1)]
+    tests = [split(digits.test, np.full(len(digits.test.target), mark)) for mark in (0, 1)]
     test = Bunch(**{name: np.concatenate([part[name] for part in tests]) for name in tests[0]})
     train, validation = (split(part, aligned(part)) for part in (digits.train, digits.validation))
     return Bunch(train=train, validation=validation, test=test)
@@ -61,7 +63,7 @@ def train(split, seed):
     )
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, weight_decay=1e-4)
     shuffle = torch.Generator().manual_seed(seed)
-    images, y = torch.from_numpy(split.images), torch.from_numpy(split.y)
+    images, y = torch.from_numpy(split.data), torch.from_numpy(split.target)
     for _ in range(N_EPOCHS):
         for rows in torch.randperm(len(images), generator=shuffle).split(64):
             optimizer.zero_grad()
@@ -78,7 +80,7 @@ def net_predictions(net, images):
 
 def repaired(net, validation, seed):
     """Return the last layer refitted on the validation images with different ideas of what the groups are."""
-    X, y = validation.images, validation.y
+    X, y = validation.data, validation.target
     on_embeddings = PseudoGroupLabeler(block="embedding", merge_alpha=None)
     return {
         "classes as groups": ExMapClassifier(net, random_state=seed).fit(X, y, group_labels=y),
@@ -94,9 +96,9 @@ def repaired(net, validation, seed):
 
 def figures(test, predicted):
     """Return the accuracy of the worst of the eight groups, of all, and where each shortcut misleads, or both do."""
-    right = predicted == test.y
+    right = predicted == test.target
     ink, mark = test.misleads.T
-    worst = min(group_accuracies(test.y, predicted, group_labels=test.groups).values())
+    worst = min(group_accuracies(test.target, predicted, group_labels=test.groups).values())
     return [worst, right.mean(), right[ink].mean(), right[mark].mean(), right[ink & mark].mean()]
 
 
@@ -107,8 +109,8 @@ def run_seed(seed):
     net = train(digits.train, seed)
     trained = time.perf_counter()
     models = repaired(net, digits.validation, seed)
-    predicted = {NET: net_predictions(net, digits.test.images)}
-    predicted |= {name: model.predict(digits.test.images) for name, model in models.items()}
+    predicted = {NET: net_predictions(net, digits.test.data)}
+    predicted |= {name: model.predict(digits.test.data) for name, model in models.items()}
     rows = {name: figures(digits.test, p) for name, p in predicted.items()}
     groups = {
         name: (
@@ -131,10 +133,10 @@ def save_figures(validation, net, exmap):
     OUTPUT.mkdir(exist_ok=True)
     shown = np.concatenate([np.flatnonzero(validation.groups == group)[:2] for group in range(8)])
     # ExMap clusters the magnitude of the relevance; the sign is for the eye.
-    signed = HeatmapTransformer(net, evidence="signed").fit_transform(validation.images[shown])
+    signed = HeatmapTransformer(net, evidence="signed").fit_transform(validation.data[shown])
     misled = ("nothing misleads", "mark misleads", "ink misleads", "both mislead")
     looked_at = GroupHeatmapDisplay.from_arrays(
-        validation.images[shown],
+        validation.data[shown],
         signed.reshape(len(shown), 3, 28, 28),
         group_labels=validation.groups[shown],
         pseudo_groups=exmap.group_labels_[shown],

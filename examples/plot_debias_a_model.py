@@ -84,27 +84,29 @@ def main():
     validation, test = digits.validation, digits.test
     net = train(digits.train, 0)
 
-    blocks = HeatmapTransformer(net, return_embedding=True).fit_transform(validation.images)
-    labeler = PseudoGroupLabeler().fit(blocks, validation.y)
+    blocks = HeatmapTransformer(net, return_embedding=True).fit_transform(validation.data)
+    labeler = PseudoGroupLabeler().fit(blocks, validation.target)
     print("The net on the pseudo-groups of the validation images:")
-    print(group_report(validation.y, predictions(net, validation.images), group_labels=labeler.group_labels_))
+    print(
+        group_report(validation.target, predictions(net, validation.data), group_labels=labeler.group_labels_)
+    )
 
-    clustered = PseudoGroupLabeler().fit_transform(blocks, validation.y)
-    chosen = choose_strategy(clustered, labeler.group_labels_, validation.y)
+    clustered = PseudoGroupLabeler().fit_transform(blocks, validation.target)
+    chosen = choose_strategy(clustered, labeler.group_labels_, validation.target)
     print(f"Chosen: {chosen}")
 
-    classifier = ExMapClassifier(net, strategy=STRATEGIES[chosen]).fit(validation.images, validation.y)
+    classifier = ExMapClassifier(net, strategy=STRATEGIES[chosen]).fit(validation.data, validation.target)
     debiased = export_model(classifier)
-    agree = np.mean(predictions(debiased, test.images) == classifier.predict(test.images))
+    agree = np.mean(predictions(debiased, test.data) == classifier.predict(test.data))
     print(
         f"\nExported a {type(debiased).__name__}; it agrees with the classifier on {agree:.1%} of the test images."
     )
 
     for name, model in (("original", net), ("debiased", debiased)):
         print(f"\nThe {name} model on the true groups of the test images:")
-        print(group_report(test.y, predictions(model, test.images), group_labels=test.group_labels))
+        print(group_report(test.target, predictions(model, test.data), group_labels=test.group_labels))
     one_of_each = [np.flatnonzero(test.group_labels == group)[i] for group in range(4) for i in (0, 7)]
-    path = save_before_and_after(net, debiased, test.images[one_of_each], test.y[one_of_each])
+    path = save_before_and_after(net, debiased, test.data[one_of_each], test.target[one_of_each])
     print(f"\nFigure: {path}")
 
 

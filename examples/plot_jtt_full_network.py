@@ -67,17 +67,17 @@ network = NeuralNetClassifier(
     train_split=None,
     verbose=0,
 )
-erm = clone(network).fit(train.images, train.y)
+erm = clone(network).fit(train.data, train.target)
 
 # %%
 # The pseudo-groups of the validation split
 # -----------------------------------------
 # Heatmaps of what the network looks at, clustered; class x cluster is a pseudo-group.
 
-maps = HeatmapTransformer(erm.module_, return_embedding=True).fit_transform(validation.images)
-pseudo_groups = PseudoGroupLabeler().fit_predict(maps, validation.y)
+maps = HeatmapTransformer(erm.module_, return_embedding=True).fit_transform(validation.data)
+pseudo_groups = PseudoGroupLabeler().fit_predict(maps, validation.target)
 print("The network on the pseudo-groups of the validation images:")
-print(group_report(validation.y, erm.predict(validation.images), group_labels=pseudo_groups))
+print(group_report(validation.target, erm.predict(validation.data), group_labels=pseudo_groups))
 
 # %%
 # Choose by the worst pseudo-group
@@ -85,10 +85,10 @@ print(group_report(validation.y, erm.predict(validation.images), group_labels=ps
 # Every candidate trains on the training split and is scored on the validation split. The search passes the
 # pseudo-groups to the scorer, not to `fit`; groups of fewer than 20 images are too small to tell candidates apart.
 
-images = np.concatenate([train.images, validation.images])
-y = np.concatenate([train.y, validation.y])
-only_validation = np.r_[np.full(len(train.y), -1), np.zeros(len(validation.y), dtype=int)]
-groups = np.r_[np.full(len(train.y), -1), pseudo_groups]
+images = np.concatenate([train.data, validation.data])
+y = np.concatenate([train.target, validation.target])
+only_validation = np.r_[np.full(len(train.target), -1), np.zeros(len(validation.target), dtype=int)]
+groups = np.r_[np.full(len(train.target), -1), pseudo_groups]
 jtt = JTTReweighter(network, identification_estimator=network)
 grid = {"identification_estimator__max_epochs": [3, 10], "upweight": [5, 20, 50]}
 with sklearn.config_context(enable_metadata_routing=True):
@@ -102,7 +102,7 @@ with sklearn.config_context(enable_metadata_routing=True):
     ).fit(images, y, group_labels=groups)
 results = search.cv_results_
 chosen = results["params"][np.argmax(results["mean_test_score"])]
-best = clone(jtt).set_params(**chosen).fit(train.images, train.y)
+best = clone(jtt).set_params(**chosen).fit(train.data, train.target)
 
 # %%
 # What it was worth
@@ -112,7 +112,7 @@ best = clone(jtt).set_params(**chosen).fit(train.images, train.y)
 
 def worst_and_mean(model):
     """Return the accuracy of the worst and of the mean true group of the test images."""
-    by_group = group_accuracies(test.y, model.predict(test.images), group_labels=test.group_labels)
+    by_group = group_accuracies(test.target, model.predict(test.data), group_labels=test.group_labels)
     accuracies = list(by_group.values())
     return min(accuracies), float(np.mean(accuracies))
 
@@ -122,7 +122,9 @@ for params, score in zip(results["params"], results["mean_test_score"], strict=T
     mark = "  <- chosen" if params == chosen else ""
     epochs = params["identification_estimator__max_epochs"]
     print(f"{epochs:>28}{params['upweight']:>10}{score:>32.3f}{mark}")
-print(f"\nThe first network gets {len(best.error_set_)} of {len(train.y)} training images wrong; of these,")
+print(
+    f"\nThe first network gets {len(best.error_set_)} of {len(train.target)} training images wrong; of these,"
+)
 against = train.group_labels[best.error_set_]
 print(f"{np.mean((against == 1) | (against == 2)):.0%} have the ink of the other class.")
 print(f"\n{'test images':>28}{'worst true group':>18}{'mean group':>12}")

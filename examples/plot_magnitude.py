@@ -22,7 +22,7 @@ N_NEIGHBORS = 8
 def main():
     matplotlib.use("Agg")
     digits = make_colored_digits(correlation=0.95, n_copies=10, random_state=20)
-    images, y, ink = digits.validation.images, digits.validation.y, digits.validation.color
+    images, y, ink = digits.validation.data, digits.validation.target, digits.validation.attributes
     net = train(digits.train, 20)
     maps = {
         evidence: HeatmapTransformer(net, evidence=evidence).fit_transform(images)

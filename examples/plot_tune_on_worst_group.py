@@ -58,7 +58,7 @@ net = torch.nn.Sequential(
     torch.nn.Linear(32, 2),
 )
 optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
-images, target = torch.as_tensor(digits.train.images), torch.as_tensor(digits.train.target)
+images, target = torch.as_tensor(digits.train.data), torch.as_tensor(digits.train.target)
 for _ in range(8):
     for rows in torch.randperm(len(target)).split(64):
         optimizer.zero_grad()
@@ -73,9 +73,9 @@ for _ in range(8):
 y = digits.validation.target
 heatmaps = HeatmapTransformer(net, size=14, return_embedding=True)
 labeler = PseudoGroupLabeler(KMeans(2, n_init=10, random_state=0))
-X = labeler.fit_transform(heatmaps.fit_transform(digits.validation.images, y), y)
+X = labeler.fit_transform(heatmaps.fit_transform(digits.validation.data, y), y)
 pseudo_groups = labeler.group_labels_
-X_test = heatmaps.transform(digits.test.images)
+X_test = heatmaps.transform(digits.test.data)
 
 # %%
 # Choose C five times
@@ -156,7 +156,7 @@ for name, way in WAYS.items():
     print(f"{name:<36} {fitted.C_:>5g} {score:>6.3f} {on_test:>6.3f} {seconds:>8.1f}")
 
 with torch.no_grad():
-    of_the_net = net(torch.as_tensor(digits.test.images)).argmax(dim=1).numpy()
+    of_the_net = net(torch.as_tensor(digits.test.data)).argmax(dim=1).numpy()
 on_test = worst_group_accuracy(digits.test.target, of_the_net, group_labels=digits.test.group_labels)
 print(f"{'the net as trained':<36} {'':>5} {'':>6} {on_test:>6.3f}")
 

@@ -86,7 +86,7 @@ def make_exmap_pipeline(
     >>> from skexmap import HeatmapTransformer, make_exmap_pipeline
     >>> from skexmap.datasets import make_colored_digits
     >>> digits = make_colored_digits(random_state=0)
-    >>> X, y = digits.validation.images[:300], digits.validation.target[:300]
+    >>> X, y = digits.validation.data[:300], digits.validation.target[:300]
     >>> _ = torch.manual_seed(3)
     >>> net = torch.nn.Sequential(
     ...     torch.nn.Conv2d(3, 4, 5, stride=3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(256, 2)
@@ -206,7 +206,7 @@ class ExMapClassifier(FrozenModelMixin, EstimatorMixin, ClassifierMixin, BaseEst
     >>> from skexmap import ExMapClassifier, HeatmapTransformer
     >>> from skexmap.datasets import make_colored_digits
     >>> digits = make_colored_digits(random_state=0)
-    >>> X, y = digits.validation.images[:300], digits.validation.target[:300]
+    >>> X, y = digits.validation.data[:300], digits.validation.target[:300]
     >>> _ = torch.manual_seed(3)
     >>> net = torch.nn.Sequential(
     ...     torch.nn.Conv2d(3, 4, 5, stride=3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(256, 2)

@@ -20,7 +20,7 @@ from paper import base_model, report, settings
 from sklearn.utils import Bunch
 
 from skexmap import EigengapSpectralClustering, EmbeddingTransformer, HeatmapTransformer, PseudoGroupLabeler
-from skexmap.datasets import load_colored_mnist, make_colored_digits, make_two_shortcut_fashion
+from skexmap.datasets import load_colored_mnist, load_two_shortcut_fashion, make_colored_digits
 from skexmap.exceptions import SkexmapWarning
 from skexmap.metrics import worst_group_accuracy
 from skexmap.retraining import DFRClassifierCV
@@ -33,7 +33,7 @@ DATA = {
     ),
     "two_shortcut_fashion": (
         [0.95, 0.95],
-        lambda root, seed, ink, mark: make_two_shortcut_fashion(
+        lambda root, seed, ink, mark: load_two_shortcut_fashion(
             root, ink_correlation=ink, mark_correlation=mark, random_state=seed
         ),
     ),

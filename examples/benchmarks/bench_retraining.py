@@ -121,15 +121,15 @@ def fit_strategies(seed, blocks, y, pseudo_groups, true_groups, source, net_head
 
 def fit_on_training_images(seed, net, train):
     """Yield the same for DFR on the images that the net itself was trained on."""
-    maps = HeatmapTransformer(net, return_embedding=True).fit_transform(train.images)
+    maps = HeatmapTransformer(net, return_embedding=True).fit_transform(train.data)
     embedding = np.ascontiguousarray(maps["embedding"])
     groups = {
-        "pseudo-groups": PseudoGroupLabeler().fit_predict(maps, train.y),
+        "pseudo-groups": PseudoGroupLabeler().fit_predict(maps, train.target),
         "true groups": train.group_labels,
     }
     for shown, labels in groups.items():
         dfr = DFRClassifierCV(min_group_size=20, random_state=seed).fit(
-            embedding, train.y, group_labels=labels
+            embedding, train.target, group_labels=labels
         )
         yield "training images: `DFRClassifierCV(min_group_size=20)`", shown, dfr
 
@@ -140,27 +140,29 @@ def run_seed(seed):
     options = {"n_copies": 10, "random_state": seed}
     digits = make_colored_digits(correlation=0.95, **options)
     # The same handwritten digits as in the validation split, whose ink says nothing about the class.
-    random_ink = make_colored_digits(correlation=0.5, **options).validation.images
+    random_ink = make_colored_digits(correlation=0.5, **options).validation.data
     net = demo.train(digits.train, seed)
     validation, test = digits.validation, digits.test
-    maps = HeatmapTransformer(net, return_embedding=True).fit_transform(validation.images)
+    maps = HeatmapTransformer(net, return_embedding=True).fit_transform(validation.data)
     labeler = PseudoGroupLabeler()
-    blocks = labeler.fit_transform(maps, validation.y)
-    embed = EmbeddingTransformer(net).fit(test.images)
-    test_embedding = embed.transform(test.images)
+    blocks = labeler.fit_transform(maps, validation.target)
+    embed = EmbeddingTransformer(net).fit(test.data)
+    test_embedding = embed.transform(test.data)
     rows = {}
     strategies = fit_strategies(
         seed,
         blocks,
-        validation.y,
+        validation.target,
         labeler.group_labels_,
         validation.group_labels,
         validation.source,
-        ERMClassifier.from_layer(net[-1], classes=np.unique(validation.y)),
+        ERMClassifier.from_layer(net[-1], classes=np.unique(validation.target)),
         embed.transform(random_ink),
     )
     for name, shown, model in chain(strategies, fit_on_training_images(seed, net, digits.train)):
-        accuracies = group_accuracies(test.y, model.predict(test_embedding), group_labels=test.group_labels)
+        accuracies = group_accuracies(
+            test.target, model.predict(test_embedding), group_labels=test.group_labels
+        )
         accuracies = list(accuracies.values())
         rows[f"{name} | {shown}"] = [min(accuracies), float(np.mean(accuracies))]
         seconds = time.perf_counter() - start

@@ -1,9 +1,10 @@
 """Data sets with a known shortcut: `make_*` generates, `load_*` reads a layout on disk."""
 
 from skexmap.datasets._colored_digits import make_colored_digits
-from skexmap.datasets._idx import load_colored_mnist, make_two_shortcut_fashion
+from skexmap.datasets._colored_mnist import load_colored_mnist, load_two_shortcut_fashion
 from skexmap.datasets._image_files import load_celeba, load_image_folder, load_urbancars, load_waterbirds
 from skexmap.datasets._readable import readable_images
+from skexmap.datasets._shortcut_features import make_shortcut_features
 from skexmap.datasets._transforms import ImageNetTransform
 
 __all__ = [
@@ -11,9 +12,10 @@ __all__ = [
     "load_celeba",
     "load_colored_mnist",
     "load_image_folder",
+    "load_two_shortcut_fashion",
     "load_urbancars",
     "load_waterbirds",
     "make_colored_digits",
-    "make_two_shortcut_fashion",
+    "make_shortcut_features",
     "readable_images",
 ]

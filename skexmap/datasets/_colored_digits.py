@@ -41,18 +41,13 @@ def _dye(intensities, ink, noise):
     return np.clip(images + noise, 0.0, 1.0)
 
 
-def _split(images, digit, color, source):
-    y = (digit > 4).astype(np.int64)
+def _split(images, digit, ink, source):
     return make_split(
         images,
-        y,
-        color,
+        (digit > 4).astype(np.int64),
+        ink,
         target_names=CLASS_NAMES,
         attribute_names=INK_NAMES,
-        # The names that coloured-digit code reads naturally; the same arrays, not copies.
-        images=images,
-        y=y,
-        color=color,
         digit=digit,
         source=source,
     )
@@ -106,13 +101,13 @@ def make_colored_digits(
 
         Each split is a Bunch with
 
-        ``images`` (also ``data``) : ndarray of shape (n_samples, 3, 28, 28), float32, values in [0, 1]
-        ``y`` (also ``target``) : ndarray of shape (n_samples,), int64
-            1 where the digit is above 4.
-        ``color`` (also ``attributes``) : ndarray of shape (n_samples,), int64
-            0 for green, 1 for red.
+        ``data`` : ndarray of shape (n_samples, 3, 28, 28), float32, values in [0, 1]
+        ``target`` : ndarray of shape (n_samples,), int64
+            1 if the digit is above 4.
+        ``attributes`` : ndarray of shape (n_samples,), int64
+            The ink: 0 for green, 1 for red.
         ``group_labels`` : ndarray of shape (n_samples,), int64
-            ``2 * y + color``: groups 1 and 2 are those that the shortcut gets wrong.
+            ``2 * target + ink``: the shortcut fails on groups 1 and 2.
         ``digit``, ``source`` : ndarray of shape (n_samples,)
             The digit, and which of the 1,797 handwritten digits the image was made of.
         ``target_names``, ``attribute_names``, ``group_names`` : list of str
@@ -132,7 +127,7 @@ def make_colored_digits(
     >>> import numpy as np
     >>> from skexmap.datasets import make_colored_digits
     >>> digits = make_colored_digits(correlation=0.99, random_state=0)
-    >>> digits.train.images.shape
+    >>> digits.train.data.shape
     (3590, 3, 28, 28)
     >>> np.bincount(digits.train.group_labels)
     array([1782,   18,   18, 1772])
@@ -163,20 +158,20 @@ def make_colored_digits(
     def draw(sources):
         intensities = _place(digits[sources], max_shift, rng)
         pixel_noise = rng.normal(scale=noise, size=(len(sources), 3, CANVAS, CANVAS)).astype(np.float32)
-        color = aligned_attribute((labels[sources] > 4).astype(np.int64), correlation, rng)
-        return intensities, pixel_noise, color
+        ink = aligned_attribute((labels[sources] > 4).astype(np.int64), correlation, rng)
+        return intensities, pixel_noise, ink
 
     splits = {}
     for name, handwritten in [("train", train), ("validation", validation)]:
         sources = np.repeat(handwritten, n_copies)
-        intensities, pixel_noise, color = draw(sources)
-        splits[name] = _split(_dye(intensities, color, pixel_noise), labels[sources], color, sources)
+        intensities, pixel_noise, ink = draw(sources)
+        splits[name] = _split(_dye(intensities, ink, pixel_noise), labels[sources], ink, sources)
 
-    intensities, pixel_noise, color = draw(test)
-    inked = [np.full(len(test), ink) for ink in range(len(INKS))]
-    both = [_dye(intensities, ink, pixel_noise) for ink in inked]
+    intensities, pixel_noise, ink = draw(test)
+    inks = [np.full(len(test), code) for code in range(len(INKS))]
+    both = [_dye(intensities, ink, pixel_noise) for ink in inks]
     twice = np.tile(test, 2)
-    splits["test"] = _split(np.concatenate(both), labels[twice], np.concatenate(inked), twice)
-    one = np.where(color[:, None, None, None] == 0, *both)
-    splits["test_correlated"] = _split(one, labels[test], color, test)
+    splits["test"] = _split(np.concatenate(both), labels[twice], np.concatenate(inks), twice)
+    one = np.where(ink[:, None, None, None] == 0, *both)
+    splits["test_correlated"] = _split(one, labels[test], ink, test)
     return Bunch(**splits, DESCR=make_colored_digits.__doc__)

@@ -1,59 +1,34 @@
 """Loaders of published image data sets, and of one's own, from their layout on disk."""
 
-import os
-import re
-from decimal import Decimal
-from itertools import pairwise
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 from sklearn.utils import Bunch
 
-from skexmap.datasets._files import (
-    SPLIT_ALIASES,
+from skexmap.datasets._splits import add_frame, make_split
+from skexmap.datasets._tables import (
     SPLIT_CODES,
-    check_images,
-    check_no_repeats,
-    check_sizes_agree,
     decode,
     first_offenders,
-    path_array,
+    image_paths,
     read_csv,
-    read_lines,
-    refuse_lines,
+    refuse_repeats,
     require_files,
-    require_folders,
-    unreadable_images,
+    select_columns,
 )
-from skexmap.datasets._splits import add_frame, make_split
-from skexmap.datasets._transforms import (
-    MASK_THRESHOLD,
-    ImageNetTransform,
-    is_its_own_mask,
-    mask_path,
-    read_mask,
-)
+from skexmap.datasets._transforms import MASK_THRESHOLD, ImageNetTransform, mask_path, read_mask
 
 SPLITS = ("train", "validation", "test")
 BINARY = {"0": 0, "1": 1}
-# Numbers as programs write them. Ids such as 007, 1_2 or 1e5 are text.
-NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+([eE][+-]?[0-9]+)?)?")
+SPLIT_NAMES = {name: name for name in SPLITS} | {"val": "validation", "valid": "validation"} | SPLIT_CODES
 
 
 def _in_splits(paths, target, attributes, split, *, splits=SPLITS, where, as_frame, extra=(), **names):
-    """Return a Bunch with one Bunch per split; refuse a split without images, or of one class that is to be learned."""
-    split = np.asarray(split)
+    """Return a Bunch with one Bunch per split; refuse a split without images."""
     empty = [name for name in splits if not np.any(split == name)]
     if empty:
         raise ValueError(f"{where} names no image of the split {' and '.join(empty)}.")
-    # A model can be scored on images of one class, but neither trained nor tuned.
-    held = {name: np.unique(target[split == name]) for name in splits if name != "test"}
-    single = [f"{name} ({names['target_names'][c[0]]!r})" for name, c in held.items() if len(c) == 1]
-    if single:
-        raise ValueError(
-            f"{len(single)} of {len(splits)} splits of {where} have images of one class only: "
-            f"{first_offenders(single)}. Take images of another class into each, too."
-        )
     dataset = Bunch()
     for name in splits:
         rows = np.flatnonzero(split == name)
@@ -71,7 +46,7 @@ def _in_splits(paths, target, attributes, split, *, splits=SPLITS, where, as_fra
     return dataset
 
 
-def load_waterbirds(root, foreground_only=False, *, verify="quick", as_frame=False):
+def load_waterbirds(root, foreground_only=False, *, as_frame=False):
     r"""Load Waterbirds: landbirds and waterbirds before land and water (Sagawa et al., 2020 [1]_).
 
     Parameters
@@ -82,9 +57,6 @@ def load_waterbirds(root, foreground_only=False, *, verify="quick", as_frame=Fal
     foreground_only : bool, default=False
         Black out the background of the *test* images, by the CUB mask beside each (same name, ``.png``; pixels of at
         most 200 of 255 are background).
-    verify : {"quick", "full", "exists"}, default="quick"
-        How every image is checked before anything else happens: by its first and last bytes; by decoding it; or only
-        whether it is there.
     as_frame : bool, default=False
         Whether each split also has `frame`, a pandas DataFrame.
 
@@ -107,11 +79,10 @@ def load_waterbirds(root, foreground_only=False, *, verify="quick", as_frame=Fal
     Raises
     ------
     FileNotFoundError
-        If ``metadata.csv``, or images or masks that it names, are absent: their number and the first ones.
+        If ``metadata.csv``, or images or masks that it names, do not exist: their number and the first ones.
     ValueError
-        If a column is missing, a value is unknown, a split is empty, the train or validation split has one class
-        only, an image is named twice or cannot be read, a mask differs in size from its image, no mask has a pixel of
-        foreground, or an image to be masked is a PNG file.
+        If a column is missing, a value is empty or unknown, a split is empty, an image is named twice, no mask has a
+        pixel of foreground, or an image to be masked is a PNG file.
 
     Notes
     -----
@@ -146,12 +117,10 @@ def load_waterbirds(root, foreground_only=False, *, verify="quick", as_frame=Fal
     """
     root = Path(root)
     metadata = root / "metadata.csv"
+    require_files(metadata)
     names, y, place, split = _read_metadata(metadata)
-    paths = path_array(root / name for name in names)
-    check_no_repeats(names, paths, metadata)
-    check_images(paths, metadata, verify)
     dataset = _in_splits(
-        paths,
+        image_paths(root, names, metadata),
         y,
         place,
         split,
@@ -161,57 +130,37 @@ def load_waterbirds(root, foreground_only=False, *, verify="quick", as_frame=Fal
         attribute_names=("land", "water"),
     )
     if foreground_only:
-        _check_masks(dataset.test.data, metadata, verify)
+        _check_masks(dataset.test.data, metadata)
         dataset.test.transform = ImageNetTransform(foreground_only=True)
     return dataset
 
 
-def _check_masks(paths, where, verify):
-    """Raise if masks beside images are absent or cannot be read, differ in size, or all leave nothing of the image."""
-    own = [path for path in paths if is_its_own_mask(path)]
-    if own:
-        raise ValueError(
-            f"{len(own)} of {len(paths)} images named in {where} are PNG files, and so would be their own masks: "
-            f"{first_offenders(own)}. Save these images as JPEG."
-        )
-    masks = path_array(map(mask_path, paths))
-    check_images(masks, f"{where} (as masks)", verify)
-    if verify == "exists":
-        return
-    check_sizes_agree(paths, masks, where)
-    # A mask may be blank where the annotators disagreed, and `quick` leaves damage inside a file for later; but one
-    # mask with a foreground, mostly the first, shows that the masks have the right range.
-    seen = (read_mask(mask).any() for mask in masks if not unreadable_images([mask], "full"))
-    any_foreground = next(seen, None)
-    if any_foreground is None:
-        # Not one can be read: that is the error to raise.
-        check_images(masks, f"{where} (as masks)", "full")
-    if not any_foreground and not any(seen):
+def _read_metadata(path):
+    """Return names, classes, attributes and splits of a ``metadata.csv`` as published."""
+    header, rows = read_csv(path)
+    # The generator of Waterbirds writes `place`; the re-published CelebA and others write `spurious`.
+    attribute = "spurious" if "spurious" in header and "place" not in header else "place"
+    table = select_columns(path, header, rows, ["img_filename", "y", "split", attribute])
+    return (
+        table["img_filename"],
+        decode(table["y"], BINARY, "y", path),
+        decode(table[attribute], BINARY, attribute, path),
+        decode(table["split"], SPLIT_CODES, "split", path),
+    )
+
+
+def _check_masks(paths, where):
+    """Raise if masks beside images do not exist, or none of them leaves anything of its image."""
+    masks = image_paths("", map(mask_path, paths), f"{where} (as masks)")
+    # A single mask may be blank. One with a foreground, mostly the first, shows that the masks have the right range.
+    if not any(read_mask(mask).any() for mask in masks):
         raise ValueError(
             f"None of the {len(masks)} masks of images named in {where} has a pixel above {MASK_THRESHOLD} of 255: all "
             f"images would be black: {first_offenders(masks)}. Multiply masks of 0 and 1 by 255."
         )
 
 
-def _read_metadata(path):
-    """Return names, classes, attributes and splits of a ``metadata.csv`` as published."""
-    table, numbers = read_csv(path, _metadata_columns)
-    attribute = list(table)[-1]
-    return (
-        table["img_filename"],
-        np.array(decode(table["y"], BINARY, "y", path, numbers)),
-        np.array(decode(table[attribute], BINARY, attribute, path, numbers)),
-        decode(table["split"], SPLIT_CODES, "split", path, numbers),
-    )
-
-
-def _metadata_columns(present):
-    # The generator of Waterbirds writes `place`; the re-published CelebA and others write `spurious`.
-    attribute = "spurious" if "spurious" in present and "place" not in present else "place"
-    return ["img_filename", "y", "split", attribute]
-
-
-def load_celeba(root, *, verify="quick", as_frame=False):
+def load_celeba(root, *, as_frame=False):
     r"""Load CelebA as a shortcut data set: blond hair or not, of women and men (Liu et al., 2015 [1]_).
 
     Parameters
@@ -220,10 +169,7 @@ def load_celeba(root, *, verify="quick", as_frame=False):
         Folder with either ``metadata.csv`` (columns ``img_filename``, ``y``, ``split`` and ``place`` or
         ``spurious``), or the original annotations ``list_attr_celeba`` (columns ``Blond_Hair`` and ``Male``) and
         ``list_eval_partition``, each as ``.csv`` or ``.txt``. The images are in `root` itself, in
-        ``img_align_celeba`` or in ``img_align_celeba/img_align_celeba``, wherever most of the first 100 are.
-    verify : {"quick", "full", "exists"}, default="quick"
-        How every image is checked before anything else happens: by its first and last bytes; by decoding it; or only
-        whether it is there.
+        ``img_align_celeba`` or in ``img_align_celeba/img_align_celeba``, wherever the first one is.
     as_frame : bool, default=False
         Whether each split also has `frame`, a pandas DataFrame.
 
@@ -236,8 +182,7 @@ def load_celeba(root, *, verify="quick", as_frame=False):
     Raises
     ------
     FileNotFoundError, ValueError
-        As `load_waterbirds` does; and if a table is cut short: it has fewer lines than its first one says, or lacks
-        images of the other.
+        As `load_waterbirds` does; and if images are in one of the two tables only.
 
     Notes
     -----
@@ -270,32 +215,48 @@ def load_celeba(root, *, verify="quick", as_frame=False):
     """
     root = Path(root)
     where = root / "metadata.csv"
-    if where.exists():
-        names, y, male, split = _read_metadata(where)
-    else:
-        where, partition = _csv_or_txt(root, "list_attr_celeba"), _csv_or_txt(root, "list_eval_partition")
-        require_files(where, partition, advice=CELEBA_FILES)
-        names, y, male, split = _read_celeba_annotations(where, partition)
-    folder = _celeba_folder(root, names[:N_LOOKED_FOR])
-    paths = path_array(folder / name for name in names)
-    check_no_repeats(names, paths, where)
-    check_images(paths, where, verify)
+    names, y, male, split = _read_metadata(where) if where.exists() else _read_celeba_annotations(root)
+    usual = root / "img_align_celeba"
+    folders = (usual, root, usual / "img_align_celeba")
+    folder = next((folder for folder in folders if (folder / names[0]).is_file()), usual)
     return _in_splits(
-        paths,
+        image_paths(folder, names, root),
         y,
         male,
         split,
-        where=where,
+        where=root,
         as_frame=as_frame,
         target_names=("not blond", "blond"),
         attribute_names=("female", "male"),
     )
 
 
-CELEBA_FILES = (
-    "Give as `root` the folder that has metadata.csv, or list_attr_celeba and list_eval_partition, each as .csv or "
-    ".txt."
-)
+def _read_celeba_annotations(root):
+    """Return names, classes, attributes and splits of the original annotations."""
+    attributes, partition = (_csv_or_txt(root, name) for name in ("list_attr_celeba", "list_eval_partition"))
+    require_files(
+        attributes,
+        partition,
+        advice="Give as `root` the folder that has metadata.csv, or these two files, each as .csv or .txt.",
+    )
+    table = _read_celeba_table(attributes, ["image_id", "Blond_Hair", "Male"])
+    splits = _read_celeba_table(partition, ["image_id", "partition"])
+    refuse_repeats(splits["image_id"], partition)
+    code_of = dict(zip(splits["image_id"], splits["partition"], strict=True))
+    alone = sorted(set(table["image_id"]) ^ set(code_of))
+    if alone:
+        raise ValueError(
+            f"{len(alone)} images are named in only one of {attributes} and {partition}: {first_offenders(alone)}. If "
+            "a table was cut short, get the whole one."
+        )
+    # Published as -1 and 1; some re-publications write 0 and 1.
+    signs = {"-1": 0, **BINARY}
+    return (
+        table["image_id"],
+        decode(table["Blond_Hair"], signs, "Blond_Hair", attributes),
+        decode(table["Male"], signs, "Male", attributes),
+        decode([code_of[name] for name in table["image_id"]], SPLIT_CODES, "partition", partition),
+    )
 
 
 def _csv_or_txt(root, name):
@@ -303,81 +264,20 @@ def _csv_or_txt(root, name):
     return text if text.exists() else root / f"{name}.csv"
 
 
-# How many images are looked for in each folder that may hold those of CelebA.
-N_LOOKED_FOR = 100
-
-
-def _celeba_folder(root, names):
-    """Return the folder that holds most of these images; the usual one where none holds more."""
-    usual = root / "img_align_celeba"
-    return max(
-        (usual, root, usual / "img_align_celeba"),
-        key=lambda folder: sum((folder / name).is_file() for name in names),
-    )
-
-
-def _read_celeba_annotations(attributes, partition):
-    table, numbers = _read_celeba_table(attributes, ["Blond_Hair", "Male"])
-    splits, lines = _read_celeba_table(partition, ["partition"])
-    check_no_repeats(splits["name"], splits["name"], partition)
-    decoded = decode(splits["partition"], SPLIT_CODES, "partition", partition, lines)
-    split_of = dict(zip(splits["name"], decoded, strict=True))
-    absent = [name for name in table["name"] if name not in split_of]
-    if absent:
-        raise ValueError(
-            f"{len(absent)} of {len(table['name'])} images of {attributes} have no split in {partition}: "
-            f"{first_offenders(absent)}."
-        )
-    known = set(table["name"])
-    absent = [name for name in splits["name"] if name not in known]
-    if absent:
-        raise ValueError(
-            f"{len(absent)} of {len(splits['name'])} images of {partition} have no attributes in {attributes}: "
-            f"{first_offenders(absent)}. If that file was cut short, get the whole one; otherwise take these images "
-            "out of the partition."
-        )
-    # Published as -1 and 1; some re-publications write 0 and 1.
-    signs = {"-1": 0, **BINARY}
-    return (
-        table["name"],
-        np.array(decode(table["Blond_Hair"], signs, "Blond_Hair", attributes, numbers)),
-        np.array(decode(table["Male"], signs, "Male", attributes, numbers)),
-        [split_of[name] for name in table["name"]],
-    )
-
-
 def _read_celeba_table(path, columns):
-    """Read a CelebA annotation file: CSV with ``image_id``, or the original text in columns of blanks."""
+    """Return columns of a CelebA annotation file: CSV, or the original text with blanks between values."""
     if path.suffix == ".csv":
-        table, numbers = read_csv(path, ["image_id", *columns])
-        return {"name": table.pop("image_id"), **table}, numbers
-    lines = read_lines(path)
-    numbers, rows = [number for number, _ in lines], [line.split() for _, line in lines]
-    header, number = ["partition"], None
-    if columns != header:
-        # The first line of list_attr_celeba.txt is the number of images.
-        number, header, *rows = rows if len(rows) > 1 else ([], [])
-        numbers = numbers[2:]
-    missing = [column for column in columns if column not in header]
-    if missing:
-        there = f"It has: {', '.join(header)} (in its second line)." if header else "It has no second line."
-        raise ValueError(f"{path} has no column {first_offenders(missing)}. {there}")
-    if number is not None and number != [str(len(rows))]:
-        raise ValueError(
-            f"{path} says in its first line that it has {' '.join(number)!r} images, and has {len(rows)}. If it was "
-            "cut short, get the whole file; otherwise put the number of images there."
-        )
-    n_values = len(header) + 1
-    refuse_lines([len(row) != n_values for row in rows], f"do not have {n_values} values", path, numbers)
-    if not rows:
-        raise ValueError(f"{path} names no images.")
-    values = {column: [row[1 + header.index(column)] for row in rows] for column in columns}
-    return {"name": [row[0] for row in rows], **values}, numbers
+        return select_columns(path, *read_csv(path), columns)
+    header, rows = columns, [line.split() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    if "partition" not in columns:
+        # The number of images comes first, then the names of all columns but that of the image.
+        header, rows = ["image_id", *(rows[1] if len(rows) > 1 else [])], rows[2:]
+    return select_columns(path, header, rows, columns)
 
 
 URBAN_COUNTRY = ("urban", "country")
 # Where each split may be. The published generator puts the validation images, made without correlation, beside the
-# test images; a validation set with the correlation of the training set exists only where somebody made it on purpose.
+# test images. A validation set with the correlation of the training set has to be made on purpose.
 URBANCARS_SPLITS = {
     "train": [Path("bg-0.95_co_occur_obj-0.95", "train")],
     "validation": [Path("bg-0.95_co_occur_obj-0.95", "val"), Path("bg-0.5_co_occur_obj-0.5", "val")],
@@ -386,7 +286,7 @@ URBANCARS_SPLITS = {
 SHORTCUTS = ("both", "background", "co_occurring_object")
 
 
-def load_urbancars(root, shortcut="both", *, verify="quick", as_frame=False):
+def load_urbancars(root, shortcut="both", *, as_frame=False):
     """Load UrbanCars: urban and country cars with two shortcuts, background and co-occurring object (Li et al. [1]_).
 
     Parameters
@@ -394,15 +294,11 @@ def load_urbancars(root, shortcut="both", *, verify="quick", as_frame=False):
     root : path-like
         Folder with ``bg-0.95_co_occur_obj-0.95/train``, ``bg-0.5_co_occur_obj-0.5/val`` and
         ``bg-0.5_co_occur_obj-0.5/test``; in each, eight folders
-        ``obj-{urban,country}_bg-{urban,country}_co_occur_obj-{urban,country}`` of images. The masks beside the
-        images (``000_mask.png``, ``000_co_occur_obj_mask.png``) are passed over. Where there is a
-        ``bg-0.95_co_occur_obj-0.95/val``, which has the correlation of the training set, that is the validation
-        split.
+        ``obj-{urban,country}_bg-{urban,country}_co_occur_obj-{urban,country}`` of JPEG files; the masks beside them
+        are PNG files. If ``bg-0.95_co_occur_obj-0.95/val`` exists, which has the correlation of the training set,
+        that is the validation split.
     shortcut : {"both", "background", "co_occurring_object"}, default="both"
         What the attribute is: the pair (four values), or one of the two.
-    verify : {"quick", "full", "exists"}, default="quick"
-        How every image is checked before anything else happens: by its first and last bytes; by decoding it; or only
-        whether it is there.
     as_frame : bool, default=False
         Whether each split also has `frame`, a pandas DataFrame.
 
@@ -416,9 +312,9 @@ def load_urbancars(root, shortcut="both", *, verify="quick", as_frame=False):
     Raises
     ------
     FileNotFoundError
-        If folders are missing, are files, or hold no images.
+        If folders are missing or hold no images.
     ValueError
-        If a folder has another name than those eight, or an image cannot be read.
+        If `shortcut` is unknown.
 
     Notes
     -----
@@ -456,15 +352,20 @@ def load_urbancars(root, shortcut="both", *, verify="quick", as_frame=False):
         name: next((root / place for place in candidates if (root / place).is_dir()), root / candidates[-1])
         for name, candidates in URBANCARS_SPLITS.items()
     }
-    require_folders(*places.values())
+    require_files(*places.values())
     paths, codes, split = [], [], []
     for name, place in places.items():
-        found, kinds = _urbancars_images(place)
-        paths += found
-        codes += kinds
-        split += [name] * len(found)
-    paths = path_array(paths)
-    check_images(paths, root, verify)
+        for kind in product((0, 1), repeat=3):
+            folder = place / "obj-{}_bg-{}_co_occur_obj-{}".format(*(URBAN_COUNTRY[code] for code in kind))
+            images = sorted(folder.glob("*.jpg"))
+            if not images:
+                raise FileNotFoundError(
+                    f"{folder} is missing or holds no .jpg files. Each split has eight folders, named by class and "
+                    "shortcuts."
+                )
+            paths += images
+            codes += [kind] * len(images)
+            split += [name] * len(images)
     car, background, thing = np.array(codes).T
     attributes, attribute_names = {
         "both": (2 * background + thing, [f"{bg} + {obj}" for bg in URBAN_COUNTRY for obj in URBAN_COUNTRY]),
@@ -472,54 +373,16 @@ def load_urbancars(root, shortcut="both", *, verify="quick", as_frame=False):
         "co_occurring_object": (thing, URBAN_COUNTRY),
     }[shortcut]
     return _in_splits(
-        paths,
+        np.array(paths, dtype=str),
         car,
         attributes,
-        split,
+        np.array(split),
         where=root,
         as_frame=as_frame,
         extra={"background": background, "co_occurring_object": thing},
         target_names=URBAN_COUNTRY,
         attribute_names=attribute_names,
     )
-
-
-def _urbancars_images(folder):
-    """Return the images of one split, and (car, background, object) of each."""
-    codes = {
-        f"obj-{car}_bg-{bg}_co_occur_obj-{thing}": (i, j, k)
-        for i, car in enumerate(URBAN_COUNTRY)
-        for j, bg in enumerate(URBAN_COUNTRY)
-        for k, thing in enumerate(URBAN_COUNTRY)
-    }
-    present = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    unknown = [name for name in present if name not in codes]
-    if unknown:
-        raise ValueError(
-            f"{len(unknown)} of {len(present)} folders of {folder} have an unknown name: {first_offenders(unknown)}. "
-            "Expected are obj-{urban,country}_bg-{urban,country}_co_occur_obj-{urban,country}."
-        )
-    require_folders(
-        *(folder / name for name in codes),
-        advice="Each split has eight folders, named by class and shortcuts.",
-    )
-    images = {name: sorted(filter(_is_image, (folder / name).iterdir())) for name in codes}
-    empty = [name for name, found in images.items() if not found]
-    if empty:
-        raise FileNotFoundError(
-            f"{len(empty)} of 8 folders of {folder} hold no images: {first_offenders(empty)}. Images end in "
-            f"{', '.join(IMAGE_SUFFIXES)}."
-        )
-    paths = [path for found in images.values() for path in found]
-    return paths, [codes[name] for name, found in images.items() for _ in found]
-
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-
-
-def _is_image(path):
-    """Return whether a file is an image and no mask of one."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.stem.endswith("_mask")
 
 
 def load_image_folder(
@@ -530,7 +393,6 @@ def load_image_folder(
     target_column="target",
     attribute_column=None,
     split_column=None,
-    verify="quick",
     as_frame=False,
 ):
     r"""Load one's own images, listed in a CSV file.
@@ -544,13 +406,10 @@ def load_image_folder(
     path_column, target_column : str, default="path" and "target"
         Columns of the images' paths and classes (any text or numbers).
     attribute_column : str or None, default=None
-        Column of the spurious attribute, where somebody recorded it.
+        Column of the spurious attribute, if it was recorded.
     split_column : str or None, default=None
         Column that says which split each image is in: train, validation (or val, valid) or test, or 0, 1, 2. Without
         one all images are in the split ``all``.
-    verify : {"quick", "full", "exists"}, default="quick"
-        How every image is checked before anything else happens: by its first and last bytes; by decoding it; or only
-        whether it is there.
     as_frame : bool, default=False
         Whether each split also has `frame`, a pandas DataFrame.
 
@@ -558,17 +417,16 @@ def load_image_folder(
     -------
     dataset : :class:`~sklearn.utils.Bunch`
         The splits that occur, as `load_waterbirds` describes them. Classes and attributes are numbered in sorted order
-        of their names (by value where all are finite numbers), over all splits alike. Without `attribute_column`,
+        of their names (by value if all are numbers), over all splits alike. Without `attribute_column`,
         `attributes`, `attribute_names`, `group_labels` and `group_names` are None.
 
     Raises
     ------
     FileNotFoundError
-        If `table`, or images that it names, are absent: their number and the first ones.
+        If `table`, or images that it names, do not exist: their number and the first ones.
     ValueError
-        If a column is missing or named for two purposes, a value is empty or ``nan``, a number is written in two ways
-        (``1`` and ``1.0``), a split is unknown, there is one class only (in the table, or in a split other than
-        ``test``), an image is named twice, in whichever spelling of its path, or cannot be read.
+        If a column is missing, a value is empty or ``nan``, a split is unknown, there is one class only, or an image
+        is named twice, in whichever spelling of its path.
 
     Examples
     --------
@@ -588,34 +446,20 @@ def load_image_folder(
     True
     """
     table = Path(table)
-    given = (path_column, target_column, attribute_column, split_column)
-    wanted = [column for column in given if column is not None]
-    for column in wanted:
-        if wanted.count(column) > 1:
-            raise ValueError(
-                f"The column {column!r} is named {wanted.count(column)} times among `path_column`, `target_column`, "
-                "`attribute_column` and `split_column`. Name a column of its own for each."
-            )
     require_files(table, advice="Give as `table` the CSV file that lists your images.")
-    values, numbers = read_csv(table, wanted)
-    folder = table.parent if root is None else Path(root)
-    # Joining leaves an absolute path as it is.
-    paths = path_array(os.path.join(folder, name) for name in values[path_column])
-    check_no_repeats(values[path_column], paths, table)
-    target_names, target = _number_in_order(values[target_column], target_column, table, numbers)
+    columns = (path_column, target_column, attribute_column, split_column)
+    values = select_columns(table, *read_csv(table), [column for column in columns if column is not None])
+    paths = image_paths(table.parent if root is None else root, values[path_column], table)
+    target_names, target = _number_in_order(values[target_column])
     if len(target_names) < 2:
         raise ValueError(f"{table} has one class only ({target_names[0]!r}) in the column {target_column!r}.")
     attribute_names, attributes = None, None
     if attribute_column is not None:
-        attribute_names, attributes = _number_in_order(
-            values[attribute_column], attribute_column, table, numbers
-        )
-    split, splits = ["all"] * len(paths), ("all",)
+        attribute_names, attributes = _number_in_order(values[attribute_column])
+    split, splits = np.full(len(paths), "all"), ("all",)
     if split_column is not None:
-        known = {**{name: name for name in SPLITS}, **SPLIT_ALIASES}
-        split = decode(values[split_column], known, split_column, table, numbers)
-        splits = [name for name in SPLITS if name in set(split)]
-    check_images(paths, table, verify)
+        split = decode(values[split_column], SPLIT_NAMES, split_column, table)
+        splits = [name for name in SPLITS if name in split]
     return _in_splits(
         paths,
         target,
@@ -629,21 +473,12 @@ def load_image_folder(
     )
 
 
-def _number_in_order(texts, column, table, numbers):
-    """Return the distinct texts of a column in order, numbers by their value, and the position of each."""
-    # NumPy and pandas write a missing value so.
-    refuse_lines([text.lower() == "nan" for text in texts], f"have no {column} ('nan')", table, numbers)
-    names = sorted(set(texts))
-    values = [Decimal(name) if NUMBER.fullmatch(name) else None for name in names]
-    # Where some are no numbers, the order of text stays.
-    if None not in values:
-        in_order = sorted(zip(values, names, strict=True))
-        for (value, one), (next_value, other) in pairwise(in_order):
-            if value == next_value:
-                raise ValueError(
-                    f"{table} writes a number of the column {column!r} in two ways, {one!r} and {other!r}: they would "
-                    "be two names for one thing. Write it in one."
-                )
-        names = [name for _, name in in_order]
-    codes = {name: i for i, name in enumerate(names)}
+def _number_in_order(texts):
+    """Return the distinct texts in order, by their value if all are numbers, and the position of each text."""
+    names = set(texts)
+    try:
+        names = sorted(names, key=lambda name: (float(name), name))
+    except ValueError:
+        names = sorted(names)
+    codes = {name: code for code, name in enumerate(names)}
     return names, np.array([codes[text] for text in texts])

@@ -10,28 +10,15 @@ INK_NAMES = ("green", "red")
 INKS = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]], dtype=np.float32)
 
 
-def aligned_attribute(y, correlation, rng):
-    """Draw a binary attribute that equals the class for an exact share of each class.
-
-    Parameters
-    ----------
-    y : ndarray of shape (n_samples,)
-        Class of each sample, 0 or 1.
-    correlation : float in [0, 1]
-        Share of each class whose attribute equals the class, rounded to whole samples.
-    rng : numpy.random.RandomState
-        Chooses the exceptions.
-
-    Returns
-    -------
-    attribute : ndarray of shape (n_samples,), int64
-    """
+def aligned_attribute(y, agreement, rng, n_values=2):
+    """Draw an attribute that equals the class for an exact share of each class, and spread the rest evenly."""
     attribute = y.astype(np.int64)
     for c in np.unique(y):
         members = np.flatnonzero(y == c)
-        # An exact share, not a coin per image: the smallest groups would vary most between seeds otherwise.
-        n_exceptions = len(members) - round(correlation * len(members))
-        attribute[rng.permutation(members)[:n_exceptions]] = 1 - c
+        # An exact share: by a coin per sample, the smallest groups would vary most between seeds.
+        n_exceptions = len(members) - round(agreement * len(members))
+        steps = 1 + np.arange(n_exceptions) % (n_values - 1)
+        attribute[rng.permutation(members)[:n_exceptions]] = (c + steps) % n_values
     return attribute
 
 
@@ -41,28 +28,7 @@ def group_names(class_names, attribute_names):
 
 
 def make_split(data, target, attributes, *, target_names, attribute_names, **extra):
-    """Return one split of a data set.
-
-    Parameters
-    ----------
-    data : ndarray of shape (n_samples, ...)
-        Images, or paths of images.
-    target : ndarray of shape (n_samples,)
-        Class of each sample, 0 to ``len(target_names) - 1``.
-    attributes : ndarray of shape (n_samples,) or None
-        Spurious attribute of each sample, 0 to ``len(attribute_names) - 1``; None where nobody recorded it.
-    target_names : sequence of str
-        Names of the classes.
-    attribute_names : sequence of str or None
-        Names of the attribute's values.
-    **extra : object
-        Further entries.
-
-    Returns
-    -------
-    split : Bunch
-        The arguments, `group_labels` (class-major) and `group_names`; these two are None without attributes.
-    """
+    """Return one split as a Bunch: the arguments, `group_labels` (class-major) and `group_names`; None if unknown."""
     known = attributes is not None
     return Bunch(
         data=data,
@@ -77,20 +43,7 @@ def make_split(data, target, attributes, *, target_names, attribute_names, **ext
 
 
 def add_frame(split, **columns):
-    """Add `frame`, the split as a pandas DataFrame with a row per sample.
-
-    Parameters
-    ----------
-    split : Bunch
-        As `make_split` returns it, of paths.
-    **columns : ndarray of shape (n_samples,)
-        Further columns.
-
-    Returns
-    -------
-    split : Bunch
-        The same object.
-    """
+    """Add `frame` to a split of paths: a pandas DataFrame with a row per sample, and further columns."""
     # pandas is an optional dependency, and slow to import.
     import pandas as pd
 

@@ -26,7 +26,7 @@ class ImageNetTransform:
         Side of the square cut from the centre, in pixels.
     foreground_only : bool, default=False
         Black out what the mask beside the image (same name, ``.png``) does not mark as foreground: mask values of at
-        most 200 of 255. The image itself may be no PNG file.
+        most 200 of 255. The image itself must not be a PNG file.
 
     Raises
     ------
@@ -64,7 +64,7 @@ class ImageNetTransform:
         Parameters
         ----------
         image : path-like or PIL.Image.Image
-            The image; a path where `foreground_only` is set.
+            The image; with `foreground_only`, its path.
 
         Returns
         -------
@@ -79,9 +79,9 @@ class ImageNetTransform:
         from PIL import Image
 
         if isinstance(image, (str, os.PathLike)):
-            # A plain string: errors show one of NumPy by its type.
+            # Convert to `str` so that errors do not show `np.str_(...)`.
             path = str(os.fspath(image))
-            # Opened here: Pillow leaves a file that it opened and could not read open.
+            # Open the file ourselves, because Pillow leaks the handle if decoding fails.
             with open(path, "rb") as file, Image.open(file) as opened:
                 image = opened.convert("RGB")
             if self.foreground_only:
@@ -106,23 +106,12 @@ class ImageNetTransform:
         return hash((self.resize, self.crop, self.foreground_only))
 
 
-def is_its_own_mask(path):
-    """Return whether the mask beside an image would have the image's own name."""
-    stem, extension = os.path.splitext(path)
-    if extension.lower() != ".png":
-        return False
-    # x.PNG has the mask x.png, unless the file system takes the two for one.
-    mask = f"{stem}.png"
-    return str(path) == mask or (
-        os.path.exists(mask) and os.path.exists(path) and os.path.samefile(path, mask)
-    )
-
-
 def mask_path(path):
     """Return the path of the mask beside an image; raise ValueError if that would be the image itself."""
-    if is_its_own_mask(path):
+    stem, extension = os.path.splitext(path)
+    if extension == ".png":
         raise ValueError(f"{path} is a PNG file, and so would be its own mask. Save the image as JPEG.")
-    return os.path.splitext(path)[0] + ".png"
+    return f"{stem}.png"
 
 
 def read_mask(path):

@@ -7,8 +7,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from skexmap.datasets import ImageNetTransform
-from skexmap.datasets._files import first_offenders
 from skexmap.datasets._readable import looks_readable
+from skexmap.datasets._tables import first_offenders
 from skexmap.datasets._transforms import mask_path
 from skexmap.exceptions import UnreadableImagesError
 
@@ -40,8 +40,8 @@ class ImageLoader:
         """Return the image at a path as a tensor."""
         from PIL import Image
 
-        # Opened here: Pillow leaves a file that it opened and could not read open. A plain string: errors show one of
-        # NumPy by its type.
+        # Open the file ourselves, because Pillow leaks the handle if decoding fails. Convert to `str` so that errors do
+        # not show `np.str_(...)`.
         with open(str(os.fspath(path)), "rb") as file, Image.open(file) as image:
             image = image.convert("RGB")
         if self.transform is not None:
@@ -133,7 +133,7 @@ class _Images(Dataset):
     def _load(self, row):
         try:
             return torch.as_tensor(self.load(self.X[row]))
-        # `load` may raise anything; only here the row is known.
+        # `load` may raise anything. The row is known only here.
         except Exception as error:
             item = self.X[row]
             shown = repr(str(item)) if are_paths(self.X) else item

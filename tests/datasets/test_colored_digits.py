@@ -14,9 +14,9 @@ def digits():
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_images_are_float32_rgb_canvases_between_zero_and_one(digits, split):
-    images = digits[split].images
+    images = digits[split].data
     assert images.dtype == np.float32
-    assert images.shape == (len(digits[split].y), 3, 28, 28)
+    assert images.shape == (len(digits[split].target), 3, 28, 28)
     assert images.min() >= 0
     assert 0.9 < images.max() <= 1
 
@@ -35,17 +35,17 @@ def test_labels_are_those_of_the_source_digits(digits, split):
     part = digits[split]
     truth = load_digits().target[part.source]
     np.testing.assert_array_equal(part.digit, truth)
-    np.testing.assert_array_equal(part.y, [int(d) > 4 for d in truth])
+    np.testing.assert_array_equal(part.target, [int(d) > 4 for d in truth])
     groups = {(0, 0): 0, (0, 1): 1, (1, 0): 2, (1, 1): 3}
-    expected = [groups[pair] for pair in zip(part.y.tolist(), part.color.tolist(), strict=True)]
+    expected = [groups[pair] for pair in zip(part.target.tolist(), part.attributes.tolist(), strict=True)]
     np.testing.assert_array_equal(part.group_labels, expected)
 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_the_colour_is_the_channel_that_holds_the_ink(digits, split):
     part = digits[split]
-    red, green = part.images[:, 0].sum(axis=(1, 2)), part.images[:, 1].sum(axis=(1, 2))
-    expected = np.take(part.attribute_names, part.color)
+    red, green = part.data[:, 0].sum(axis=(1, 2)), part.data[:, 1].sum(axis=(1, 2))
+    expected = np.take(part.attribute_names, part.attributes)
     np.testing.assert_array_equal(np.where(red > green, "red", "green"), expected)
 
 
@@ -54,16 +54,16 @@ def test_the_colour_is_the_channel_that_holds_the_ink(digits, split):
 def test_the_ink_agrees_with_the_class_at_exactly_the_chosen_rate(split, correlation):
     part = make_colored_digits(correlation=correlation, n_copies=2, random_state=3)[split]
     for c in (0, 1):
-        agrees = part.color[part.y == c] == c
+        agrees = part.attributes[part.target == c] == c
         assert agrees.sum() == round(correlation * len(agrees))
 
 
 def test_every_test_image_has_a_twin_that_differs_by_the_swapped_ink_alone(digits):
     test = digits.test
-    n = len(test.y) // 2
-    np.testing.assert_array_equal(test.images[:n, [1, 0, 2]], test.images[n:])
-    np.testing.assert_array_equal(test.y[:n], test.y[n:])
-    np.testing.assert_array_equal(test.color, np.repeat([0, 1], n))
+    n = len(test.target) // 2
+    np.testing.assert_array_equal(test.data[:n, [1, 0, 2]], test.data[n:])
+    np.testing.assert_array_equal(test.target[:n], test.target[n:])
+    np.testing.assert_array_equal(test.attributes, np.repeat([0, 1], n))
 
 
 def test_every_test_group_holds_all_test_digits_of_its_class_and_at_least_200(digits):
@@ -76,17 +76,17 @@ def test_every_test_group_holds_all_test_digits_of_its_class_and_at_least_200(di
 
 def test_the_correlated_test_split_is_made_of_rows_of_the_full_one(digits):
     test, correlated = digits.test, digits.test_correlated
-    n = len(test.y) // 2
-    rows = np.arange(n) + n * correlated.color
-    np.testing.assert_array_equal(correlated.images, test.images[rows])
-    np.testing.assert_array_equal(correlated.y, test.y[rows])
+    n = len(test.target) // 2
+    rows = np.arange(n) + n * correlated.attributes
+    np.testing.assert_array_equal(correlated.data, test.data[rows])
+    np.testing.assert_array_equal(correlated.target, test.target[rows])
 
 
 def test_the_digit_itself_is_in_the_image():
     # Without shift or noise, averaged down to 4 x 4 it must look like the source digit.
     part = make_colored_digits(max_shift=0, noise=0, n_copies=1, random_state=0).train
-    ink = part.images.sum(axis=1)[:, 4:24, 4:24]
-    assert part.images.sum() == pytest.approx(ink.sum())
+    ink = part.data.sum(axis=1)[:, 4:24, 4:24]
+    assert part.data.sum() == pytest.approx(ink.sum())
     made = ink.reshape(-1, 4, 5, 4, 5).mean(axis=(2, 4)).reshape(len(ink), -1)
     source = load_digits().images[part.source].reshape(-1, 4, 2, 4, 2).mean(axis=(2, 4)).reshape(len(ink), -1)
     correlations = [np.corrcoef(a, b)[0, 1] for a, b in zip(made, source, strict=True)]
@@ -95,8 +95,8 @@ def test_the_digit_itself_is_in_the_image():
 
 def test_the_shifts_stay_within_max_shift_and_reach_it():
     part = make_colored_digits(max_shift=1, noise=0, random_state=0).train
-    columns = np.flatnonzero(part.images.any(axis=(0, 1, 2)))
-    rows = np.flatnonzero(part.images.any(axis=(0, 1, 3)))
+    columns = np.flatnonzero(part.data.any(axis=(0, 1, 2)))
+    rows = np.flatnonzero(part.data.any(axis=(0, 1, 3)))
     assert columns.min() >= 3
     assert columns.max() <= 24
     assert rows.min() == 3
@@ -106,17 +106,9 @@ def test_the_shifts_stay_within_max_shift_and_reach_it():
 def test_a_seed_fixes_every_image_and_another_seed_changes_them():
     first, again, other = (make_colored_digits(n_copies=1, random_state=seed) for seed in (7, 7, 8))
     for split in SPLITS:
-        np.testing.assert_array_equal(first[split].images, again[split].images)
-        np.testing.assert_array_equal(first[split].color, again[split].color)
+        np.testing.assert_array_equal(first[split].data, again[split].data)
+        np.testing.assert_array_equal(first[split].attributes, again[split].attributes)
     assert not np.array_equal(first.train.source, other.train.source)
-
-
-def test_the_short_and_the_common_names_are_the_same_arrays(digits):
-    for split in SPLITS:
-        part = digits[split]
-        assert part.images is part.data
-        assert part.y is part.target
-        assert part.color is part.attributes
 
 
 @pytest.mark.parametrize(

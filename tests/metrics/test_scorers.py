@@ -536,7 +536,7 @@ def digits_and_net():
     net = torch.nn.Sequential(
         torch.nn.Conv2d(3, 4, 5, stride=3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(256, 2)
     )
-    return digits.images[:300], digits.target[:300], net
+    return digits.data[:300], digits.target[:300], net
 
 
 @blind_on_purpose

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import sklearn
@@ -10,6 +12,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from skexmap._blocks import block_columns, blocks_to_columns, make_blocks
 from skexmap._validation import l1_logistic_regression
+from skexmap.datasets import make_shortcut_features
 from skexmap.exceptions import ConstantPredictionWarning
 from skexmap.retraining import DFRClassifier, DFRClassifierCV
 from skexmap.retraining._balance import reweight_groups, stratified_halves, subsample_groups, subsample_size
@@ -21,15 +24,7 @@ from skexmap.retraining._group_scores import (
 )
 from skexmap.retraining._linear import fold_scaler, one_versus_rest_probabilities, predict_codes
 
-
-def shortcut_data(n=600, n_classes=2, agreement=0.9, n_noise=6, seed=0):
-    """Embeddings whose first columns hold the class weakly and a shortcut strongly."""
-    rng = np.random.RandomState(seed)
-    y = rng.randint(n_classes, size=n)
-    shortcut = np.where(rng.uniform(size=n) < agreement, y, rng.randint(n_classes, size=n))
-    X = np.hstack([np.eye(n_classes)[y] * 2, np.eye(n_classes)[shortcut] * 5, np.zeros((n, n_noise))])
-    X += rng.normal(size=X.shape)
-    return X * rng.uniform(0.5, 4, size=X.shape[1]) + 3, y, shortcut
+shortcut_features = partial(make_shortcut_features, random_scale=True, random_state=0)
 
 
 def l1(C, seed=None, **params):
@@ -79,7 +74,7 @@ def test_reweighting_weighs_each_sample_by_its_chance_of_being_drawn():
 
 @pytest.mark.parametrize("DFR", [DFRClassifier, DFRClassifierCV])
 def test_the_subsample_size_shows_a_sliver(DFR):
-    X, y, shortcut = shortcut_data(400, agreement=0.5)
+    X, y, shortcut = shortcut_features(400, agreement=0.75)
     groups = 2 * y + shortcut
     groups[np.flatnonzero(groups == 0)[:7]] = 9
     sizes = np.unique(groups, return_counts=True)[1]
@@ -98,7 +93,7 @@ def test_the_subsample_size_shows_a_sliver(DFR):
 
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_dfr_is_the_average_of_balanced_refits_in_the_space_of_one_scaler(n_classes):
-    X, y, shortcut = shortcut_data(n_classes=n_classes, agreement=0.5)
+    X, y, shortcut = shortcut_features(600, n_classes, agreement=0.7)
     groups = y * n_classes + shortcut
     dfr = DFRClassifier(C=0.3, n_retrains=4, random_state=0).fit(X, y, group_labels=groups)
 
@@ -123,8 +118,8 @@ def test_dfr_is_the_average_of_balanced_refits_in_the_space_of_one_scaler(n_clas
 
 
 def test_dfr_raises_the_accuracy_of_the_group_against_the_shortcut():
-    X, y, shortcut = shortcut_data(2000, agreement=0.96)
-    X_new, y_new, shortcut_new = shortcut_data(2000, agreement=0.0, seed=1)
+    X, y, shortcut = shortcut_features(2000, agreement=0.98)
+    X_new, y_new, shortcut_new = shortcut_features(2000, agreement=0.5, random_state=1)
     against = shortcut_new != y_new
     by_class = DFRClassifier(random_state=0).fit(X, y)
     by_group = DFRClassifier(random_state=0).fit(X, y, group_labels=2 * y + shortcut)
@@ -133,7 +128,7 @@ def test_dfr_raises_the_accuracy_of_the_group_against_the_shortcut():
 
 
 def test_reweighting_agrees_with_many_averaged_subsamples_on_predictions():
-    X, y, shortcut = shortcut_data(1000)
+    X, y, shortcut = shortcut_features(1000)
     groups = 2 * y + shortcut
     subsampled = DFRClassifier(C=0.1, n_retrains=50, random_state=0).fit(X, y, group_labels=groups)
     reweighted = DFRClassifier(C=0.1, balance="reweight").fit(X, y, group_labels=groups)
@@ -141,7 +136,7 @@ def test_reweighting_agrees_with_many_averaged_subsamples_on_predictions():
 
 
 def test_reweighting_is_one_weighted_logistic_regression():
-    X, y, shortcut = shortcut_data(500)
+    X, y, shortcut = shortcut_features(500)
     groups = 2 * y + shortcut
     dfr = DFRClassifier(C=0.2, balance="reweight").fit(X, y, group_labels=groups)
     counts = np.bincount(groups)
@@ -151,7 +146,7 @@ def test_reweighting_is_one_weighted_logistic_regression():
 
 
 def test_a_constant_feature_gets_finite_coefficients():
-    X, y, shortcut = shortcut_data(300)
+    X, y, shortcut = shortcut_features(300)
     X[:, 5] = 7.0
     dfr = DFRClassifier(n_retrains=2, random_state=0).fit(X, y, group_labels=2 * y + shortcut)
     assert np.isfinite(dfr.coef_).all()
@@ -169,7 +164,7 @@ def test_folding_a_scaler_keeps_every_score():
 
 
 def test_without_standardising_the_weights_are_those_of_the_raw_features():
-    X, y, shortcut = shortcut_data(400)
+    X, y, shortcut = shortcut_features(400)
     groups = 2 * y + shortcut
     dfr = DFRClassifier(C=0.5, balance="reweight", standardize=False).fit(X, y, group_labels=groups)
     counts = np.bincount(groups)
@@ -178,7 +173,7 @@ def test_without_standardising_the_weights_are_those_of_the_raw_features():
 
 
 def test_probabilities_of_two_classes_are_the_sigmoid_of_the_score():
-    X, y, _ = shortcut_data(300)
+    X, y, _ = shortcut_features(300)
     dfr = DFRClassifier(n_retrains=2, random_state=0).fit(X, y)
     np.testing.assert_allclose(dfr.predict_proba(X)[:, 1], 1 / (1 + np.exp(-dfr.decision_function(X))))
 
@@ -196,7 +191,7 @@ def test_one_versus_rest_probabilities_sum_to_one_even_where_every_class_is_reje
 
 
 def test_blocks_form_groups_from_class_and_cluster():
-    X, y, shortcut = shortcut_data(400)
+    X, y, shortcut = shortcut_features(400)
     blocks = make_blocks(embedding=X, cluster=shortcut)
     from_blocks = DFRClassifier(n_retrains=3, random_state=0).fit(blocks, y)
     by_hand = DFRClassifier(n_retrains=3, random_state=0).fit(X, y, group_labels=2 * y + shortcut)
@@ -206,7 +201,7 @@ def test_blocks_form_groups_from_class_and_cluster():
 
 
 def test_clusters_formed_inside_each_class_are_read_from_the_column_of_the_class():
-    X, y, shortcut = shortcut_data(400)
+    X, y, shortcut = shortcut_features(400)
     per_class = np.full((400, 2), 7)
     per_class[np.arange(400), y] = shortcut
     local = DFRClassifier(n_retrains=2, random_state=0).fit(make_blocks(embedding=X, cluster=per_class), y)
@@ -215,7 +210,7 @@ def test_clusters_formed_inside_each_class_are_read_from_the_column_of_the_class
 
 
 def test_group_labels_go_before_clusters():
-    X, y, shortcut = shortcut_data(400)
+    X, y, shortcut = shortcut_features(400)
     blocks = make_blocks(embedding=X, cluster=np.random.RandomState(0).randint(3, size=400))
     dfr = DFRClassifier(n_retrains=2, random_state=0).fit(blocks, y, group_labels=2 * y + shortcut)
     plain = DFRClassifier(n_retrains=2, random_state=0).fit(X, y, group_labels=2 * y + shortcut)
@@ -224,7 +219,7 @@ def test_group_labels_go_before_clusters():
 
 def test_block_columns_of_a_data_frame_are_read_like_the_structured_array():
     pd = pytest.importorskip("pandas")
-    X, y, shortcut = shortcut_data(300)
+    X, y, shortcut = shortcut_features(300)
     blocks = make_blocks(embedding=X, cluster=shortcut)
     frame = pd.DataFrame(blocks_to_columns(blocks), columns=block_columns(blocks))
     by_frame = DFRClassifier(n_retrains=2, random_state=0).fit(frame, y)
@@ -234,14 +229,14 @@ def test_block_columns_of_a_data_frame_are_read_like_the_structured_array():
 
 
 def test_on_a_plain_array_the_groups_are_the_classes():
-    X, y, _ = shortcut_data(300)
+    X, y, _ = shortcut_features(300)
     dfr = DFRClassifier(n_retrains=2, random_state=0).fit(X, y)
     assert dfr.groups_.tolist() == [0, 1]
     assert dfr.group_counts_.tolist() == np.bincount(y).tolist()
 
 
 def test_samples_of_no_group_change_nothing():
-    X, y, shortcut = shortcut_data(400)
+    X, y, shortcut = shortcut_features(400)
     groups = 2 * y + shortcut
     noise = np.random.RandomState(0).normal(scale=50, size=(30, X.shape[1]))
     padded = make_blocks(embedding=np.vstack([noise, X]), cluster=np.concatenate([np.full(30, -1), shortcut]))
@@ -254,7 +249,7 @@ def test_samples_of_no_group_change_nothing():
 
 
 def test_labels_and_groups_may_be_strings():
-    X, y, shortcut = shortcut_data(300)
+    X, y, shortcut = shortcut_features(300)
     birds, water = np.array(["land", "water"])[y], np.array(["dry", "wet"])[shortcut]
     groups = np.char.add(birds, water)
     dfr = DFRClassifier(n_retrains=2, random_state=0).fit(X, birds, group_labels=groups)
@@ -265,7 +260,7 @@ def test_labels_and_groups_may_be_strings():
 
 
 def test_predict_reads_only_the_embedding():
-    X, y, shortcut = shortcut_data(300)
+    X, y, shortcut = shortcut_features(300)
     dfr = DFRClassifier(n_retrains=2, random_state=0).fit(make_blocks(embedding=X, cluster=shortcut), y)
     np.testing.assert_array_equal(dfr.predict(X), dfr.predict(make_blocks(embedding=X)))
 
@@ -275,7 +270,7 @@ def test_predict_reads_only_the_embedding():
 
 
 def test_the_published_tuning_curve_is_that_of_a_straight_line_script():
-    X, y, shortcut = shortcut_data(1000, agreement=0.85, n_noise=20)
+    X, y, shortcut = shortcut_features(1000, n_features=24)
     groups = 2 * y + shortcut
     Cs = (1.0, 0.3, 0.1, 0.03, 0.02)
     cv = DFRClassifierCV(Cs, tuning="published", n_splits=6, n_retrains=2, random_state=0).fit(
@@ -307,7 +302,7 @@ def test_the_published_tuning_curve_is_that_of_a_straight_line_script():
 
 @pytest.mark.parametrize("balance", ["subsample", "reweight"])
 def test_the_stratified_tuning_curve_is_that_of_a_straight_line_script(balance):
-    X, y, shortcut = shortcut_data(601, agreement=0.85, n_noise=20)
+    X, y, shortcut = shortcut_features(601, n_features=24)
     groups = 2 * y + shortcut
     # A sliver that is large enough in the whole set (7 of 6), though not in a half, and one that is not.
     ordinary = np.flatnonzero(groups == 0)
@@ -394,7 +389,7 @@ def test_the_only_sample_of_a_class_is_fitted_on_in_both_halves_and_scored_in_ne
 
 
 def test_the_chosen_strength_is_refitted_as_dfr_classifier_does():
-    X, y, shortcut = shortcut_data(400)
+    X, y, shortcut = shortcut_features(400)
     groups = 2 * y + shortcut
     cv = DFRClassifierCV(n_retrains=3, random_state=3).fit(X, y, group_labels=groups)
     plain = DFRClassifier(C=cv.C_, n_retrains=3, random_state=3).fit(X, y, group_labels=groups)
@@ -512,7 +507,7 @@ def test_if_every_refit_is_zero_the_best_strength_is_returned_with_a_warning():
 # The strongest penalties leave nothing.
 @pytest.mark.filterwarnings("ignore::skexmap.exceptions.ConstantPredictionWarning")
 def test_with_the_splits_of_a_grid_search_the_same_strength_is_chosen_from_the_same_curve(balance):
-    X, y, shortcut = shortcut_data(400, n_noise=20)
+    X, y, shortcut = shortcut_features(400, n_features=24)
     blocks = make_blocks(embedding=X, cluster=shortcut)
     splits = list(StratifiedKFold(3, shuffle=True, random_state=0).split(X, 2 * y + shortcut))
     Cs = [1.0, 0.1, 0.03, 0.01]
@@ -531,7 +526,7 @@ def test_with_the_splits_of_a_grid_search_the_same_strength_is_chosen_from_the_s
 
 
 def test_the_result_does_not_depend_on_the_number_of_threads():
-    X, y, shortcut = shortcut_data(300)
+    X, y, shortcut = shortcut_features(300)
     one = DFRClassifierCV(n_retrains=4, random_state=0).fit(X, y, group_labels=2 * y + shortcut)
     two = DFRClassifierCV(n_retrains=4, random_state=0, n_jobs=2).fit(X, y, group_labels=2 * y + shortcut)
     np.testing.assert_array_equal(one.coef_, two.coef_)
@@ -563,7 +558,7 @@ def test_a_published_half_without_a_class_still_scores():
 
 
 def test_a_split_without_any_group_to_score_on_does_not_count():
-    X, y, shortcut = shortcut_data(300)
+    X, y, shortcut = shortcut_features(300)
     groups = np.where(np.arange(300) < 200, 2 * y + shortcut, -1)
     first, second, third = np.split(np.arange(300), 3)
     halves = [(first, second), (second, first)]
@@ -586,7 +581,7 @@ def test_codes_of_one_score_and_of_many():
 
 
 def test_group_labels_given_to_a_search_do_not_reach_fit_unless_asked_for():
-    X, y, shortcut = shortcut_data(300)
+    X, y, shortcut = shortcut_features(300)
     groups = 2 * y + shortcut
     seen = []
 
@@ -620,65 +615,65 @@ class TestBadInput:
             DFR().fit(np.ones((20, 3)), np.tile([0, 1], 10)[:19])
 
     def test_group_labels_of_another_length(self, DFR):
-        X, y, _ = shortcut_data(50)
+        X, y, _ = shortcut_features(50)
         with pytest.raises(ValueError, match="49 entries for 50 samples"):
             DFR().fit(X, y, group_labels=np.zeros(49))
 
     def test_no_group_of_min_group_size(self, DFR):
-        X, y, _ = shortcut_data(50)
+        X, y, _ = shortcut_features(50)
         with pytest.raises(
             ValueError, match=r"All 10 groups have fewer than min_group_size=6 samples \(largest: 5\)"
         ):
             DFR().fit(X, y, group_labels=np.arange(50) % 10)
 
     def test_nan_in_the_embedding(self, DFR):
-        X, y, _ = shortcut_data(50)
+        X, y, _ = shortcut_features(50)
         X[3, 2] = np.nan
         with pytest.raises(ValueError, match="NaN"):
             DFR().fit(make_blocks(embedding=X, cluster=y), y)
 
     def test_heatmaps_without_clusters(self, DFR):
-        X, y, _ = shortcut_data(50)
+        X, y, _ = shortcut_features(50)
         blocks = make_blocks(embedding=X, heatmap=X.reshape(50, 1, 2, 5))
         with pytest.raises(ValueError, match=r"needs the block 'cluster'.*clusterer step"):
             DFR().fit(blocks, y)
 
     def test_clusters_without_embedding_name_the_argument(self, DFR):
-        _, y, shortcut = shortcut_data(50)
+        _, y, shortcut = shortcut_features(50)
         with pytest.raises(ValueError, match="return_embedding=True"):
             DFR().fit(make_blocks(cluster=shortcut), y)
 
     def test_a_pipeline_that_delivers_only_the_cluster_column_names_the_argument(self, DFR):
-        X, y, _ = shortcut_data(50)
+        X, y, _ = shortcut_features(50)
         cluster_column = FunctionTransformer(lambda X: (X[:, :1] > 5).astype(int))
         with pytest.raises(ValueError, match=r"single column of integers.*return_embedding=True"):
             make_pipeline(cluster_column, DFR()).fit(X, y)
 
     def test_all_samples_belong_to_no_group(self, DFR):
-        X, y, _ = shortcut_data(50)
+        X, y, _ = shortcut_features(50)
         with pytest.raises(ValueError, match=r"All 50 samples belong to no group"):
             DFR().fit(make_blocks(embedding=X, cluster=np.full(50, -1)), y)
 
     def test_a_class_without_a_group(self, DFR):
-        X, y, _ = shortcut_data(50)
+        X, y, _ = shortcut_features(50)
         with pytest.raises(ValueError, match=r"No sample of 1 of 2 classes \(\[1\]\) is left"):
             DFR().fit(X, y, group_labels=np.where(y == 1, -1, 0))
 
     def test_local_clusters_of_other_classes(self, DFR):
-        X, y, _ = shortcut_data(50)
+        X, y, _ = shortcut_features(50)
         with pytest.raises(ValueError, match=r"each of 3 classes, but y holds 2"):
             DFR().fit(make_blocks(embedding=X, cluster=np.zeros((50, 3), dtype=int)), y)
 
 
 @pytest.mark.parametrize("Cs", [(), (1.0, 0.0), (1.0, -2.0), (np.nan,)])
 def test_strengths_must_be_positive(Cs):
-    X, y, _ = shortcut_data(50)
+    X, y, _ = shortcut_features(50)
     with pytest.raises(ValueError, match="non-empty sequence of positive numbers"):
         DFRClassifierCV(Cs).fit(X, y)
 
 
 def test_the_l1_model_of_every_scikit_learn_is_sparse_and_minimises_the_l1_objective():
-    X, y, _ = shortcut_data(200, n_noise=30)
+    X, y, _ = shortcut_features(200, n_features=34)
     X = StandardScaler().fit_transform(X)
     model = l1(0.05, 0, tol=1e-8).fit(X, y)
     ridge = LogisticRegression(C=0.05).fit(X, y)

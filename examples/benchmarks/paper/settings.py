@@ -9,10 +9,10 @@ from sklearn.utils import Bunch
 from skexmap.datasets import (
     load_celeba,
     load_colored_mnist,
+    load_two_shortcut_fashion,
     load_urbancars,
     load_waterbirds,
     make_colored_digits,
-    make_two_shortcut_fashion,
 )
 
 
@@ -49,7 +49,7 @@ def colored_fashion(root, seed):
 
 
 def two_shortcut_fashion(root, seed):
-    fashion = make_two_shortcut_fashion(root, random_state=seed)
+    fashion = load_two_shortcut_fashion(root, random_state=seed)
     # The pixels under one mark are those of the twin with the mark in the other corner.
     n = len(fashion.test_correlated.target)
     unmarked = np.minimum(fashion.test.data[:n], fashion.test.data[n : 2 * n])

@@ -133,7 +133,7 @@ def digits(seed, root=None):
     splits = make_colored_digits(correlation=0.95, n_copies=10, random_state=seed)
 
     def images(split):
-        return Images(split.images, split.y, split.color[:, None], (2,))
+        return Images(split.data, split.target, split.attributes[:, None], (2,))
 
     return World(images(splits.train), images(splits.validation), lambda: [images(splits.test)])
 

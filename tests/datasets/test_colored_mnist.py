@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skexmap.datasets import load_colored_mnist, make_two_shortcut_fashion
+from skexmap.datasets import load_colored_mnist, load_two_shortcut_fashion
 from skexmap.metrics import shortcut_gaps
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
-LOADERS = [load_colored_mnist, make_two_shortcut_fashion]
+LOADERS = [load_colored_mnist, load_two_shortcut_fashion]
 
 
 def channels_with_ink(images):
@@ -64,7 +64,7 @@ def test_every_test_image_comes_in_both_inks(mnist_tree):
 
 def test_the_mark_is_a_white_square_in_the_corner_it_names(mnist_tree):
     root, _ = mnist_tree()
-    train = make_two_shortcut_fashion(root, ink_correlation=0.8, mark_correlation=0.7, random_state=0).train
+    train = load_two_shortcut_fashion(root, ink_correlation=0.8, mark_correlation=0.7, random_state=0).train
     assert set(train.mark) == {0, 1}
     for image, mark in zip(train.data, train.mark, strict=True):
         corner, other = image[:, :4, :4], image[:, -4:, -4:]
@@ -75,7 +75,7 @@ def test_the_mark_is_a_white_square_in_the_corner_it_names(mnist_tree):
 
 def test_outside_the_corners_a_marked_image_is_the_coloured_one(mnist_tree):
     root, held = mnist_tree()
-    split = make_two_shortcut_fashion(root, random_state=0).test
+    split = load_two_shortcut_fashion(root, random_state=0).test
     sources = np.tile(held["t10k"][0], (4, 1, 1)) / 255
     middle = np.s_[:, :, 4:-4, 4:-4]
     np.testing.assert_allclose(split.data[middle].max(axis=1), sources[:, 4:-4, 4:-4], rtol=1e-6)
@@ -83,7 +83,7 @@ def test_outside_the_corners_a_marked_image_is_the_coloured_one(mnist_tree):
 
 def test_given_the_class_ink_and_mark_each_agree_at_their_own_rate(mnist_tree):
     root, _ = mnist_tree()
-    train = make_two_shortcut_fashion(root, ink_correlation=0.9, mark_correlation=0.6, random_state=0).train
+    train = load_two_shortcut_fashion(root, ink_correlation=0.9, mark_correlation=0.6, random_state=0).train
     for c in (0, 1):
         members = train.target == c
         assert (train.ink[members] == c).sum() == 45
@@ -99,7 +99,7 @@ def test_given_the_class_ink_and_mark_each_agree_at_their_own_rate(mnist_tree):
 
 def test_every_test_image_comes_in_all_four_looks(mnist_tree):
     root, _ = mnist_tree()
-    test = make_two_shortcut_fashion(root).test
+    test = load_two_shortcut_fashion(root).test
     np.testing.assert_array_equal(np.bincount(test.group_labels), [20] * 8)
     looks = {(a, b) for a, b in zip(test.ink, test.mark, strict=True)}
     assert looks == set(itertools.product((0, 1), (0, 1)))
@@ -107,7 +107,7 @@ def test_every_test_image_comes_in_all_four_looks(mnist_tree):
 
 def test_ink_and_mark_are_what_shortcut_gaps_takes(mnist_tree):
     root, _ = mnist_tree()
-    test = make_two_shortcut_fashion(root).test
+    test = load_two_shortcut_fashion(root).test
     gaps = shortcut_gaps(test.target, test.ink, shortcuts={"ink": test.ink, "mark": test.mark})
     # Who follows the ink is right on half of the images, and never where the ink is uncommon.
     assert gaps["mean_accuracy"] == pytest.approx(0.5)
@@ -126,84 +126,44 @@ def test_a_seed_fixes_the_data_and_another_changes_the_inks(mnist_tree, load):
 
 
 @pytest.mark.parametrize("load", LOADERS)
-def test_all_missing_files_are_named_in_one_error(mnist_tree, load):
+def test_missing_idx_files_are_named_in_one_error(mnist_tree, load):
     root, _ = mnist_tree()
     for name in ("train-labels-idx1-ubyte", "t10k-images-idx3-ubyte"):
         (root / name).unlink()
-    with pytest.raises(
-        FileNotFoundError, match=r"2 of 4 files are missing.*train-labels-idx1-ubyte, t10k-images"
-    ):
+    match = r"2 of 4 .* missing: .*train-labels-idx1-ubyte, .*t10k-images-idx3-ubyte\. Give as `root`"
+    with pytest.raises(FileNotFoundError, match=match):
         load(root)
 
 
-def test_a_folder_that_does_not_exist_is_said_to_be_missing(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"4 of 4 files are missing.*the folder .*nowhere does not exist"
-    ):
-        load_colored_mnist(tmp_path / "nowhere")
-
-
-def test_a_folder_of_other_things_is_described_by_the_first_five(tmp_path):
-    for i in range(8):
-        (tmp_path / f"{i}.jpg").touch()
-    with pytest.raises(
-        FileNotFoundError, match=r"holds 0\.jpg, 1\.jpg, 2\.jpg, 3\.jpg, 4\.jpg and 3 more\. Give as `root`"
-    ):
-        load_colored_mnist(tmp_path)
-
-
-def test_a_file_in_place_of_the_folder_is_called_a_file(mnist_tree):
-    root, _ = mnist_tree()
-    file = root / "train-images-idx3-ubyte"
-    with pytest.raises(
-        FileNotFoundError, match=r"4 of 4 files are missing.*train-images-idx3-ubyte is a file"
-    ):
-        load_colored_mnist(file)
-
-
-@pytest.mark.parametrize("load", LOADERS)
 @pytest.mark.parametrize("zipped", [False, True])
-def test_a_truncated_file_is_refused_by_name(mnist_tree, load, zipped):
+def test_a_truncated_idx_file_is_refused_by_name(mnist_tree, zipped):
     root, _ = mnist_tree(zipped=zipped)
     path = next(root.glob("t10k-images*"))
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=f"{re.escape(str(path))} is truncated"):
-        load(root)
+    content = path.read_bytes()
+    for n_bytes in (0, 3, 9, len(content) - 100):
+        path.write_bytes(content[:n_bytes])
+        with pytest.raises(ValueError, match=f"{re.escape(str(path))} is not a whole IDX file"):
+            load_colored_mnist(root)
 
 
 def test_a_gzip_file_with_damage_inside_is_refused_by_name(mnist_tree):
     root, _ = mnist_tree(zipped=True)
     path = next(root.glob("train-images*"))
     content = bytearray(path.read_bytes())
-    # The first byte after the header of ten: the type of the compressed block, 3 being none.
+    # The first byte after the header of ten holds the type of the compressed block; the type 3 does not exist.
     content[10] |= 0b110
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"{re.escape(str(path))} is truncated or no whole gzip file"):
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))} is not a whole IDX file"):
         load_colored_mnist(root)
-
-
-def test_labels_above_nine_are_counted(mnist_tree):
-    root, _ = mnist_tree(train_labels=np.arange(120) % 10 + 1)
-    with pytest.raises(ValueError, match=r"12 of 120 labels in .* are above 9 \(largest: 10\)"):
-        load_colored_mnist(root)
-
-
-@pytest.mark.parametrize("load", LOADERS)
-@pytest.mark.parametrize(
-    "labels, lacking",
-    [([0, 9] * 50 + [7] * 20, "20 images of the split validation"), ([], "0 images of the split train")],
-)
-def test_a_split_without_both_classes_is_named(mnist_tree, load, labels, lacking):
-    root, _ = mnist_tree(train_labels=labels)
-    with pytest.raises(ValueError, match=f"{lacking} in .* are not of both classes"):
-        load(root)
 
 
 def test_a_file_of_another_format_is_refused_by_name(mnist_tree):
     root, _ = mnist_tree()
     path = root / "train-images-idx3-ubyte"
     path.write_bytes(b"<html>not found</html>")
-    with pytest.raises(ValueError, match="train-images-idx3-ubyte is not an IDX file of unsigned bytes"):
+    with pytest.raises(
+        ValueError, match="train-images-idx3-ubyte is not a whole IDX file of unsigned bytes: it starts"
+    ):
         load_colored_mnist(root)
 
 
@@ -214,22 +174,14 @@ def test_labels_of_another_number_than_images_are_refused(mnist_tree):
         load_colored_mnist(root)
 
 
-@pytest.mark.parametrize("load", LOADERS)
-def test_training_and_test_images_of_two_sizes_are_refused(mnist_tree, load):
-    root, _ = mnist_tree(test_height=27)
-    match = r"train-images-idx3-ubyte have the size \(28, 28\), .*t10k-images-idx3-ubyte \(27, 28\): .* not two parts"
-    with pytest.raises(ValueError, match=match):
-        load(root)
-
-
 @pytest.mark.parametrize(
     "load, parameters, message",
     [
         (load_colored_mnist, {"correlation": 1.1}, "correlation == 1.1, must be <= 1"),
         (load_colored_mnist, {"correlation": float("nan")}, "correlation == nan, must be from 0 to 1"),
         (load_colored_mnist, {"split_at": 9}, "split_at == 9, must be <= 8"),
-        (make_two_shortcut_fashion, {"ink_correlation": -1.0}, "ink_correlation == -1.0, must be >= 0"),
-        (make_two_shortcut_fashion, {"mark_correlation": 2.0}, "mark_correlation == 2.0, must be <= 1"),
+        (load_two_shortcut_fashion, {"ink_correlation": -1.0}, "ink_correlation == -1.0, must be >= 0"),
+        (load_two_shortcut_fashion, {"mark_correlation": 2.0}, "mark_correlation == 2.0, must be <= 1"),
     ],
 )
 def test_a_parameter_out_of_range_is_refused_by_name(mnist_tree, load, parameters, message):

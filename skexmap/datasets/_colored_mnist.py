@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils import Bunch, check_random_state, check_scalar
 
-from skexmap.datasets._files import what_is_at
 from skexmap.datasets._splits import INK_NAMES, INKS, aligned_attribute, make_split
+from skexmap.datasets._tables import require_files
 
 N_TRAIN = 50_000
 MARK_SIDE = 4
@@ -19,102 +19,46 @@ MARK_NAMES = ("top left", "bottom right")
 
 
 def read_idx(path):
-    """Read an IDX file of unsigned bytes, gzipped or not.
-
-    Parameters
-    ----------
-    path : path-like
-        The file.
-
-    Returns
-    -------
-    values : ndarray of uint8
-
-    Raises
-    ------
-    ValueError
-        If the file is no such IDX file, or truncated.
-    """
-    with open(path, "rb") as file:
-        zipped = file.read(2) == b"\x1f\x8b"
+    """Return the array in an IDX file of unsigned bytes, gzipped or not; raise ValueError if it is damaged."""
+    content = path.read_bytes()
     try:
-        with (gzip.open if zipped else open)(path, "rb") as file:
-            content = file.read()
-    except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"{path} is truncated or no whole gzip file: {error}.") from error
-    if len(content) < 4 or content[:3] != b"\x00\x00\x08":
-        raise ValueError(
-            f"{path} is not an IDX file of unsigned bytes (it starts with {content[:4].hex(' ')})."
-        )
-    start = 4 + 4 * content[3]
-    shape = struct.unpack(f">{content[3]}I", content[4:start]) if len(content) >= start else None
-    if shape is None or len(content) - start != math.prod(shape):
-        expected = "a shape" if shape is None else f"{math.prod(shape)} values for the shape {shape}"
-        raise ValueError(
-            f"{path} is truncated or too long: it has {max(0, len(content) - start)}, not {expected}."
-        )
-    return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
-
-
-def _find_idx(root, part, kind):
-    """Return the path of an IDX file under any of its usual names."""
-    stems = [f"{part}-{kind[0]}-{kind[1]}", f"{part}-{kind[0]}.{kind[1]}"]
-    names = [stem + ending for stem in stems for ending in ("", ".gz")]
-    return next((root / name for name in names if (root / name).is_file()), None)
+        content = gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+        if len(content) < 4 or not content.startswith(b"\x00\x00\x08"):
+            raise ValueError(f"it starts with {content[:4].hex(' ')}")
+        n_dimensions = content[3]
+        shape = struct.unpack_from(f">{n_dimensions}I", content, offset=4)
+        return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * n_dimensions).reshape(shape)
+    except (EOFError, OSError, ValueError, struct.error, zlib.error) as error:
+        raise ValueError(f"{path} is not a whole IDX file of unsigned bytes: {error}.") from error
 
 
 def read_mnist(root):
-    """Read the four files of MNIST, Fashion-MNIST or another set of their layout.
-
-    Parameters
-    ----------
-    root : path-like
-        Folder with ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-images-idx3-ubyte`` and
-        ``t10k-labels-idx1-ubyte``, each gzipped (``.gz``) or not.
-
-    Returns
-    -------
-    parts : dict
-        ``"train"`` and ``"t10k"``: images, ndarray of uint8 of shape (n, height, width), and labels.
-
-    Raises
-    ------
-    FileNotFoundError
-        If files are missing; all of them are named.
-    ValueError
-        If a file is broken, images and labels differ in number, train and test images in size, or a label is above 9.
-    """
+    """Return images and labels of the parts "train" and "t10k", from four files in the layout of MNIST."""
     root = Path(root)
-    kinds = {"images": ("images", "idx3-ubyte"), "labels": ("labels", "idx1-ubyte")}
-    files = {(part, kind): _find_idx(root, part, kinds[kind]) for part in ("train", "t10k") for kind in kinds}
-    missing = ["-".join([part, *kinds[kind]]) for (part, kind), path in files.items() if path is None]
-    if missing:
-        raise FileNotFoundError(
-            f"{len(missing)} of 4 files are missing in {root}: {', '.join(missing)} (each may end in .gz); "
-            f"{what_is_at(root)}. Give as `root` the folder that has the four files."
-        )
-    parts = {}
-    for part in ("train", "t10k"):
-        images, labels = read_idx(files[part, "images"]), read_idx(files[part, "labels"])
-        if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
+    files = {
+        part: (_find_idx(root, part, "images", 3), _find_idx(root, part, "labels", 1))
+        for part in ("train", "t10k")
+    }
+    require_files(
+        *files["train"],
+        *files["t10k"],
+        advice="Give as `root` the folder that has the four files, gzipped (.gz) or not.",
+    )
+    parts = {part: (read_idx(images), read_idx(labels)) for part, (images, labels) in files.items()}
+    for part, (images, labels) in parts.items():
+        if images.ndim != 3 or labels.shape != images.shape[:1]:
             raise ValueError(
-                f"{files[part, 'images']} has the shape {images.shape} and {files[part, 'labels']} {labels.shape}: "
-                "these are not images and a label for each."
+                f"{files[part][0]} has the shape {images.shape} and {files[part][1]} {labels.shape}: these are not "
+                "images and a label for each."
             )
-        if labels.max(initial=0) > 9:
-            raise ValueError(
-                f"{(labels > 9).sum()} of {len(labels)} labels in {files[part, 'labels']} are above 9 (largest: "
-                f"{labels.max()}). Only sets of ten classes can be split into two."
-            )
-        parts[part] = images, labels
-    sizes = {part: images.shape[1:] for part, (images, _) in parts.items()}
-    if sizes["train"] != sizes["t10k"]:
-        raise ValueError(
-            f"The images of {files['train', 'images']} have the size {sizes['train']}, those of "
-            f"{files['t10k', 'images']} {sizes['t10k']}: these are not two parts of one set. Take both files "
-            "from the same one."
-        )
     return parts
+
+
+def _find_idx(root, part, kind, n_dimensions):
+    """Return the path of an IDX file under any of its usual names; the published name if there is none."""
+    stems = [f"{part}-{kind}{separator}idx{n_dimensions}-ubyte" for separator in "-."]
+    paths = [root / f"{stem}{ending}" for stem in stems for ending in ("", ".gz")]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def _three_parts(root, split_at):
@@ -123,20 +67,14 @@ def _three_parts(root, split_at):
     images, labels = parts["train"]
     # A smaller file of the same layout keeps the proportions.
     n_train = N_TRAIN if len(images) == 60_000 else round(len(images) * 5 / 6)
-    parts = {
+    splits = {
         "train": (images[:n_train], labels[:n_train]),
         "validation": (images[n_train:], labels[n_train:]),
         "test": parts["t10k"],
     }
-    for name, (_, labels) in parts.items():
-        if len(np.unique(labels > split_at)) < 2:
-            raise ValueError(
-                f"The {len(labels)} images of the split {name} in {root} are not of both classes, labels up to "
-                f"{split_at} and above. Take more images, or another `split_at`."
-            )
     return {
         name: (images, labels, (labels > split_at).astype(np.int64))
-        for name, (images, labels) in parts.items()
+        for name, (images, labels) in splits.items()
     }
 
 
@@ -193,8 +131,7 @@ def load_colored_mnist(root, correlation=0.99, *, split_at=4, random_state=None)
     FileNotFoundError
         If files are missing; all of them are named.
     ValueError
-        If a file is truncated or no IDX file, images and labels differ in number, train and test images in size, a
-        label is above 9, a split lacks one of the classes, or a parameter is out of range.
+        If a file is truncated or not an IDX file, images and labels differ in number, or a parameter is out of range.
 
     References
     ----------
@@ -248,15 +185,14 @@ def _mark(images, mark):
     return images
 
 
-def make_two_shortcut_fashion(
+def load_two_shortcut_fashion(
     root, *, ink_correlation=0.95, mark_correlation=0.95, split_at=4, random_state=None
 ):
-    """Make Fashion-MNIST images with two shortcuts, ink colour and a corner mark.
+    """Load MNIST or Fashion-MNIST with two shortcuts, ink colour and a corner mark.
 
-    The setting of UrbanCars ("Whac-A-Mole" [1]_: who mitigates one shortcut may lean harder on the other) on data
-    that is a package away. The class is ``label > split_at``; class 0 is mostly green with a white 4 x 4 mark in
-    the top left corner, class 1 mostly red with the mark in the bottom right. Given the class, the two are
-    independent.
+    This is the setting of UrbanCars ("Whac-A-Mole" [1]_: mitigating one shortcut may amplify the other) on small data.
+    The class is ``label > split_at``; class 0 is mostly green with a white 4 x 4 mark in the top left corner, class 1
+    mostly red with the mark in the bottom right. Given the class, the two are independent.
 
     Parameters
     ----------
@@ -291,14 +227,14 @@ def make_two_shortcut_fashion(
     Examples
     --------
     >>> import pathlib, struct, tempfile
-    >>> from skexmap.datasets import make_two_shortcut_fashion
+    >>> from skexmap.datasets import load_two_shortcut_fashion
     >>> root = pathlib.Path(tempfile.mkdtemp())
     >>> for part, n in [("train", 12), ("t10k", 2)]:
     ...     images = struct.pack(">BBBBIII", 0, 0, 8, 3, n, 28, 28) + bytes(n * 784)
     ...     labels = struct.pack(">BBBBI", 0, 0, 8, 1, n) + bytes(9 * (i % 2) for i in range(n))
     ...     _ = (root / f"{part}-images-idx3-ubyte").write_bytes(images)
     ...     _ = (root / f"{part}-labels-idx1-ubyte").write_bytes(labels)
-    >>> fashion = make_two_shortcut_fashion(root, random_state=0)
+    >>> fashion = load_two_shortcut_fashion(root, random_state=0)
     >>> fashion.test.group_labels
     array([0, 4, 1, 5, 2, 6, 3, 7])
     >>> fashion.test.group_names[5]
