@@ -26,7 +26,6 @@ LEVELS = {
     "cluster": 2,
     "metrics": 2,
     "datasets": 2,
-    "attribution": 3,
     "groups": 3,
     "features": 4,
     "retraining": 4,

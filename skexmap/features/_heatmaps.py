@@ -10,7 +10,7 @@ from skexmap._blocks import EMBEDDING, HEATMAP, PREDICTED
 from skexmap._progress import reports_fit
 from skexmap._torch import pick_device, replica_of
 from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context
-from skexmap.attribution import lrp_engine, resolve_attribution
+from skexmap.features._attribution import attribute_by, lrp_engine
 from skexmap.features._base import ON_ERROR, ImageTransformer, explained_failure, predicted_classes
 from skexmap.features._cache import ImageCache
 from skexmap.features._capture import NO_HEAD, capture_embedding
@@ -33,9 +33,11 @@ class HeatmapTransformer(ImageTransformer):
     model : torch.nn.Module
         Trained classifier that returns logits of shape (n, n_logits), or a tuple with them first. One logit means two
         classes. It is never changed; a copy of it runs, in evaluation mode.
-    attribution : str or callable, default="lrp"
-        A method of `skexmap.attribution.METHODS` (those other than ``"lrp"`` need captum), or a callable
-        ``(model, images, targets) -> relevance``.
+    attribution : "lrp" or callable, default="lrp"
+        ``"lrp"`` is layer-wise relevance propagation. A callable ``(model, images, targets) -> relevance`` gets a copy
+        of the model in evaluation mode, a batch of images that require gradients, and the index of the logit to
+        explain of each; it returns a tensor of shape (n, channels, height, width). With it, `composite`, `gamma`,
+        `epsilon` and `start` are not used.
     composite : str or Composite, default="epsilon_gamma"
         Which rule each layer gets; see `skexmap.lrp`.
     gamma : float, default=4.0
@@ -141,7 +143,7 @@ class HeatmapTransformer(ImageTransformer):
 
     _parameter_constraints = {
         "model": "no_validation",
-        "attribution": [str, callable],
+        "attribution": [StrOptions({"lrp"}), callable],
         "composite": [str, Composite],
         "gamma": [Interval(Real, 0, None, closed="left")],
         "epsilon": [Interval(Real, 0, None, closed="left")],
@@ -284,8 +286,9 @@ class HeatmapTransformer(ImageTransformer):
         check_logits(logits, len(images))
         self.n_logits_ = logits.shape[1]
         if self.attribution == "lrp":
-            composite = resolve_composite(self.composite, gamma=self.gamma, epsilon=self.epsilon)
-            self.head_ = lrp_engine(replica, composite).check(images)
+            self.head_ = self._engine(replica).check(images)
+        elif self.layer is not None:
+            raise ValueError(f"layer={self.layer!r} is where LRP stops: it needs attribution='lrp'.")
         else:
             self.head_ = capture_embedding(replica.module, images)[2] if self.return_embedding else None
         if self.return_embedding and self.head_ is None:
@@ -338,15 +341,13 @@ class HeatmapTransformer(ImageTransformer):
         return {EMBEDDING: embedding, HEATMAP: maps, PREDICTED: predicted}
 
     def _attribute(self, images, replica):
-        attribute = resolve_attribution(
-            self.attribution,
-            composite=self.composite,
-            gamma=self.gamma,
-            epsilon=self.epsilon,
-            start=self.start,
-            layer=self.layer,
-        )
-        return attribute(replica, images, self._choose_target)
+        if self.attribution != "lrp":
+            return attribute_by(self.attribution, replica, images, self._choose_target)
+        return self._engine(replica).attribute(images, self._choose_target, self.start, self.layer)
+
+    def _engine(self, replica):
+        composite = resolve_composite(self.composite, gamma=self.gamma, epsilon=self.epsilon)
+        return lrp_engine(replica, composite)
 
     def _choose_target(self, logits):
         """Return the index of the class to explain, for each image."""

@@ -54,9 +54,9 @@ def test_a_layer_whose_output_is_folded_into_the_next_is_refused(net, images):
         HeatmapTransformer(net, layer="stem.0").fit(images)
 
 
-def test_a_layer_needs_lrp(net, images):
+def test_a_layer_is_refused_beside_a_callable_attribution(net, images):
     with pytest.raises(ValueError, match="needs attribution='lrp'"):
-        HeatmapTransformer(net, layer="stem", attribution="saliency").fit(images)
+        HeatmapTransformer(net, layer="stem", attribution=lambda model, x, targets: x).fit(images)
 
 
 def test_bfloat16_maps_come_out_as_float32_and_point_the_same_way(net, images):
