@@ -5,14 +5,13 @@ from sklearn.base import BaseEstimator, ClusterMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skexmap._blocks import HEATMAP
-from skexmap._estimator import EstimatorMixin
 from skexmap.cluster._output import check_columns_in, columns_handed_on, flat_block, hand_on
 from skexmap.cluster._stability import seed_agreement
 
 FLOATS = (np.float64, np.float32)
 
 
-class ClustererStep(EstimatorMixin, ClusterMixin, TransformerMixin, BaseEstimator):
+class ClustererStep(ClusterMixin, TransformerMixin, BaseEstimator):
     """A clusterer of plain rows, or of the block ``heatmap``, that hands on clusters.
 
     A subclass has `fit`, which sets ``labels_`` and calls `_learn_output`, and `predict`.
@@ -91,7 +90,6 @@ class ClustererStep(EstimatorMixin, ClusterMixin, TransformerMixin, BaseEstimato
         params = {**self.get_params(deep=False), "n_seed_checks": 0}
 
         def cluster_again(seed):
-            # No clone: the callbacks that it would inherit should hear of one fit.
             return type(self)(**{**params, "random_state": seed}).fit(rows).labels_
 
         return seed_agreement(

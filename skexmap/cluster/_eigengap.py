@@ -9,7 +9,6 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from skexmap._blocks import HEATMAP, gives_missing_no_cluster, leaves_out_missing
-from skexmap._progress import reports_fit
 from skexmap._validation import Interval, StrOptions, _fit_context
 from skexmap.cluster._affinity import (
     check_precomputed,
@@ -226,7 +225,6 @@ class EigengapSpectralClustering(ClustererStep):
         self.n_seed_checks = n_seed_checks
 
     @_fit_context(prefer_skip_nested_validation=True)
-    @reports_fit()
     @leaves_out_missing(HEATMAP, fill={"labels_": -1})
     def fit(self, X, y=None):
         """Cluster the rows of X.
