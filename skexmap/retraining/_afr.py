@@ -7,7 +7,6 @@ from sklearn.base import clone
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from skexmap._blocks import EMBEDDING, leaves_out_missing
-from skexmap._progress import reports_fit
 from skexmap._validation import HasMethods, Interval, _fit_context
 from skexmap.groups._diagnosis import without_constant_prediction_warnings
 from skexmap.retraining._erm import ERMClassifier, fit_logistic
@@ -129,7 +128,6 @@ class AFRClassifier(LinearHead):
         self.reference_estimator = reference_estimator
 
     @_fit_context(prefer_skip_nested_validation=False)
-    @reports_fit()
     @leaves_out_missing(EMBEDDING, fill={"sample_weight_": 0.0})
     def fit(self, X, y, group_labels=None):
         """Weigh the samples by the reference model's doubt, and refit the last layer.

@@ -7,9 +7,9 @@ import numpy as np
 from joblib import Parallel, delayed
 from sklearn.model_selection import check_cv
 from sklearn.utils import check_random_state
+from tqdm.auto import tqdm
 
 from skexmap._blocks import EMBEDDING, leaves_out_missing
-from skexmap._progress import progress, reports_fit
 from skexmap._validation import Interval, StrOptions, _fit_context
 from skexmap.retraining._inputs import (
     large_enough,
@@ -278,27 +278,11 @@ def shrunk_worst_group_accuracies(right, counts, weight):
     return ((right + weight * mean) / (counts + weight)).min(axis=1)
 
 
-def run(tasks, n_tasks, description, n_jobs=None, track=None):
-    """Run tasks in threads and yield their results in order.
-
-    Parameters
-    ----------
-    tasks : iterable of joblib.delayed
-    n_tasks : int
-    description : str
-        What they do.
-    n_jobs : int, default=None
-        Number of threads; None is 1.
-    track : callable, default=None
-        ``track(results, n_tasks, description)`` yields the results and shows progress.
-
-    Yields
-    ------
-    result : object
-    """
+def run(tasks, n_tasks, description, n_jobs=None, verbose=False):
+    """Run joblib tasks in threads; return an iterator over their results, with a progress bar if `verbose`."""
     # Threads: the matrix products release the GIL, and the embedding is not copied to workers.
     results = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(tasks)
-    yield from results if track is None else track(results, n_tasks, description)
+    return tqdm(results, desc=description, total=n_tasks, disable=not verbose)
 
 
 def member_scaler(embedding, group_codes, standardize):
@@ -333,7 +317,7 @@ def retrain(
     min_group_size,
     seeds,
     n_jobs=None,
-    track=None,
+    verbose=False,
 ):
     """Refit the last layer on balanced data, once per seed, and average: DFR for one strength.
 
@@ -359,8 +343,8 @@ def retrain(
         One refit for each.
     n_jobs : int, default=None
         Number of threads.
-    track : callable, default=None
-        Shows progress, as in `run`.
+    verbose : bool, default=False
+        Whether to show a progress bar.
 
     Returns
     -------
@@ -381,7 +365,7 @@ def retrain(
         return l1_logistic_path(X, class_codes[rows], n_classes, [C], weight)
 
     coefs, intercepts = zip(
-        *run(map(delayed(refit), seeds), len(seeds), "refits", n_jobs, track), strict=True
+        *run(map(delayed(refit), seeds), len(seeds), "refits", n_jobs, verbose), strict=True
     )
     return fold_scaler(np.mean(coefs, axis=0)[0], np.mean(intercepts, axis=0)[0], mean, scale)
 
@@ -514,9 +498,6 @@ class _DFR(LinearHead):
     def _refit_seeds(self, rng):
         # Reweighting draws nothing: one fit is the average of all.
         return _draw_seeds(rng, self.n_retrains)[: self.n_retrains if self.balance == "subsample" else 1]
-
-    def _track(self):
-        return partial(progress, verbose=self.verbose, estimator=self)
 
     def _probabilities(self, scores):
         return one_versus_rest_probabilities(scores)
@@ -657,7 +638,6 @@ class DFRClassifier(_DFR):
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
-    @reports_fit(max_subtasks=1)
     @leaves_out_missing(EMBEDDING)
     def fit(self, X, y, group_labels=None):
         """Refit the last layer on balanced groups.
@@ -687,7 +667,7 @@ class DFRClassifier(_DFR):
             **self._balancing(),
             seeds=self._refit_seeds(check_random_state(self.random_state)),
             n_jobs=self.n_jobs,
-            track=self._track(),
+            verbose=self.verbose,
         )
         self._warn_of_constant_predictions(embedding, class_codes, self._remedy(), group_codes >= 0)
         return self
@@ -829,7 +809,6 @@ class DFRClassifierCV(_DFR):
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
-    @reports_fit(max_subtasks=None)
     @leaves_out_missing(EMBEDDING)
     def fit(self, X, y, group_labels=None):
         """Choose the strength on splits of the data, then refit on all of it.
@@ -885,7 +864,7 @@ class DFRClassifierCV(_DFR):
                 **self._balancing(),
                 seeds=refit_seeds,
                 n_jobs=self.n_jobs,
-                track=self._track(),
+                verbose=self.verbose,
             ),
         )
         self.C_, self.best_score_ = float(self.Cs_[best]), float(self.scores_[best])
@@ -911,7 +890,7 @@ class DFRClassifierCV(_DFR):
             **self._balancing(),
         )
         tasks = (delayed(count)(seed=seed) for seed in seeds)
-        right, counts = zip(*run(tasks, len(seeds), "halvings", self.n_jobs, self._track()), strict=True)
+        right, counts = zip(*run(tasks, len(seeds), "halvings", self.n_jobs, self.verbose), strict=True)
         return np.array(right), np.array(counts)
 
     def _count_in_folds(self, embedding, class_codes, group_codes, n_classes, *, seeds):
@@ -934,7 +913,7 @@ class DFRClassifierCV(_DFR):
 
         tasks = (delayed(count)(train, test, C) for train, test in splits for C in self.Cs_)
         right, counts = zip(
-            *run(tasks, len(splits) * len(self.Cs_), "candidates", self.n_jobs, self._track()), strict=True
+            *run(tasks, len(splits) * len(self.Cs_), "candidates", self.n_jobs, self.verbose), strict=True
         )
         return np.reshape(right, shape), np.reshape(counts, shape)[:, 0]
 

@@ -9,7 +9,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from skexmap._blocks import EMBEDDING, leaves_out_missing
 from skexmap._group_labels import NO_GROUP
-from skexmap._progress import reports_fit
 from skexmap._validation import Interval, _fit_context, codes_of_known_classes
 from skexmap.retraining._dfr import count_right, shrunk_worst_group_accuracies
 from skexmap.retraining._inputs import (
@@ -248,7 +247,6 @@ class DivDisClassifier(LinearHead):
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=True)
-    @reports_fit()
     @leaves_out_missing(EMBEDDING)
     def fit(self, X, y, group_labels=None, X_unlabeled=None):
         """Train the heads, and choose the one with the best worst group.

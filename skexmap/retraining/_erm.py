@@ -8,7 +8,6 @@ from scipy.special import expit, log_softmax, softmax
 from sklearn.utils.class_weight import compute_sample_weight
 
 from skexmap._blocks import EMBEDDING, leaves_out_missing
-from skexmap._progress import reports_fit
 from skexmap._validation import Interval, StrOptions, _fit_context
 from skexmap.retraining._inputs import read_classes, read_embedding, read_weights
 from skexmap.retraining._linear import LinearHead, fold_scaler, standardizer
@@ -182,7 +181,6 @@ class ERMClassifier(LinearHead):
         return head
 
     @_fit_context(prefer_skip_nested_validation=True)
-    @reports_fit()
     @leaves_out_missing(EMBEDDING)
     def fit(self, X, y, group_labels=None, sample_weight=None):
         """Fit the logistic regression.
