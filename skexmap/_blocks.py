@@ -203,7 +203,7 @@ def _rows_of(X, rows):
 
 
 def leaves_out_missing(block=None, *, fill=None, rows=()):
-    """Decorate a `fit` so that rows without an image take no part in it; put it below `reports_fit`.
+    """Decorate a `fit` so that rows without an image take no part in it; put it below `_fit_context`.
 
     Parameters
     ----------
@@ -279,7 +279,7 @@ def _warn_of_missing(missing):
     message = (
         f"{len(rows)} of {len(missing)} rows are NaN throughout (no image) and left out: {_first(rows)}."
     )
-    warnings.warn(SkippedImagesWarning(message, rows), stacklevel=5)
+    warnings.warn(SkippedImagesWarning(message, rows), stacklevel=4)
 
 
 def refuse_missing(estimator, values):

@@ -8,7 +8,6 @@ from sklearn.base import _fit_context
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils._pprint import _EstimatorPrettyPrinter
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.fixes import parse_version
 from sklearn.utils.validation import _check_feature_names_in, column_or_1d
@@ -26,7 +25,6 @@ __all__ = [
     "parameters_named",
     "parameters_of_candidate",
     "seed_parts",
-    "show_nested_as",
 ]
 
 _SKLEARN_VERSION = parse_version(parse_version(sklearn.__version__).base_version)
@@ -170,26 +168,6 @@ def seed_parts(random_state, *estimators):
         for name in parameters_named(estimator, "random_state"):
             if values[name] is None:
                 estimator.set_params(**{name: int(rng.randint(np.iinfo(np.int32).max))})
-
-
-def show_nested_as(cls, shown):
-    """Have scikit-learn show the estimators of a class, inside a pipeline or a search, by a stand-in.
-
-    The `repr` of an estimator does not ask the estimators in it for theirs, but for their parameters, with two
-    exceptions: what fits on a line, and what its private printer has an entry for.
-
-    Parameters
-    ----------
-    cls : type
-        With a `__repr__` that no other class has.
-    shown : callable
-        From an estimator to the estimator to show in its place.
-    """
-
-    def show(printer, estimator, *args):
-        printer._pprint_estimator(shown(estimator), *args)
-
-    _EstimatorPrettyPrinter._dispatch[cls.__repr__] = show
 
 
 def parameters_of_candidate():

@@ -17,8 +17,6 @@ LEVELS = {
     "_validation": 1,
     "_torch": 1,
     "_group_labels": 1,
-    "_progress": 1,
-    "_estimator": 1,
     "_blocks": 1,
     # It imports nothing, so that everything may warn.
     "exceptions": 0,

@@ -7,18 +7,11 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, validate_data
+from tqdm.auto import tqdm
 
 from skexmap._blocks import PREDICTED, block_columns, blocks_to_columns, without_block
-from skexmap._estimator import EstimatorMixin
-from skexmap._progress import progress, reports_fit
 from skexmap._torch import FrozenModelMixin, check_model, pick_device, replica_of
-from skexmap._validation import (
-    StrOptions,
-    _check_feature_names_in,
-    _fit_context,
-    output_container,
-    show_nested_as,
-)
+from skexmap._validation import StrOptions, _check_feature_names_in, _fit_context, output_container
 from skexmap.exceptions import SkippedImagesWarning
 from skexmap.features._loading import (
     are_paths,
@@ -31,15 +24,13 @@ from skexmap.features._loading import (
 )
 from skexmap.groups._diagnosis import warn_of_constant_predictions
 
-show_nested_as(FrozenModelMixin, FrozenModelMixin._without_layers)
-
 # As many images as `fit` shows the model to learn shapes and to see whether it can be attributed.
 N_TRIAL_IMAGES = 8
 
 ON_ERROR = [StrOptions({"raise", "skip"})]
 
 
-class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseEstimator):
+class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
     """Base of transformers that show images to a frozen model.
 
     A subclass implements ``_trial(images, replica) -> dict of blocks`` for the first few images, ``_learn(X, y)`` and
@@ -48,7 +39,6 @@ class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseE
     """
 
     @_fit_context(prefer_skip_nested_validation=True)
-    @reports_fit(max_subtasks=1)
     def fit_transform(self, X, y=None):
         """Fit, then transform the same images.
 
@@ -173,8 +163,8 @@ class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseE
         batches = image_batches(X, self.load, self.batch_size, self.num_workers)
         n_batches = -(-len(X) // self.batch_size)
         skipped = []
-        for rows, images, unread in progress(
-            batches, n_batches, type(self).__name__, self.verbose, estimator=self
+        for rows, images, unread in tqdm(
+            batches, desc=type(self).__name__, total=n_batches, disable=not self.verbose
         ):
             if unread and self.on_error == "raise":
                 refuse_unread(unread, len(unread), f"the {len(rows) + len(unread)} images of a batch")
@@ -193,7 +183,7 @@ class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseE
                 f"{first_unread(skipped, len(skipped))}."
             )
             # Past the decorators of `fit_transform` or `transform`, to who called it.
-            warnings.warn(SkippedImagesWarning(message, indices), stacklevel=8 if checked else 6)
+            warnings.warn(SkippedImagesWarning(message, indices), stacklevel=7 if checked else 6)
         if PREDICTED in result.dtype.names:
             read = result[PREDICTED] >= 0
             codes = result[PREDICTED][read]

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from sklearn.utils.validation import check_is_fitted
 
 from skexmap._blocks import EMBEDDING, HEATMAP, PREDICTED
-from skexmap._progress import reports_fit
 from skexmap._torch import pick_device, replica_of
 from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context
 from skexmap.features._attribution import attribute_by, lrp_engine
@@ -216,7 +215,6 @@ class HeatmapTransformer(ImageTransformer):
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
-    @reports_fit()
     def fit(self, X, y=None):
         """Check the model on a few images, and learn shapes and classes.
 

@@ -18,9 +18,7 @@ from skexmap._blocks import (
     leaves_out_missing,
     validate_others,
 )
-from skexmap._estimator import EstimatorMixin
 from skexmap._group_labels import cluster_of_class, encode_groups
-from skexmap._progress import reports_fit
 from skexmap._validation import (
     HasMethods,
     Interval,
@@ -38,7 +36,7 @@ from skexmap.cluster._stability import seed_agreement
 from skexmap.groups._merging import merge_alike
 
 
-class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
+class PseudoGroupLabeler(TransformerMixin, BaseEstimator):
     """Pseudo-groups from any clusterer: group = class x cluster.
 
     ExMap [1]_ clusters the heatmaps of all images at once (G-ExMap, ``scope="global"``) or inside each
@@ -194,7 +192,6 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
         self.n_seed_checks = n_seed_checks
 
     @_fit_context(prefer_skip_nested_validation=False)
-    @reports_fit()
     @leaves_out_missing(fill={"cluster_labels_": -1, "group_labels_": -1})
     def fit(self, X, y, predicted=None):
         """Cluster the rows of X, merge what the model treats alike, and cross the clusters with the classes.

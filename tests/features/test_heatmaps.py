@@ -292,11 +292,17 @@ def test_vectors_are_images_too():
     assert transformer.heatmap_shape_ == (6,)
 
 
-def test_progress_is_shown_when_asked_for(images, capsys):
-    HeatmapTransformer(SmallNet(), verbose=True, batch_size=2).fit_transform(images)
-    assert "HeatmapTransformer" in capsys.readouterr().err
-    HeatmapTransformer(SmallNet(), batch_size=2).fit_transform(images)
-    assert capsys.readouterr().err == ""
+@pytest.mark.parametrize("transformer", [HeatmapTransformer, EmbeddingTransformer])
+def test_verbose_transformers_show_a_bar_of_their_batches_and_others_print_nothing(
+    images, capsys, transformer
+):
+    # 11 images are 6 batches of 2.
+    transformer(SmallNet(), verbose=True, batch_size=2).fit_transform(images)
+    shown = capsys.readouterr().err
+    assert f"{transformer.__name__}: 100%" in shown
+    assert "6/6" in shown
+    transformer(SmallNet(), batch_size=2).fit_transform(images)
+    assert capsys.readouterr() == ("", "")
 
 
 # --- Bad input -----------------------------------------------------------------------------------------------------
