@@ -75,3 +75,40 @@ def cluster_of_class(clusters, class_codes):
     if clusters.ndim == 1:
         return clusters
     return clusters[np.arange(len(clusters)), np.asarray(class_codes)]
+
+
+def class_by_cluster(clusters, classes, class_codes):
+    """Number the pseudo-groups class x cluster by the clusters that occur.
+
+    Parameters
+    ----------
+    clusters : array-like of shape (n_samples,) or (n_samples, n_classes)
+        One cluster per sample, or one per sample *and class*; -1 is "belongs to none".
+    classes : ndarray of shape (n_classes,)
+        The sorted classes.
+    class_codes : array-like of shape (n_samples,)
+        Class of each sample, 0 to n_classes - 1.
+
+    Returns
+    -------
+    groups : ndarray of shape (n_samples,), int64
+    """
+    clusters = np.asarray(clusters, dtype=np.int64)
+    if clusters.ndim == 2 and clusters.shape[1] != len(classes):
+        raise ValueError(
+            f"The block 'cluster' has one column for each of {clusters.shape[1]} classes, but y holds "
+            f"{len(classes)} classes. Fit on labels of the same classes that the clusters were formed within."
+        )
+    n_clusters = int(clusters.max(initial=0)) + 1
+    return encode_groups(class_codes, cluster_of_class(clusters, class_codes), n_clusters)
+
+
+def large_enough(sizes, min_group_size):
+    """Return which groups have at least `min_group_size` samples, as a mask; refuse groups that are all smaller."""
+    large = sizes >= min_group_size
+    if not large.any():
+        raise ValueError(
+            f"All {len(sizes)} groups have fewer than min_group_size={min_group_size} samples (largest: "
+            f"{sizes.max()}). Use more samples or fewer groups, or lower `min_group_size`."
+        )
+    return large

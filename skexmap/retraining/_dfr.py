@@ -10,9 +10,9 @@ from sklearn.utils import check_random_state
 from tqdm.auto import tqdm
 
 from skexmap._blocks import EMBEDDING, leaves_out_missing
+from skexmap._group_labels import large_enough
 from skexmap._validation import Interval, StrOptions, _fit_context
 from skexmap.retraining._inputs import (
-    large_enough,
     read_classes,
     read_embedding,
     read_groups,

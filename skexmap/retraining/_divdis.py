@@ -8,11 +8,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from skexmap._blocks import EMBEDDING, leaves_out_missing
-from skexmap._group_labels import NO_GROUP
+from skexmap._group_labels import NO_GROUP, large_enough
 from skexmap._validation import Interval, _fit_context, codes_of_known_classes
 from skexmap.retraining._dfr import count_right, shrunk_worst_group_accuracies
 from skexmap.retraining._inputs import (
-    large_enough,
     read_classes,
     read_embedding,
     read_groups,
