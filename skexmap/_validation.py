@@ -1,7 +1,5 @@
 """Input checks, and the only home of scikit-learn's private imports and version differences."""
 
-import sys
-
 import numpy as np
 import sklearn
 from sklearn.base import _fit_context
@@ -23,7 +21,6 @@ __all__ = [
     "l1_logistic_regression",
     "output_container",
     "parameters_named",
-    "parameters_of_candidate",
     "seed_parts",
 ]
 
@@ -168,21 +165,3 @@ def seed_parts(random_state, *estimators):
         for name in parameters_named(estimator, "random_state"):
             if values[name] is None:
                 estimator.set_params(**{name: int(rng.randint(np.iinfo(np.int32).max))})
-
-
-def parameters_of_candidate():
-    """Return the parameters that a running search set for the candidate being scored; empty outside a search.
-
-    scikit-learn tells a scorer the fitted candidate, but not what was varied. The caller of the scorer, its
-    private ``_fit_and_score``, knows, also in a worker process; so this reads that frame's ``parameters``.
-
-    Returns
-    -------
-    parameters : dict of str to object
-    """
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name == "_fit_and_score" and "parameters" in frame.f_locals:
-            return dict(frame.f_locals["parameters"] or {})
-        frame = frame.f_back
-    return {}

@@ -127,7 +127,7 @@ def test_import_skexmap_loads_neither_torchvision_captum_matplotlib_nor_pandas()
     assert loaded_after("import skexmap") == []
 
 
-def test_importing_every_module_loads_none_of_them_either():
+def test_importing_every_module_loads_neither_torchvision_captum_matplotlib_nor_pandas():
     names = [
         ".".join(["skexmap", *module.with_suffix("").parts]).removesuffix(".__init__") for module in MODULES
     ]

@@ -1,14 +1,13 @@
 """Accuracy and other scores per group, and how they are summed up."""
 
-import inspect
 from dataclasses import dataclass
 from numbers import Integral
 
 import numpy as np
-from sklearn.utils import assert_all_finite, check_consistent_length, column_or_1d
+from sklearn.utils import assert_all_finite, column_or_1d
 from sklearn.utils.multiclass import unique_labels
 
-from skexmap._group_labels import NO_GROUP
+from skexmap._group_labels import NO_GROUP, large_enough
 from skexmap._validation import check_group_labels
 
 
@@ -87,18 +86,6 @@ def check_min_group_size(min_group_size):
     if not isinstance(min_group_size, Integral) or isinstance(min_group_size, bool) or min_group_size < 1:
         raise ValueError(f"`min_group_size` must be an integer of at least 1, got {min_group_size!r}.")
     return min_group_size
-
-
-def large_enough(groups, min_group_size):
-    """Return the mask of the groups of at least `min_group_size` samples, which may decide a worst-group score."""
-    sizes = groups.sizes
-    large = sizes >= check_min_group_size(min_group_size)
-    if not large.any():
-        raise ValueError(
-            f"All {len(sizes)} groups have fewer than min_group_size={min_group_size} samples "
-            f"(largest: {sizes.max()}). Score more samples, use fewer groups or lower `min_group_size`."
-        )
-    return large
 
 
 def correct_predictions(y_true, y_pred):
@@ -184,7 +171,6 @@ def worst_group_accuracy(y_true, y_pred, *, group_labels, sample_weight=None, mi
     See Also
     --------
     group_report : All groups with sizes and intervals.
-    worst_group_score : The same for any metric.
 
     References
     ----------
@@ -199,7 +185,8 @@ def worst_group_accuracy(y_true, y_pred, *, group_labels, sample_weight=None, mi
     """
     correct = correct_predictions(y_true, y_pred)
     groups = membership(group_labels, len(correct), sample_weight)
-    return float(groups.mean(correct)[large_enough(groups, min_group_size)].min())
+    large = large_enough(groups.sizes, check_min_group_size(min_group_size))
+    return float(groups.mean(correct)[large].min())
 
 
 def group_shares(group_labels):
@@ -318,93 +305,3 @@ def check_weights(weights, groups):
     if values.sum() == 0:
         raise ValueError(f"The `weights` of all {len(values)} groups present are 0.")
     return values
-
-
-def worst_group_score(
-    y_true,
-    y_pred,
-    *,
-    metric,
-    group_labels,
-    sample_weight=None,
-    min_group_size=1,
-    greater_is_better=True,
-):
-    """Score of the group that does worst under any metric.
-
-    Parameters
-    ----------
-    y_true : array-like of shape (n_samples,)
-        True values.
-    y_pred : array-like of shape (n_samples,) or (n_samples, n_outputs)
-        Whatever `metric` takes: classes, probabilities, decision values.
-    metric : callable
-        ``metric(y_true, y_pred)`` on the samples of one group: either one number (a metric of
-        :mod:`sklearn.metrics`), or one value per sample (a loss), which is then averaged.
-    group_labels : array-like of shape (n_samples,)
-        Group of each sample: integers or strings. Samples of group -1 ("belongs to none") are left out.
-    sample_weight : array-like of shape (n_samples,), default=None
-        Passed on as ``metric(..., sample_weight=)`` if the metric takes it; values per sample are averaged
-        with it.
-    min_group_size : int, default=1
-        Smallest group that can be the worst. Groups with fewer samples are left out.
-    greater_is_better : bool, default=True
-        Whether the worst is the smallest score; set to False for losses.
-
-    Returns
-    -------
-    score : float
-
-    Raises
-    ------
-    ValueError
-        As `worst_group_accuracy` does; if the metric's answer is neither one number nor one per sample, or
-        NaN; if it cannot take the `sample_weight` given.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sklearn.metrics import f1_score
-    >>> from skexmap.metrics import worst_group_score
-    >>> y_true, g = np.array([0, 1, 0, 1]), ["land", "land", "water", "water"]
-    >>> worst_group_score(y_true, [0, 1, 1, 1], metric=f1_score, group_labels=g)
-    0.666...
-    >>> def squared_error(y_true, y_prob):
-    ...     return (y_true - y_prob) ** 2
-    >>> y_prob = np.array([0.0, 0.5, 0.0, 1.0])
-    >>> worst_group_score(y_true, y_prob, metric=squared_error, group_labels=g, greater_is_better=False)
-    0.125
-    """
-    y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
-    check_consistent_length(y_true, y_pred)
-    assert_all_finite(y_true, input_name="y_true")
-    assert_all_finite(y_pred, input_name="y_pred")
-    groups = membership(group_labels, len(y_true), sample_weight)
-    scores = []
-    for code in np.flatnonzero(large_enough(groups, min_group_size)):
-        rows = groups.codes == code
-        weight = None if sample_weight is None else groups.sample_weight[rows]
-        scores.append(_score_one_group(metric, y_true[rows], y_pred[rows], weight, groups.labels[code]))
-    return min(scores) if greater_is_better else max(scores)
-
-
-def _score_one_group(metric, y_true, y_pred, sample_weight, label):
-    takes_weight = "sample_weight" in inspect.signature(metric).parameters
-    keywords = {"sample_weight": sample_weight} if takes_weight and sample_weight is not None else {}
-    score = np.asarray(metric(y_true, y_pred, **keywords), dtype=np.float64)
-    name = getattr(metric, "__name__", repr(metric))
-    if score.shape == (len(y_true),):
-        score = np.average(score, weights=sample_weight)
-    elif score.ndim:
-        raise ValueError(
-            f"`metric` {name} returned an array of shape {score.shape} for the {len(y_true)} samples of "
-            f"group {label!r}; it must return one number or one value per sample."
-        )
-    elif sample_weight is not None and not takes_weight:
-        raise ValueError(f"`metric` {name} returns one number and takes no `sample_weight`; leave it out.")
-    if np.isnan(score):
-        raise ValueError(
-            f"`metric` {name} is undefined (NaN) on the {len(y_true)} samples of group {label!r}. "
-            "Raise `min_group_size` or choose a metric that is defined on one class."
-        )
-    return float(score)
