@@ -10,22 +10,7 @@ NO_GROUP = -1
 
 
 def encode_groups(class_codes, attribute_codes, n_attributes):
-    """Number the pairs (class, attribute) class-major.
-
-    Parameters
-    ----------
-    class_codes : array-like of shape (n_samples,)
-        Class of each sample, 0 to n_classes - 1.
-    attribute_codes : array-like of shape (n_samples,)
-        Attribute or cluster of each sample, 0 to ``n_attributes - 1``, or -1 for "belongs to none".
-    n_attributes : int
-        Number of attributes, absent ones included.
-
-    Returns
-    -------
-    groups : ndarray of shape (n_samples,), int64
-        ``class * n_attributes + attribute``, or -1 where the attribute is -1.
-    """
+    """Return ``class * n_attributes + attribute`` of each sample, or -1 where the attribute is -1."""
     class_codes = np.asarray(class_codes, dtype=np.int64)
     attribute_codes = np.asarray(attribute_codes, dtype=np.int64)
     if attribute_codes.size and attribute_codes.max() >= n_attributes:
@@ -36,19 +21,7 @@ def encode_groups(class_codes, attribute_codes, n_attributes):
 
 
 def decode_groups(groups, n_attributes):
-    """Return the class and the attribute of each group number (both -1 for group -1).
-
-    Parameters
-    ----------
-    groups : array-like of shape (n_samples,)
-        Group numbers as `encode_groups` makes them.
-    n_attributes : int
-        Number of attributes they were made with.
-
-    Returns
-    -------
-    class_codes, attribute_codes : ndarray of shape (n_samples,), int64
-    """
+    """Return the class and the attribute of each group number; both are -1 for group -1."""
     groups = np.asarray(groups, dtype=np.int64)
     belongs = groups >= 0
     return (
@@ -58,19 +31,7 @@ def decode_groups(groups, n_attributes):
 
 
 def cluster_of_class(clusters, class_codes):
-    """Pick, for every sample, the cluster that belongs to its class.
-
-    Parameters
-    ----------
-    clusters : array-like of shape (n_samples,) or (n_samples, n_classes)
-        One cluster per sample, or one per sample *and class* (clusters formed inside each class).
-    class_codes : array-like of shape (n_samples,)
-        Class of each sample, 0 to n_classes - 1.
-
-    Returns
-    -------
-    clusters : ndarray of shape (n_samples,), int64
-    """
+    """Return one cluster per sample; of clusters per sample and class, that of the sample's class."""
     clusters = np.asarray(clusters, dtype=np.int64)
     if clusters.ndim == 1:
         return clusters
@@ -78,20 +39,9 @@ def cluster_of_class(clusters, class_codes):
 
 
 def class_by_cluster(clusters, classes, class_codes):
-    """Number the pseudo-groups class x cluster by the clusters that occur.
+    """Return the pseudo-group class x cluster of each sample, numbered by the clusters that occur.
 
-    Parameters
-    ----------
-    clusters : array-like of shape (n_samples,) or (n_samples, n_classes)
-        One cluster per sample, or one per sample *and class*; -1 is "belongs to none".
-    classes : ndarray of shape (n_classes,)
-        The sorted classes.
-    class_codes : array-like of shape (n_samples,)
-        Class of each sample, 0 to n_classes - 1.
-
-    Returns
-    -------
-    groups : ndarray of shape (n_samples,), int64
+    clusters : array-like of shape (n_samples,), or (n_samples, n_classes) if they were formed inside each class.
     """
     clusters = np.asarray(clusters, dtype=np.int64)
     if clusters.ndim == 2 and clusters.shape[1] != len(classes):

@@ -45,7 +45,7 @@ DOCUMENTED = {
 
 
 def test_there_are_docstrings_to_check():
-    assert len(DOCUMENTED) > 200
+    assert len(DOCUMENTED) > 100
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)

@@ -26,7 +26,7 @@ class Membership:
 
     @property
     def sizes(self):
-        """Number of samples per group; a sample of weight zero counts as not there."""
+        """Number of samples per group, without samples of weight zero."""
         return np.bincount(self.codes[self.codes >= 0], minlength=len(self.labels))
 
     def total(self, values):
@@ -113,8 +113,7 @@ def group_accuracies(y_true, y_pred, *, group_labels, sample_weight=None):
     group_labels : array-like of shape (n_samples,)
         Group of each sample: integers or strings. Samples of group -1 ("belongs to none") are left out.
     sample_weight : array-like of shape (n_samples,), default=None
-        Weight of each sample inside its group. A sample of weight 0 counts as not there. None weighs all
-        alike.
+        Weight of each sample inside its group. Samples of weight 0 are left out. If None, all weights are 1.
 
     Returns
     -------
@@ -139,7 +138,7 @@ def group_accuracies(y_true, y_pred, *, group_labels, sample_weight=None):
 
 
 def worst_group_accuracy(y_true, y_pred, *, group_labels, sample_weight=None, min_group_size=1):
-    """Accuracy of the group that the predictions serve worst.
+    """Accuracy of the worst group.
 
     Parameters
     ----------
@@ -148,12 +147,10 @@ def worst_group_accuracy(y_true, y_pred, *, group_labels, sample_weight=None, mi
     y_pred : array-like of shape (n_samples,)
         Predicted classes.
     group_labels : array-like of shape (n_samples,)
-        Group of each sample: integers or strings. Samples of group -1 ("belongs to none") are left out. The
-        worst is taken over the groups present; a group without samples has no accuracy and cannot be the
-        worst.
+        Group of each sample: integers or strings. Samples of group -1 ("belongs to none") are left out. A group
+        without samples has no accuracy and cannot be the worst.
     sample_weight : array-like of shape (n_samples,), default=None
-        Weight of each sample inside its group. A sample of weight 0 counts as not there. None weighs all
-        alike.
+        Weight of each sample inside its group. Samples of weight 0 are left out. If None, all weights are 1.
     min_group_size : int, default=1
         Smallest group that can be the worst. Groups with fewer samples are left out; with the default of 1,
         every group counts.
@@ -221,8 +218,7 @@ def mean_accuracy(y_true, y_pred, *, group_labels, weights=None, sample_weight=N
     """Mean accuracy, with the groups weighted by shares of your choice.
 
     The benchmarks of this field weigh the accuracy of each test group by the group's share of the *training*
-    set, so that a test set with balanced groups still shows the accuracy on the distribution that the model
-    was trained for.
+    set. So a test set with balanced groups shows the accuracy on the distribution of the training set.
 
     Parameters
     ----------
@@ -282,7 +278,7 @@ def check_weights(weights, groups):
         return np.ones(len(groups.labels))
     if not hasattr(weights, "items"):
         weights = dict(enumerate(np.asarray(weights, dtype=np.float64).ravel().tolist()))
-    # `items` and not iteration: a pandas Series of shares serves too.
+    # Use `items` instead of iteration, so that a pandas Series of shares works too.
     weights = {key: float(weight) for key, weight in weights.items() if key not in (NO_GROUP, str(NO_GROUP))}
     bad = [key for key, weight in weights.items() if not (np.isfinite(weight) and weight >= 0)]
     if bad:
@@ -293,7 +289,7 @@ def check_weights(weights, groups):
     if unweighted:
         raise ValueError(
             f"{len(unweighted)} of {len(groups.labels)} groups have no entry in `weights`: {unweighted[:5]}. "
-            "Give them a weight (0 where the training set has no such sample)."
+            "Give them a weight (0 if the training set has no such sample)."
         )
     absent = [key for key, weight in weights.items() if weight > 0 and key not in groups.labels]
     if absent:
