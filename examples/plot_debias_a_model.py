@@ -16,7 +16,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 
 from skexmap import DFRClassifierCV, ExMapClassifier, HeatmapTransformer, PseudoGroupLabeler, export_model
 from skexmap.datasets import make_colored_digits
-from skexmap.metrics import group_report, worst_pseudo_group_accuracy_scorer
+from skexmap.metrics import group_report, make_worst_pseudo_group_scorer
 from skexmap.retraining import GroupDROClassifier, JTTReweighter
 
 OUTPUT = Path("demo_output")
@@ -37,10 +37,9 @@ def choose_strategy(blocks, pseudo_groups, y):
     """Return the strategy with the best cross-validated worst pseudo-group accuracy, and print all scores."""
     # Folds that hold every pseudo-group; no true group is involved.
     folds = list(StratifiedKFold(5, shuffle=True, random_state=0).split(blocks, pseudo_groups))
+    scorer = make_worst_pseudo_group_scorer("precomputed")
     scores = {
-        name: cross_val_score(
-            strategy, blocks, y, cv=folds, scoring=worst_pseudo_group_accuracy_scorer, error_score="raise"
-        )
+        name: cross_val_score(strategy, blocks, y, cv=folds, scoring=scorer, error_score="raise")
         for name, strategy in STRATEGIES.items()
     }
     print("\nWorst pseudo-group accuracy, mean of 5 folds:")

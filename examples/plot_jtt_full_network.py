@@ -20,12 +20,13 @@ import numpy as np
 import sklearn
 import torch
 from sklearn.base import clone
+from sklearn.metrics import make_scorer
 from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from skorch import NeuralNetClassifier
 
 from skexmap import HeatmapTransformer, PseudoGroupLabeler
 from skexmap.datasets import make_colored_digits
-from skexmap.metrics import group_accuracies, group_report, make_worst_group_scorer
+from skexmap.metrics import group_accuracies, group_report, worst_group_accuracy
 from skexmap.retraining import JTTReweighter
 
 start = time.perf_counter()
@@ -95,7 +96,7 @@ with sklearn.config_context(enable_metadata_routing=True):
     search = GridSearchCV(
         jtt,
         grid,
-        scoring=make_worst_group_scorer(min_group_size=20),
+        scoring=make_scorer(worst_group_accuracy, min_group_size=20).set_score_request(group_labels=True),
         cv=PredefinedSplit(only_validation),
         refit=False,
         error_score="raise",

@@ -34,11 +34,7 @@ from skexmap import HeatmapTransformer
 from skexmap.datasets import make_colored_digits
 from skexmap.exceptions import ConstantPredictionWarning
 from skexmap.groups import PseudoGroupLabeler
-from skexmap.metrics import (
-    make_worst_pseudo_group_scorer,
-    worst_group_accuracy,
-    worst_pseudo_group_accuracy_scorer,
-)
+from skexmap.metrics import make_worst_pseudo_group_scorer, worst_group_accuracy
 from skexmap.retraining import DFRClassifier, DFRClassifierCV
 
 # %%
@@ -85,7 +81,7 @@ Cs = [1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01]
 # The strongest penalties leave no coefficient on a fold; their scores say so.
 warnings.simplefilter("ignore", ConstantPredictionWarning)
 head = DFRClassifier(n_retrains=5, random_state=0)
-scorer = worst_pseudo_group_accuracy_scorer
+scorer = make_worst_pseudo_group_scorer("precomputed")
 folds = StratifiedKFold(5, shuffle=True, random_state=0)
 
 
@@ -107,13 +103,8 @@ def halving():
 
 
 def by_hand():
-    several = make_worst_pseudo_group_scorer(several=True)
-    curve = [
-        cross_validate(DFRClassifier(C, n_retrains=5, random_state=0), X, y, scoring=several, cv=folds)[
-            "test_worst_pseudo_group"
-        ].mean()
-        for C in Cs
-    ]
+    heads = [DFRClassifier(C, n_retrains=5, random_state=0) for C in Cs]
+    curve = [cross_validate(head, X, y, scoring=scorer, cv=folds)["test_score"].mean() for head in heads]
     best = Cs[int(np.argmax(curve))]
     return DFRClassifier(best, n_retrains=5, random_state=0).fit(X, y), np.array(curve)
 
@@ -164,7 +155,7 @@ print(f"{'the net as trained':<36} {'':>5} {'':>6} {on_test:>6.3f}")
 # Given the splits of a search, `DFRClassifierCV` chooses the same C.
 
 splits = list(RepeatedStratifiedKFold(n_splits=2, n_repeats=2, random_state=0).split(X, pseudo_groups))
-every_group = make_worst_pseudo_group_scorer(min_group_size=1)
+every_group = make_worst_pseudo_group_scorer("precomputed", min_group_size=1)
 search = GridSearchCV(head, {"C": Cs}, scoring=every_group, cv=splits).fit(X, y)
 same = DFRClassifierCV(Cs=Cs, cv=splits, n_retrains=5, random_state=0).fit(X, y)
 print(f"\nthe same splits: GridSearchCV C = {search.best_params_['C']:g}, DFRClassifierCV C = {same.C_:g}")

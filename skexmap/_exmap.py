@@ -7,8 +7,6 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from skexmap._blocks import CLUSTER, EMBEDDING, HEATMAP, make_blocks
-from skexmap._estimator import EstimatorMixin
-from skexmap._progress import reports_fit, step
 from skexmap._torch import FrozenModelMixin
 from skexmap._validation import (
     HasMethods,
@@ -129,7 +127,7 @@ def _strategy_has(method):
     return check
 
 
-class ExMapClassifier(FrozenModelMixin, EstimatorMixin, ClassifierMixin, BaseEstimator):
+class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
     """Retrain the last layer of a frozen classifier so that no pseudo-group is left behind (ExMap [1]_).
 
     `fit` explains the model's prediction for every image by a relevance heatmap, clusters the heatmaps, merges the
@@ -252,7 +250,6 @@ class ExMapClassifier(FrozenModelMixin, EstimatorMixin, ClassifierMixin, BaseEst
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=False)
-    @reports_fit(max_subtasks=3)
     def fit(self, X, y, group_labels=None):
         """Find the pseudo-groups and retrain the last layer on them.
 
@@ -291,10 +288,8 @@ class ExMapClassifier(FrozenModelMixin, EstimatorMixin, ClassifierMixin, BaseEst
         if group_labels is None:
             explained = self.keep_heatmaps or _clusters_heatmaps(labeler)
             self.transformer_ = heatmaps if explained else _embeddings_like(heatmaps, return_predicted=True)
-            with step(self, self.transformer_, "heatmaps" if explained else "embeddings", X, y):
-                blocks = self.transformer_.fit_transform(X, y)
-            with step(self, labeler, "pseudo-groups", blocks, y):
-                labeler.fit(blocks, y)
+            blocks = self.transformer_.fit_transform(X, y)
+            labeler.fit(blocks, y)
             self.embeddings_ = blocks[EMBEDDING]
             self.labeler_, self.group_labels_ = labeler, labeler.group_labels_
             by_clusters = isinstance(labeler, PseudoGroupLabeler)
@@ -307,15 +302,12 @@ class ExMapClassifier(FrozenModelMixin, EstimatorMixin, ClassifierMixin, BaseEst
                     clusters, np.searchsorted(labeler.classes_, y), len(labeler.classes_)
                 )
             blocks = make_blocks(**{EMBEDDING: self.embeddings_, CLUSTER: clusters})
-            with step(self, strategy, "retraining", blocks, y):
-                self.strategy_ = _fit_strategy(strategy, blocks, y)
+            self.strategy_ = _fit_strategy(strategy, blocks, y)
         else:
             self.group_labels_ = check_group_labels(group_labels, len(y))
             self.transformer_ = _embeddings_like(heatmaps)
-            with step(self, self.transformer_, "embeddings", X, y):
-                self.embeddings_ = self.transformer_.fit_transform(X, y)
-            with step(self, strategy, "retraining", self.embeddings_, y):
-                self.strategy_ = _fit_strategy(strategy, self.embeddings_, y, group_labels=self.group_labels_)
+            self.embeddings_ = self.transformer_.fit_transform(X, y)
+            self.strategy_ = _fit_strategy(strategy, self.embeddings_, y, group_labels=self.group_labels_)
 
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(self.transformer_, name):

@@ -10,7 +10,7 @@ NO_GROUP = -1
 
 
 def encode_groups(class_codes, attribute_codes, n_attributes):
-    """Return ``class * n_attributes + attribute`` for each sample, or -1 where the attribute is -1 (none)."""
+    """Return ``class * n_attributes + attribute`` of each sample, or -1 where the attribute is -1."""
     class_codes = np.asarray(class_codes, dtype=np.int64)
     attribute_codes = np.asarray(attribute_codes, dtype=np.int64)
     if attribute_codes.size and attribute_codes.max() >= n_attributes:
@@ -21,7 +21,7 @@ def encode_groups(class_codes, attribute_codes, n_attributes):
 
 
 def decode_groups(groups, n_attributes):
-    """Return the class and the attribute of each group number (both -1 for group -1)."""
+    """Return the class and the attribute of each group number; both are -1 for group -1."""
     groups = np.asarray(groups, dtype=np.int64)
     belongs = groups >= 0
     return (
@@ -31,8 +31,34 @@ def decode_groups(groups, n_attributes):
 
 
 def cluster_of_class(clusters, class_codes):
-    """Return one cluster per sample; `clusters` has one, or one per class, of which the sample's class picks."""
+    """Return one cluster per sample; of clusters per sample and class, that of the sample's class."""
     clusters = np.asarray(clusters, dtype=np.int64)
     if clusters.ndim == 1:
         return clusters
     return clusters[np.arange(len(clusters)), np.asarray(class_codes)]
+
+
+def class_by_cluster(clusters, classes, class_codes):
+    """Return the pseudo-group class x cluster of each sample, numbered by the clusters that occur.
+
+    clusters : array-like of shape (n_samples,), or (n_samples, n_classes) if they were formed inside each class.
+    """
+    clusters = np.asarray(clusters, dtype=np.int64)
+    if clusters.ndim == 2 and clusters.shape[1] != len(classes):
+        raise ValueError(
+            f"The block 'cluster' has one column for each of {clusters.shape[1]} classes, but y holds "
+            f"{len(classes)} classes. Fit on labels of the same classes that the clusters were formed within."
+        )
+    n_clusters = int(clusters.max(initial=0)) + 1
+    return encode_groups(class_codes, cluster_of_class(clusters, class_codes), n_clusters)
+
+
+def large_enough(sizes, min_group_size):
+    """Return which groups have at least `min_group_size` samples, as a mask; refuse groups that are all smaller."""
+    large = sizes >= min_group_size
+    if not large.any():
+        raise ValueError(
+            f"All {len(sizes)} groups have fewer than min_group_size={min_group_size} samples (largest: "
+            f"{sizes.max()}). Use more samples or fewer groups, or lower `min_group_size`."
+        )
+    return large

@@ -337,19 +337,6 @@ def thaw(model):
     return model
 
 
-class _ShortRepr:
-    """Shows a model by its class and its number of parameters."""
-
-    def __init__(self, model):
-        self.model = model
-
-    def __repr__(self):
-        if not isinstance(self.model, torch.nn.Module):
-            return repr(self.model)
-        n_parameters = sum(values.numel() for values in self.model.parameters())
-        return f"<{type(self.model).__name__}, {n_parameters:,} parameters>"
-
-
 class FrozenModelMixin:
     """For estimators whose parameter `model` is a torch module that they never change.
 
@@ -357,24 +344,12 @@ class FrozenModelMixin:
     """
 
     def __sklearn_clone__(self):
-        # scikit-learn's own clone of a stand-in without the model: output settings, metadata requests and callbacks
-        # come along as that version of scikit-learn has them.
+        # scikit-learn's own clone of a stand-in without the model: output settings and metadata requests come along.
         stand_in = object.__new__(type(self))
         vars(stand_in).update(vars(self), model=None)
         new = super(FrozenModelMixin, stand_in).__sklearn_clone__()
         new.model = self.model
         return new
-
-    def __repr__(self, N_CHAR_MAX=700):
-        return super(FrozenModelMixin, self._without_layers()).__repr__(N_CHAR_MAX)
-
-    def _without_layers(self):
-        """Return a stand-in to show: pages of layers would bury the other parameters."""
-        if isinstance(self.model, _ShortRepr):
-            return self
-        stand_in = object.__new__(type(self))
-        vars(stand_in).update(vars(self), model=_ShortRepr(self.model))
-        return stand_in
 
     def __getstate__(self):
         state = super().__getstate__()

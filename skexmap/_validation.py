@@ -1,14 +1,11 @@
 """Input checks, and the only home of scikit-learn's private imports and version differences."""
 
-import sys
-
 import numpy as np
 import sklearn
 from sklearn.base import _fit_context
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils._pprint import _EstimatorPrettyPrinter
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.fixes import parse_version
 from sklearn.utils.validation import _check_feature_names_in, column_or_1d
@@ -24,35 +21,14 @@ __all__ = [
     "l1_logistic_regression",
     "output_container",
     "parameters_named",
-    "parameters_of_candidate",
     "seed_parts",
-    "show_nested_as",
 ]
 
 _SKLEARN_VERSION = parse_version(parse_version(sklearn.__version__).base_version)
 
 
 def check_group_labels(group_labels, n_samples, *, name="group_labels"):
-    """Check that there is one group label per sample.
-
-    Parameters
-    ----------
-    group_labels : array-like of shape (n_samples,)
-        One label per sample: integers or strings.
-    n_samples : int
-        Number of samples that they belong to.
-    name : str, default="group_labels"
-        What they are called in errors.
-
-    Returns
-    -------
-    group_labels : ndarray of shape (n_samples,)
-
-    Raises
-    ------
-    ValueError
-        If there is not one label per sample, or a label is missing (NaN or None).
-    """
+    """Return the group labels as an array; refuse missing ones, and any number of them but one per sample."""
     try:
         group_labels = column_or_1d(group_labels)
     except ValueError as error:
@@ -77,49 +53,17 @@ def output_container(estimator):
 
 
 def l1_logistic_regression(C, **params):
-    """Return scikit-learn's liblinear logistic regression with an L1 penalty, for two classes.
+    """Return scikit-learn's liblinear logistic regression for two classes, unfitted, with an L1 penalty.
 
-    Version differences: before 1.8 the penalty is named by ``penalty="l1"`` and ``l1_ratio=1`` would silently
-    mean L2; from 1.8 on ``penalty`` is deprecated (gone in 1.10) and ``l1_ratio=1`` means L1. From 1.8 on
-    liblinear also refuses more than two classes, so that one-versus-rest is the caller's business.
-
-    Parameters
-    ----------
-    C : float
-        Inverse strength of the penalty.
-    **params : dict
-        Passed on to `sklearn.linear_model.LogisticRegression`.
-
-    Returns
-    -------
-    estimator : LogisticRegression
-        Unfitted.
+    Before 1.8 the penalty is ``penalty="l1"``, and ``l1_ratio=1`` would silently mean L2. From 1.8 on `penalty` is
+    deprecated, ``l1_ratio=1`` means L1, and liblinear refuses more than two classes.
     """
     l1 = {"l1_ratio": 1.0} if parse_version("1.8") <= _SKLEARN_VERSION else {"penalty": "l1"}
     return LogisticRegression(C=C, solver="liblinear", **l1, **params)
 
 
 def codes_of_known_classes(y, classes, n_samples):
-    """Return the position of each label among the classes that `fit` saw.
-
-    Parameters
-    ----------
-    y : array-like of shape (n_samples,)
-        Labels.
-    classes : ndarray of shape (n_classes,)
-        The sorted classes.
-    n_samples : int
-        Number of samples they belong to.
-
-    Returns
-    -------
-    class_codes : ndarray of shape (n_samples,), int64
-
-    Raises
-    ------
-    ValueError
-        If the shape differs, or a label is none of the classes.
-    """
+    """Return the position of each label among the sorted classes of `fit`; refuse labels that are not among them."""
     if y is None:
         raise ValueError(f"y is None. Pass the class of each of {n_samples} samples.")
     y = column_or_1d(y, warn=True)
@@ -137,29 +81,15 @@ def codes_of_known_classes(y, classes, n_samples):
 def parameters_named(estimator, name):
     """Return the full names of an estimator's parameters of a name, nested ones included, sorted.
 
-    Parameters
-    ----------
-    estimator : estimator
-    name : str
-        ``"random_state"``, say.
-
-    Returns
-    -------
-    names : list of str
-        ``["kmeans__random_state", "random_state"]``, say.
+    For "random_state" that can be ``["kmeans__random_state", "random_state"]``.
     """
     return sorted(full for full in estimator.get_params() if full.rpartition("__")[2] == name)
 
 
 def seed_parts(random_state, *estimators):
-    """Give every `random_state` parameter that is None, nested ones included, an integer drawn from a random state.
+    """Replace every `random_state` that is None, nested ones included, by an integer drawn from `random_state`.
 
-    Parameters
-    ----------
-    random_state : int, RandomState instance or None
-        None changes nothing.
-    *estimators : estimators
-        Changed in place.
+    The estimators are changed in place. If `random_state` is None, nothing is.
     """
     if random_state is None:
         return
@@ -170,41 +100,3 @@ def seed_parts(random_state, *estimators):
         for name in parameters_named(estimator, "random_state"):
             if values[name] is None:
                 estimator.set_params(**{name: int(rng.randint(np.iinfo(np.int32).max))})
-
-
-def show_nested_as(cls, shown):
-    """Have scikit-learn show the estimators of a class, inside a pipeline or a search, by a stand-in.
-
-    The `repr` of an estimator does not ask the estimators in it for theirs, but for their parameters, with two
-    exceptions: what fits on a line, and what its private printer has an entry for.
-
-    Parameters
-    ----------
-    cls : type
-        With a `__repr__` that no other class has.
-    shown : callable
-        From an estimator to the estimator to show in its place.
-    """
-
-    def show(printer, estimator, *args):
-        printer._pprint_estimator(shown(estimator), *args)
-
-    _EstimatorPrettyPrinter._dispatch[cls.__repr__] = show
-
-
-def parameters_of_candidate():
-    """Return the parameters that a running search set for the candidate being scored; empty outside a search.
-
-    scikit-learn tells a scorer the fitted candidate, but not what was varied. The caller of the scorer, its
-    private ``_fit_and_score``, knows, also in a worker process; so this reads that frame's ``parameters``.
-
-    Returns
-    -------
-    parameters : dict of str to object
-    """
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name == "_fit_and_score" and "parameters" in frame.f_locals:
-            return dict(frame.f_locals["parameters"] or {})
-        frame = frame.f_back
-    return {}

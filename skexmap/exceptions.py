@@ -1,7 +1,6 @@
 """The warnings of skexmap, so that they can be filtered one by one, and an error with more to it than a message."""
 
 __all__ = [
-    "AbsentGroupWarning",
     "ClassInOneClusterWarning",
     "ConstantInputWarning",
     "ConstantPredictionWarning",
@@ -10,7 +9,6 @@ __all__ = [
     "FullErrorSetWarning",
     "IrreproducibleClustersWarning",
     "OneClusterWarning",
-    "PartitionSearchWarning",
     "SkexmapWarning",
     "UnreadableImagesError",
 ]
@@ -40,16 +38,8 @@ class ConstantInputWarning(SkexmapWarning):
     """All rows are identical, so that there is one cluster whatever was asked for."""
 
 
-class AbsentGroupWarning(SkexmapWarning):
-    """A pseudo-group that was trained on has no sample to be scored, so that it cannot be the worst."""
-
-
 class OneClusterWarning(SkexmapWarning):
     """Every class lies in one cluster: the pseudo-groups are the classes and hide every shortcut."""
-
-
-class PartitionSearchWarning(SkexmapWarning):
-    """A search varies the pseudo-groups that its candidates are scored on: the scores do not compare."""
 
 
 class ClassInOneClusterWarning(SkexmapWarning):

@@ -27,7 +27,7 @@ from skexmap import (
 )
 from skexmap._blocks import make_blocks
 from skexmap.exceptions import ClassInOneClusterWarning, ConstantPredictionWarning, OneClusterWarning
-from skexmap.metrics import group_report, worst_pseudo_group_accuracy_scorer
+from skexmap.metrics import group_report, make_worst_pseudo_group_scorer
 from skexmap.retraining import EIILLabeler, ERMClassifier, JTTReweighter
 
 TWO = KMeans(2, n_init=10, random_state=0)
@@ -218,7 +218,9 @@ class TestFit:
 
     @pytest.mark.filterwarnings("ignore::skexmap.exceptions.SkexmapWarning")
     def test_a_search_over_the_head_may_be_the_strategy(self, exmap, images):
-        search = GridSearchCV(DFR, {"C": [1.0, 0.1]}, scoring=worst_pseudo_group_accuracy_scorer, cv=2)
+        search = GridSearchCV(
+            DFR, {"C": [1.0, 0.1]}, scoring=make_worst_pseudo_group_scorer("precomputed"), cv=2
+        )
         exmap.set_params(strategy=search).fit(*images)
         assert exmap.strategy_.best_params_["C"] in (1.0, 0.1)
         assert exmap.predict(images[0]).shape == (60,)
@@ -227,7 +229,7 @@ class TestFit:
     def test_jtt_with_upweight_and_strength_chosen_by_pseudo_groups_may_be_the_strategy(self, exmap, images):
         jtt = JTTReweighter(identification_estimator=ERMClassifier())
         grid = {"upweight": [1, 10], "identification_estimator__C": [1e-4, 1e-2]}
-        search = GridSearchCV(jtt, grid, scoring=worst_pseudo_group_accuracy_scorer, cv=2)
+        search = GridSearchCV(jtt, grid, scoring=make_worst_pseudo_group_scorer("precomputed"), cv=2)
         X, y = images
         exmap.set_params(strategy=search).fit(X, y)
         blocks = make_blocks(embedding=exmap.embeddings_, cluster=exmap.cluster_labels_)

@@ -5,15 +5,10 @@ import gc
 import hashlib
 import os
 import pickle
-import re
 import subprocess
 import sys
 import textwrap
 import warnings
-from email.message import Message
-from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import joblib
 import numpy as np
@@ -24,16 +19,11 @@ from sklearn.base import clone
 from sklearn.cluster import KMeans
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.utils import estimator_html_repr
 from small_pipeline import make_images, make_net, make_pipe
-from test_common import ESTIMATORS
 
-import skexmap._estimator
 from skexmap import (
     DFRClassifier,
     EigengapSpectralClustering,
-    EmbeddingTransformer,
     ExMapClassifier,
     HeatmapTransformer,
     PseudoGroupLabeler,
@@ -476,91 +466,3 @@ class TestSameSeedSameAnswer:
         labels = self.fit(net, images)["clusterer"].labels_
         values, first, counts = np.unique(labels, return_index=True, return_counts=True)
         assert_array_equal(values, np.lexsort((first, -counts)))
-
-
-class TestRepresentation:
-    def test_a_big_net_is_shown_by_name_and_size(self):
-        net = torch.nn.Sequential(*[torch.nn.Conv2d(3, 3, 3) for _ in range(300)])
-        shown = repr(HeatmapTransformer(net, size=14))
-        assert shown == "HeatmapTransformer(model=<Sequential, 25,200 parameters>, size=14)"
-        assert repr(HeatmapTransformer()) == "HeatmapTransformer()"
-        small = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3))
-        for make in (HeatmapTransformer, EmbeddingTransformer, make_exmap_pipeline, ExMapClassifier):
-            assert len(estimator_html_repr(make(net))) < len(estimator_html_repr(make(small))) + 2500
-
-    def test_pipelines_searches_and_meta_estimators_show_the_net_inside_them_by_name_and_size(self):
-        net = torch.nn.Sequential(*[torch.nn.Conv2d(3, 3, 3) for _ in range(300)])
-        pipe = make_exmap_pipeline(net, heatmaps=HeatmapTransformer(size=14))
-        exmap = ExMapClassifier(net, heatmaps=HeatmapTransformer(net, size=14))
-        for estimator in (
-            pipe,
-            GridSearchCV(pipe, {"strategy__C": [1.0, 0.1]}),
-            exmap,
-            GridSearchCV(exmap, {"scope": ["global", "local"]}),
-            Pipeline([("exmap", exmap)]),
-        ):
-            shown = repr(estimator)
-            assert "model=<Sequential, 25,200 parameters>" in shown
-            assert "size=14" in shown
-            assert "Conv2d" not in shown
-            assert "..." not in shown
-            assert len("".join(shown.split())) < 300
-            assert "Conv2d" not in estimator_html_repr(estimator)
-        # What was shown is not what is there.
-        assert pipe["heatmaps"].model is net
-        assert pipe["heatmaps"].get_params()["model"] is net
-
-    def test_other_estimators_are_shown_as_scikit_learn_shows_them(self):
-        shown = repr(Pipeline([("scale", StandardScaler(with_mean=False)), ("k", KMeans(2))]))
-        assert shown == (
-            "Pipeline(steps=[('scale', StandardScaler(with_mean=False)),\n                ('k', KMeans(n_clusters=2))])"
-        )
-
-
-class TestLinks:
-    @pytest.fixture(autouse=True)
-    def nothing_is_set(self, monkeypatch):
-        monkeypatch.delenv("SKEXMAP_DOCUMENTATION_URL", raising=False)
-        monkeypatch.setattr(skexmap._estimator, "published_url", lambda: None)
-
-    @pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda estimator: type(estimator).__name__)
-    def test_without_a_site_every_estimator_links_to_the_file_that_holds_its_docstring(self, estimator):
-        (address,) = set(re.findall(r'href="(file:[^"#]*)', estimator_html_repr(estimator))) & {
-            estimator._get_doc_link()
-        }
-        source = Path(url2pathname(urlsplit(address).path)).read_text()
-        assert f"class {type(estimator).__name__}(" in source
-        assert type(estimator).__doc__.strip().splitlines()[0] in source
-
-    def test_the_published_site_comes_first(self, net, monkeypatch):
-        monkeypatch.setattr(skexmap._estimator, "published_url", lambda: "https://docs.example/stable")
-        html = estimator_html_repr(HeatmapTransformer(net))
-        assert 'href="https://docs.example/stable/generated/skexmap.features.HeatmapTransformer.html' in html
-        assert "file:" not in html
-
-    def test_the_environment_names_another_site_or_none(self, monkeypatch):
-        monkeypatch.setattr(skexmap._estimator, "published_url", lambda: "https://docs.example/stable")
-        monkeypatch.setenv("SKEXMAP_DOCUMENTATION_URL", "http://localhost:8000/")
-        assert (
-            'href="http://localhost:8000/generated/skexmap.retraining.DFRClassifier.html'
-            in estimator_html_repr(DFRClassifier())
-        )
-        monkeypatch.setenv("SKEXMAP_DOCUMENTATION_URL", "")
-        assert DFRClassifier()._get_doc_link() == ""
-
-    def test_the_site_is_read_from_the_metadata_of_the_package(self, monkeypatch):
-        monkeypatch.undo()
-        read = skexmap._estimator.published_url.__wrapped__
-        message = Message()
-        monkeypatch.setattr(skexmap._estimator, "metadata", lambda _: message)
-        assert read() is None
-        message["Project-URL"] = "Source, https://code.example"
-        assert read() is None
-        message["Project-URL"] = "Documentation, https://docs.example/"
-        assert read() == "https://docs.example"
-
-    def test_an_estimator_derived_from_ours_is_not_documented_by_us(self):
-        class Derived(DFRClassifier):
-            pass
-
-        assert Derived()._get_doc_link() == ""

@@ -58,7 +58,7 @@ def fit_strategies(seed, blocks, y, pseudo_groups, true_groups, source, net_head
         return estimator.fit(embedding, y, group_labels=groups, **others)
 
     def chosen(estimator, grid):
-        scoring = make_worst_pseudo_group_scorer()
+        scoring = make_worst_pseudo_group_scorer("precomputed")
         return GridSearchCV(estimator, grid, scoring=scoring, cv=splits).fit(blocks, y).best_estimator_
 
     shown = "nothing"

@@ -10,8 +10,6 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skexmap._blocks import HEATMAP
-from skexmap._estimator import EstimatorMixin
-from skexmap._progress import reports_fit
 from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context
 from skexmap.cluster._cluster_block import (
     FLOATS,
@@ -27,7 +25,7 @@ from skexmap.cluster._spectrum import cluster_qr, clusters_at_widest_gap, graph_
 from skexmap.exceptions import ConstantInputWarning, DisconnectedGraphWarning
 
 
-class EigengapSpectralClustering(EstimatorMixin, ClusterMixin, TransformerMixin, BaseEstimator):
+class EigengapSpectralClustering(ClusterMixin, TransformerMixin, BaseEstimator):
     """Spectral clustering whose number of clusters is read off the spectrum.
 
     A graph joins every row to its nearest neighbors. The smallest eigenvalues of its normalized
@@ -186,7 +184,6 @@ class EigengapSpectralClustering(EstimatorMixin, ClusterMixin, TransformerMixin,
         self.n_jobs = n_jobs
 
     @_fit_context(prefer_skip_nested_validation=False)
-    @reports_fit()
     def fit(self, X, y=None):
         """Cluster the rows of X.
 

@@ -10,8 +10,6 @@ from sklearn.metrics import silhouette_score
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
-from skexmap._estimator import EstimatorMixin
-from skexmap._progress import reports_fit
 from skexmap._validation import Interval, _fit_context
 from skexmap.cluster._cluster_block import FLOATS
 from skexmap.cluster._cluster_labels import renumber_by_size
@@ -22,7 +20,7 @@ from skexmap.exceptions import ConstantInputWarning
 SILHOUETTE_ROWS = 2000
 
 
-class SilhouetteKMeans(EstimatorMixin, ClusterMixin, BaseEstimator):
+class SilhouetteKMeans(ClusterMixin, BaseEstimator):
     """k-means whose number of clusters has the highest mean silhouette.
 
     k-means, and k-means on a 2-D UMAP, with 2 to 15 clusters are the other clusterers of ExMap's tables [1]_.
@@ -109,7 +107,6 @@ class SilhouetteKMeans(EstimatorMixin, ClusterMixin, BaseEstimator):
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=True)
-    @reports_fit()
     def fit(self, X, y=None):
         """Cluster the rows of X.
 

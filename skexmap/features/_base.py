@@ -6,17 +6,11 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, validate_data
+from tqdm.auto import tqdm
 
 from skexmap._blocks import PREDICTED, block_columns, blocks_to_columns, without_block
-from skexmap._estimator import EstimatorMixin
-from skexmap._progress import progress, reports_fit
 from skexmap._torch import FrozenModelMixin, check_model, pick_device, replica_of
-from skexmap._validation import (
-    _check_feature_names_in,
-    _fit_context,
-    output_container,
-    show_nested_as,
-)
+from skexmap._validation import _check_feature_names_in, _fit_context, output_container
 from skexmap.features._loading import (
     are_paths,
     check_finite,
@@ -26,13 +20,11 @@ from skexmap.features._loading import (
 )
 from skexmap.groups._diagnosis import warn_of_constant_predictions
 
-show_nested_as(FrozenModelMixin, FrozenModelMixin._without_layers)
-
 # As many images as `fit` shows the model to learn shapes and to see whether it can be attributed.
 N_TRIAL_IMAGES = 8
 
 
-class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseEstimator):
+class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
     """Base of transformers that show images to a frozen model.
 
     A subclass implements ``_trial(images, replica) -> dict of blocks`` for the first few images, ``_learn(X, y)`` and
@@ -41,7 +33,6 @@ class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseE
     """
 
     @_fit_context(prefer_skip_nested_validation=True)
-    @reports_fit(max_subtasks=1)
     def fit_transform(self, X, y=None):
         """Fit, then transform the same images.
 
@@ -151,7 +142,9 @@ class ImageTransformer(FrozenModelMixin, EstimatorMixin, TransformerMixin, BaseE
         result = np.empty(len(X), dtype=self._block_dtype)
         batches = image_batches(X, self.load, self.batch_size, self.num_workers)
         n_batches = -(-len(X) // self.batch_size)
-        for rows, images in progress(batches, n_batches, type(self).__name__, self.verbose, estimator=self):
+        for rows, images in tqdm(
+            batches, desc=type(self).__name__, total=n_batches, disable=not self.verbose
+        ):
             blocks = process(self._prepare(images, rows, replica), replica)
             for name, values in blocks.items():
                 result[name][rows] = as_numpy(values)

@@ -5,7 +5,7 @@ import threading
 import torch
 from torch.overrides import TorchFunctionMode
 
-from skexmap.lrp._engine import check_logits, first_output
+from skexmap.lrp._logits import check_logits, first_output
 
 
 class _DenseInputs(TorchFunctionMode):

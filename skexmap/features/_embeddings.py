@@ -7,7 +7,6 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from skexmap._blocks import EMBEDDING, PREDICTED
-from skexmap._progress import reports_fit
 from skexmap._validation import Interval, _fit_context
 from skexmap.features._base import ImageTransformer, explained_failure, predicted_classes
 from skexmap.features._capture import capture_embedding
@@ -110,7 +109,6 @@ class EmbeddingTransformer(ImageTransformer):
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
-    @reports_fit()
     def fit(self, X, y=None):
         """Check the model on a few images and learn the length of the embedding.
 

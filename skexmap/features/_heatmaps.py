@@ -7,15 +7,14 @@ import torch.nn.functional as F
 from sklearn.utils.validation import check_is_fitted
 
 from skexmap._blocks import EMBEDDING, HEATMAP, PREDICTED
-from skexmap._progress import reports_fit
 from skexmap._torch import pick_device, replica_of
 from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context
-from skexmap.attribution import as_lrp, lrp_engine, resolve_attribution
+from skexmap.features._attribution import as_lrp, attribute_by, lrp_engine
 from skexmap.features._base import ImageTransformer, explained_failure, predicted_classes
 from skexmap.features._cache import ImageCache
 from skexmap.features._capture import NO_HEAD, capture_embedding
 from skexmap.lrp import LRP
-from skexmap.lrp._engine import check_logits, first_output
+from skexmap.lrp._logits import check_logits, first_output
 
 # Cosine between a map in float16 and in float32 below which the type is refused.
 MIN_ALIGNMENT = 0.95
@@ -33,11 +32,12 @@ class HeatmapTransformer(ImageTransformer):
     model : torch.nn.Module
         Trained classifier that returns logits of shape (n, n_logits), or a tuple with them first. One logit means two
         classes. It is never changed; a copy of it runs, in evaluation mode.
-    attribution : str, LRP or callable, default="lrp"
+    attribution : "lrp", LRP or callable, default="lrp"
         How relevance is computed. ``"lrp"`` is `skexmap.lrp.LRP()`, layer-wise relevance propagation as published; its
-        settings are those of the object, and a grid search reaches them as ``attribution__gamma``. Other methods are
-        those of `skexmap.attribution.METHODS`, which need captum, or a callable ``(model, images, targets) ->
-        relevance``.
+        settings are those of the object, and a grid search reaches them as ``attribution__gamma``. A callable
+        ``(model, images, targets) -> relevance`` gets a copy of the model in evaluation mode, a batch of images that
+        require gradients, and the index of the logit to explain of each; it returns a tensor of shape (n, channels,
+        height, width).
     target : "predicted", int or callable, default="predicted"
         The class whose logit is explained: the predicted one, one index for all images, or a function from the logits
         (tensor of shape (n, n_logits)) to n indices.
@@ -124,7 +124,7 @@ class HeatmapTransformer(ImageTransformer):
 
     _parameter_constraints = {
         "model": "no_validation",
-        "attribution": [str, LRP, callable],
+        "attribution": [StrOptions({"lrp"}), LRP, callable],
         "target": [StrOptions({"predicted"}), Interval(Integral, 0, None, closed="left"), callable],
         "evidence": [StrOptions({"magnitude", "signed"})],
         "size": [Interval(Integral, 1, None, closed="left"), None],
@@ -176,7 +176,6 @@ class HeatmapTransformer(ImageTransformer):
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
-    @reports_fit()
     def fit(self, X, y=None):
         """Check the model on a few images, and learn shapes and classes.
 
@@ -303,7 +302,11 @@ class HeatmapTransformer(ImageTransformer):
         return {EMBEDDING: embedding, HEATMAP: maps, PREDICTED: predicted}
 
     def _attribute(self, images, replica):
-        return resolve_attribution(self.attribution)(replica, images, self._choose_target)
+        lrp = as_lrp(self.attribution)
+        if lrp is None:
+            return attribute_by(self.attribution, replica, images, self._choose_target)
+        engine = lrp_engine(replica, lrp.resolved())
+        return engine.attribute(images, self._choose_target, lrp.start, lrp.layer)
 
     def _choose_target(self, logits):
         """Return the index of the class to explain, for each image."""

@@ -15,9 +15,7 @@ from skexmap._blocks import (
     block_names,
     get_block,
 )
-from skexmap._estimator import EstimatorMixin
 from skexmap._group_labels import cluster_of_class, encode_groups
-from skexmap._progress import reports_fit
 from skexmap._validation import (
     HasMethods,
     Interval,
@@ -40,7 +38,7 @@ from skexmap.cluster._stability import seed_agreement
 from skexmap.groups._merging import merge_alike
 
 
-class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
+class PseudoGroupLabeler(TransformerMixin, BaseEstimator):
     """Pseudo-groups from any clusterer: group = class x cluster.
 
     ExMap [1]_ clusters the heatmaps of all images at once (G-ExMap, ``scope="global"``) or inside each
@@ -196,7 +194,6 @@ class PseudoGroupLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
         self.n_seed_checks = n_seed_checks
 
     @_fit_context(prefer_skip_nested_validation=False)
-    @reports_fit()
     def fit(self, X, y, predicted=None):
         """Cluster the rows of X, merge what the model treats alike, and cross the clusters with the classes.
 

@@ -334,8 +334,8 @@ class Interception(TorchFunctionMode):
         where = self.where()
         message = (
             f"The operation '{call.name}' has no relevance rule{where}. {why}".rstrip() + " "
-            "Rewrite that step with supported operations (skexmap.lrp.check_model lists all that are missing), or use "
-            "a gradient method, for example attribution='integrated_gradients'."
+            "Rewrite that step with supported operations (skexmap.lrp.check_model lists all that are missing), or pass "
+            "a gradient method to HeatmapTransformer as a callable `attribution`."
         )
         if self.notes is None or call.result_unknown:
             raise UnsupportedOperationError(message)
@@ -377,7 +377,7 @@ class Interception(TorchFunctionMode):
         raise UnsupportedOperationError(
             f"A tensor was made by {made_by}, which can't be intercepted, before it reached {what}{self.where()}. "
             "Scripted, traced and compiled submodules and custom autograd Functions hide what they compute: use the "
-            "original Python module, or a gradient method, for example attribution='integrated_gradients'."
+            "original Python module, or pass a gradient method to HeatmapTransformer as a callable `attribution`."
         )
 
     def where(self):

@@ -6,30 +6,20 @@ from skexmap.metrics._group_metrics import (
     group_shares,
     mean_accuracy,
     worst_group_accuracy,
-    worst_group_score,
 )
 from skexmap.metrics._purity import purity_score
-from skexmap.metrics._report import GroupReport, group_report, wilson_interval
-from skexmap.metrics._scorers import (
-    make_worst_group_scorer,
-    make_worst_pseudo_group_scorer,
-    worst_group_accuracy_scorer,
-    worst_pseudo_group_accuracy_scorer,
-)
+from skexmap.metrics._report import GroupReport, group_report
+from skexmap.metrics._scorers import make_worst_pseudo_group_scorer, worst_group_accuracy_scorer
 
 __all__ = [
     "GroupReport",
     "group_accuracies",
     "group_report",
     "group_shares",
-    "make_worst_group_scorer",
     "make_worst_pseudo_group_scorer",
     "mean_accuracy",
     "purity_score",
     "shortcut_gaps",
-    "wilson_interval",
     "worst_group_accuracy",
     "worst_group_accuracy_scorer",
-    "worst_group_score",
-    "worst_pseudo_group_accuracy_scorer",
 ]

@@ -1,4 +1,4 @@
-"""How much accuracy is lost where each of several shortcuts points the wrong way."""
+"""How much accuracy is lost when each of several shortcuts points to the wrong class."""
 
 from itertools import combinations
 
@@ -10,11 +10,11 @@ from skexmap.metrics._group_metrics import mean_accuracy
 
 
 def shortcut_gaps(y_true, y_pred, *, shortcuts, group_labels=None, weights=None, sample_weight=None):
-    """Accuracy lost where shortcuts are uncommon, relative to the mean accuracy.
+    """Accuracy lost on samples with uncommon shortcuts, relative to the mean accuracy.
 
-    A sample's shortcut is *common* where it points to the sample's own class, else *uncommon*. A gap is the
+    A sample's shortcut is *common* if it points to the sample's own class, else *uncommon*. A gap is the
     accuracy on the samples on which exactly the named shortcuts are uncommon, less the mean accuracy: 0 means
-    that the model does not mind, -0.4 that it loses 40 points.
+    that nothing is lost, -0.4 that 40 points are.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def shortcut_gaps(y_true, y_pred, *, shortcuts, group_labels=None, weights=None,
         UrbanCars the background of a car and the object beside it are each "urban" or "country", as the car
         is.
     group_labels : array-like of shape (n_samples,), default=None
-        Groups for the mean accuracy, where `weights` weigh them.
+        Groups for the mean accuracy; needed if `weights` weigh them.
     weights : {None, "macro"}, dict or array-like of shape (n_groups,), default=None
         How the mean accuracy weighs the groups, as in `mean_accuracy`: usually their shares of the training
         set, ``group_shares(training_group_labels)``. None weighs every sample alike.
@@ -37,7 +37,7 @@ def shortcut_gaps(y_true, y_pred, *, shortcuts, group_labels=None, weights=None,
     Returns
     -------
     gaps : dict of str to float
-        ``"mean_accuracy"``; then for every single shortcut its name -> the gap where it alone is uncommon;
+        ``"mean_accuracy"``; then for every single shortcut its name -> the gap if it alone is uncommon;
         then the combinations: ``"both"`` of two shortcuts, else their names joined by ``"+"``. In a gap every
         class weighs the same.
 
@@ -76,7 +76,7 @@ def shortcut_gaps(y_true, y_pred, *, shortcuts, group_labels=None, weights=None,
         for names in combinations(shortcuts, size):
             rows = _exactly(uncommon, names, y_true, sample_weight)
             weight = None if sample_weight is None else np.asarray(sample_weight)[rows]
-            # Classes as groups: those of another size weigh the same.
+            # The classes are the groups here, so that large and small classes weigh the same.
             accuracy = mean_accuracy(
                 y_true[rows],
                 np.asarray(y_pred)[rows],
@@ -89,7 +89,7 @@ def shortcut_gaps(y_true, y_pred, *, shortcuts, group_labels=None, weights=None,
 
 
 def _uncommon(y_true, shortcuts):
-    """Return for each shortcut where it points to another class than y_true."""
+    """Return for each shortcut the mask of the samples in which it points to another class than y_true."""
     if not hasattr(shortcuts, "items") or not shortcuts:
         raise ValueError("`shortcuts` must be a dict, name -> class that the shortcut points to, not empty.")
     uncommon = {}
@@ -110,7 +110,7 @@ def _uncommon(y_true, shortcuts):
 def _exactly(uncommon, names, y_true, sample_weight):
     """Return the mask of the samples on which these shortcuts are uncommon and all others common."""
     rows = np.all([mask == (name in names) for name, mask in uncommon.items()], axis=0)
-    # Over some of the classes alone, the difference to the mean over all would not be the shortcuts' doing.
+    # If a class is missing, the difference to the mean over all classes is not due to the shortcuts alone.
     counts = np.full(len(rows), True) if sample_weight is None else np.asarray(sample_weight) > 0
     present = y_true[rows & counts]
     absent = np.setdiff1d(y_true[counts], present)

@@ -1,14 +1,13 @@
 """Accuracy and other scores per group, and how they are summed up."""
 
-import inspect
 from dataclasses import dataclass
 from numbers import Integral
 
 import numpy as np
-from sklearn.utils import assert_all_finite, check_consistent_length, column_or_1d
+from sklearn.utils import assert_all_finite, column_or_1d
 from sklearn.utils.multiclass import unique_labels
 
-from skexmap._group_labels import NO_GROUP
+from skexmap._group_labels import NO_GROUP, large_enough
 from skexmap._validation import check_group_labels
 
 
@@ -27,7 +26,7 @@ class Membership:
 
     @property
     def sizes(self):
-        """Number of samples per group; a sample of weight zero counts as not there."""
+        """Number of samples per group, without samples of weight zero."""
         return np.bincount(self.codes[self.codes >= 0], minlength=len(self.labels))
 
     def total(self, values):
@@ -89,18 +88,6 @@ def check_min_group_size(min_group_size):
     return min_group_size
 
 
-def large_enough(groups, min_group_size):
-    """Return the mask of the groups of at least `min_group_size` samples, which may decide a worst-group score."""
-    sizes = groups.sizes
-    large = sizes >= check_min_group_size(min_group_size)
-    if not large.any():
-        raise ValueError(
-            f"All {len(sizes)} groups have fewer than min_group_size={min_group_size} samples "
-            f"(largest: {sizes.max()}). Score more samples, use fewer groups or lower `min_group_size`."
-        )
-    return large
-
-
 def correct_predictions(y_true, y_pred):
     """Return which predictions are right, as float array of shape (n_samples,)."""
     y_true, y_pred = column_or_1d(y_true), column_or_1d(y_pred)
@@ -126,8 +113,7 @@ def group_accuracies(y_true, y_pred, *, group_labels, sample_weight=None):
     group_labels : array-like of shape (n_samples,)
         Group of each sample: integers or strings. Samples of group -1 ("belongs to none") are left out.
     sample_weight : array-like of shape (n_samples,), default=None
-        Weight of each sample inside its group. A sample of weight 0 counts as not there. None weighs all
-        alike.
+        Weight of each sample inside its group. Samples of weight 0 are left out. If None, all weights are 1.
 
     Returns
     -------
@@ -152,7 +138,7 @@ def group_accuracies(y_true, y_pred, *, group_labels, sample_weight=None):
 
 
 def worst_group_accuracy(y_true, y_pred, *, group_labels, sample_weight=None, min_group_size=1):
-    """Accuracy of the group that the predictions serve worst.
+    """Accuracy of the worst group.
 
     Parameters
     ----------
@@ -161,12 +147,10 @@ def worst_group_accuracy(y_true, y_pred, *, group_labels, sample_weight=None, mi
     y_pred : array-like of shape (n_samples,)
         Predicted classes.
     group_labels : array-like of shape (n_samples,)
-        Group of each sample: integers or strings. Samples of group -1 ("belongs to none") are left out. The
-        worst is taken over the groups present; a group without samples has no accuracy and cannot be the
-        worst.
+        Group of each sample: integers or strings. Samples of group -1 ("belongs to none") are left out. A group
+        without samples has no accuracy and cannot be the worst.
     sample_weight : array-like of shape (n_samples,), default=None
-        Weight of each sample inside its group. A sample of weight 0 counts as not there. None weighs all
-        alike.
+        Weight of each sample inside its group. Samples of weight 0 are left out. If None, all weights are 1.
     min_group_size : int, default=1
         Smallest group that can be the worst. Groups with fewer samples are left out; with the default of 1,
         every group counts.
@@ -184,7 +168,6 @@ def worst_group_accuracy(y_true, y_pred, *, group_labels, sample_weight=None, mi
     See Also
     --------
     group_report : All groups with sizes and intervals.
-    worst_group_score : The same for any metric.
 
     References
     ----------
@@ -199,7 +182,8 @@ def worst_group_accuracy(y_true, y_pred, *, group_labels, sample_weight=None, mi
     """
     correct = correct_predictions(y_true, y_pred)
     groups = membership(group_labels, len(correct), sample_weight)
-    return float(groups.mean(correct)[large_enough(groups, min_group_size)].min())
+    large = large_enough(groups.sizes, check_min_group_size(min_group_size))
+    return float(groups.mean(correct)[large].min())
 
 
 def group_shares(group_labels):
@@ -234,8 +218,7 @@ def mean_accuracy(y_true, y_pred, *, group_labels, weights=None, sample_weight=N
     """Mean accuracy, with the groups weighted by shares of your choice.
 
     The benchmarks of this field weigh the accuracy of each test group by the group's share of the *training*
-    set, so that a test set with balanced groups still shows the accuracy on the distribution that the model
-    was trained for.
+    set. So a test set with balanced groups shows the accuracy on the distribution of the training set.
 
     Parameters
     ----------
@@ -295,7 +278,7 @@ def check_weights(weights, groups):
         return np.ones(len(groups.labels))
     if not hasattr(weights, "items"):
         weights = dict(enumerate(np.asarray(weights, dtype=np.float64).ravel().tolist()))
-    # `items` and not iteration: a pandas Series of shares serves too.
+    # Use `items` instead of iteration, so that a pandas Series of shares works too.
     weights = {key: float(weight) for key, weight in weights.items() if key not in (NO_GROUP, str(NO_GROUP))}
     bad = [key for key, weight in weights.items() if not (np.isfinite(weight) and weight >= 0)]
     if bad:
@@ -306,7 +289,7 @@ def check_weights(weights, groups):
     if unweighted:
         raise ValueError(
             f"{len(unweighted)} of {len(groups.labels)} groups have no entry in `weights`: {unweighted[:5]}. "
-            "Give them a weight (0 where the training set has no such sample)."
+            "Give them a weight (0 if the training set has no such sample)."
         )
     absent = [key for key, weight in weights.items() if weight > 0 and key not in groups.labels]
     if absent:
@@ -318,93 +301,3 @@ def check_weights(weights, groups):
     if values.sum() == 0:
         raise ValueError(f"The `weights` of all {len(values)} groups present are 0.")
     return values
-
-
-def worst_group_score(
-    y_true,
-    y_pred,
-    *,
-    metric,
-    group_labels,
-    sample_weight=None,
-    min_group_size=1,
-    greater_is_better=True,
-):
-    """Score of the group that does worst under any metric.
-
-    Parameters
-    ----------
-    y_true : array-like of shape (n_samples,)
-        True values.
-    y_pred : array-like of shape (n_samples,) or (n_samples, n_outputs)
-        Whatever `metric` takes: classes, probabilities, decision values.
-    metric : callable
-        ``metric(y_true, y_pred)`` on the samples of one group: either one number (a metric of
-        :mod:`sklearn.metrics`), or one value per sample (a loss), which is then averaged.
-    group_labels : array-like of shape (n_samples,)
-        Group of each sample: integers or strings. Samples of group -1 ("belongs to none") are left out.
-    sample_weight : array-like of shape (n_samples,), default=None
-        Passed on as ``metric(..., sample_weight=)`` if the metric takes it; values per sample are averaged
-        with it.
-    min_group_size : int, default=1
-        Smallest group that can be the worst. Groups with fewer samples are left out.
-    greater_is_better : bool, default=True
-        Whether the worst is the smallest score; set to False for losses.
-
-    Returns
-    -------
-    score : float
-
-    Raises
-    ------
-    ValueError
-        As `worst_group_accuracy` does; if the metric's answer is neither one number nor one per sample, or
-        NaN; if it cannot take the `sample_weight` given.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sklearn.metrics import f1_score
-    >>> from skexmap.metrics import worst_group_score
-    >>> y_true, g = np.array([0, 1, 0, 1]), ["land", "land", "water", "water"]
-    >>> worst_group_score(y_true, [0, 1, 1, 1], metric=f1_score, group_labels=g)
-    0.666...
-    >>> def squared_error(y_true, y_prob):
-    ...     return (y_true - y_prob) ** 2
-    >>> y_prob = np.array([0.0, 0.5, 0.0, 1.0])
-    >>> worst_group_score(y_true, y_prob, metric=squared_error, group_labels=g, greater_is_better=False)
-    0.125
-    """
-    y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
-    check_consistent_length(y_true, y_pred)
-    assert_all_finite(y_true, input_name="y_true")
-    assert_all_finite(y_pred, input_name="y_pred")
-    groups = membership(group_labels, len(y_true), sample_weight)
-    scores = []
-    for code in np.flatnonzero(large_enough(groups, min_group_size)):
-        rows = groups.codes == code
-        weight = None if sample_weight is None else groups.sample_weight[rows]
-        scores.append(_score_one_group(metric, y_true[rows], y_pred[rows], weight, groups.labels[code]))
-    return min(scores) if greater_is_better else max(scores)
-
-
-def _score_one_group(metric, y_true, y_pred, sample_weight, label):
-    takes_weight = "sample_weight" in inspect.signature(metric).parameters
-    keywords = {"sample_weight": sample_weight} if takes_weight and sample_weight is not None else {}
-    score = np.asarray(metric(y_true, y_pred, **keywords), dtype=np.float64)
-    name = getattr(metric, "__name__", repr(metric))
-    if score.shape == (len(y_true),):
-        score = np.average(score, weights=sample_weight)
-    elif score.ndim:
-        raise ValueError(
-            f"`metric` {name} returned an array of shape {score.shape} for the {len(y_true)} samples of "
-            f"group {label!r}; it must return one number or one value per sample."
-        )
-    elif sample_weight is not None and not takes_weight:
-        raise ValueError(f"`metric` {name} returns one number and takes no `sample_weight`; leave it out.")
-    if np.isnan(score):
-        raise ValueError(
-            f"`metric` {name} is undefined (NaN) on the {len(y_true)} samples of group {label!r}. "
-            "Raise `min_group_size` or choose a metric that is defined on one class."
-        )
-    return float(score)

@@ -9,8 +9,8 @@ from skexmap.metrics._group_metrics import membership
 def purity_score(group_labels, pseudo_group_labels):
     """Share of the samples whose true group is the most frequent one of their pseudo-group.
 
-    1 means that no pseudo-group mixes true groups. It says nothing of how many there are: a pseudo-group for every
-    sample is pure too, so look at their number and sizes beside it [1]_.
+    1 means that no pseudo-group mixes true groups. The number of pseudo-groups does not matter: one for every sample is
+    pure too. So look at their number and sizes as well [1]_.
 
     Parameters
     ----------

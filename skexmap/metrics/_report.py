@@ -1,49 +1,23 @@
 """All groups at a glance."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import ndtri
 
-from skexmap.metrics._group_metrics import check_weights, correct_predictions, large_enough, membership
+from skexmap._group_labels import large_enough
+from skexmap.metrics._group_metrics import check_min_group_size, correct_predictions, membership
+
+CONFIDENCE = 0.95
 
 
-def wilson_interval(accuracy, size, confidence=0.95):
-    """Wilson's interval of a rate.
-
-    Parameters
-    ----------
-    accuracy : array-like
-        Observed rates, 0 to 1.
-    size : array-like
-        Numbers of samples behind them.
-    confidence : float, default=0.95
-        Share of such intervals that hold the true rate.
-
-    Returns
-    -------
-    lower, upper : ndarray
-
-    References
-    ----------
-    E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927)
-    209-212.
-
-    Examples
-    --------
-    >>> from skexmap.metrics import wilson_interval
-    >>> lower, upper = wilson_interval(0.9, 10)
-    >>> round(float(lower), 3), round(float(upper), 3)
-    (0.596, 0.982)
-    """
-    accuracy, size = np.asarray(accuracy, dtype=np.float64), np.asarray(size, dtype=np.float64)
-    if not 0 < confidence < 1:
-        raise ValueError(f"`confidence` must lie between 0 and 1, got {confidence!r}.")
-    z = ndtri((1 + confidence) / 2)
-    centre = (accuracy + z**2 / (2 * size)) / (1 + z**2 / size)
-    half = z / (1 + z**2 / size) * np.sqrt(accuracy * (1 - accuracy) / size + z**2 / (4 * size**2))
+def wilson_interval(rate, size):
+    """Return the ends of Wilson's interval of a rate of `size` samples (JASA 22, 1927, pages 209-212)."""
+    z = ndtri((1 + CONFIDENCE) / 2)
+    center = (rate + z**2 / (2 * size)) / (1 + z**2 / size)
+    half = z / (1 + z**2 / size) * np.sqrt(rate * (1 - rate) / size + z**2 / (4 * size**2))
     # At a rate of 0 or 1 rounding would leave the end an epsilon outside.
-    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
+    return np.clip(center - half, 0, 1), np.clip(center + half, 0, 1)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -61,9 +35,7 @@ class GroupReport:
     accuracies : ndarray of shape (n_groups,), float64
         Accuracy, 0 to 1.
     lower, upper : ndarray of shape (n_groups,), float64
-        Ends of the Wilson interval.
-    confidence : float
-        Confidence level of the intervals.
+        Ends of the 95% Wilson interval.
     worst_group : int or str
         Label of the worst group among those of at least `min_group_size` samples; the first if several tie.
     worst_group_accuracy : float
@@ -72,8 +44,6 @@ class GroupReport:
         Mean of the groups' accuracies, every group alike.
     plain_mean : float
         Accuracy over all samples that belong to a group.
-    training_weighted_mean : float or None
-        Mean weighted by the shares given as `weights`; None when none were given.
     min_group_size : int
         Smallest group that can be the worst.
     n_left_out : int
@@ -86,17 +56,15 @@ class GroupReport:
     accuracies: np.ndarray
     lower: np.ndarray
     upper: np.ndarray
-    confidence: float
     worst_group: object
     worst_group_accuracy: float
     macro_mean: float
     plain_mean: float
-    training_weighted_mean: float | None
-    min_group_size: int = 1
-    n_left_out: int = field(default=0)
+    min_group_size: int
+    n_left_out: int
 
     def __str__(self):
-        header = ["group", "size", "accuracy", f"{self.confidence:.0%} interval", ""]
+        header = ["group", "size", "accuracy", f"{CONFIDENCE:.0%} interval", ""]
         rows = [
             [name, str(size), f"{accuracy:.3f}", f"{lower:.3f} to {upper:.3f}", self._remark(group, size)]
             for group, name, size, accuracy, lower, upper in zip(
@@ -108,13 +76,12 @@ class GroupReport:
             "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, "<>><<", widths, strict=True))
             for row in [header, *rows]
         ]
-        means = {
-            "worst-group accuracy": self.worst_group_accuracy,
-            "macro mean": self.macro_mean,
-            "plain mean": self.plain_mean,
-            "training-weighted mean": self.training_weighted_mean,
-        }
-        lines += ["", *(f"{name:<22}  {value:.3f}" for name, value in means.items() if value is not None)]
+        lines += [
+            "",
+            f"worst-group accuracy  {self.worst_group_accuracy:.3f}",
+            f"macro mean            {self.macro_mean:.3f}",
+            f"plain mean            {self.plain_mean:.3f}",
+        ]
         if self.n_left_out:
             lines.append(f"{self.n_left_out} samples that belong to no group are left out")
         return "\n".join(line.rstrip() for line in lines)
@@ -126,47 +93,9 @@ class GroupReport:
             return "<- worst"
         return "too small to judge" if size < self.min_group_size else ""
 
-    def to_frame(self):
-        """Return the table as a pandas DataFrame.
 
-        Returns
-        -------
-        frame : pandas.DataFrame of shape (n_groups, 6)
-            Indexed by group label, with columns name, size, accuracy, lower, upper, worst (bool).
-
-        Raises
-        ------
-        ImportError
-            If pandas is not installed.
-        """
-        # pandas is an optional dependency, and slow to import.
-        import pandas as pd
-
-        return pd.DataFrame(
-            {
-                "name": self.names,
-                "size": self.sizes,
-                "accuracy": self.accuracies,
-                "lower": self.lower,
-                "upper": self.upper,
-                "worst": [group == self.worst_group for group in self.groups],
-            },
-            index=pd.Index(self.groups, name="group"),
-        )
-
-
-def group_report(
-    y_true,
-    y_pred,
-    *,
-    group_labels,
-    weights=None,
-    sample_weight=None,
-    names=None,
-    min_group_size=1,
-    confidence=0.95,
-):
-    """Size, accuracy and confidence interval of every group, the worst marked.
+def group_report(y_true, y_pred, *, group_labels, sample_weight=None, names=None, min_group_size=1):
+    """Size, accuracy and 95% confidence interval of every group, the worst marked.
 
     Parameters
     ----------
@@ -177,9 +106,6 @@ def group_report(
     group_labels : array-like of shape (n_samples,)
         Group of each sample: integers or strings. Samples of group -1 ("belongs to none") are left out and
         counted.
-    weights : dict or array-like of shape (n_groups,), default=None
-        Shares or counts of the groups in the training set, as `mean_accuracy` takes them; for the
-        training-weighted mean.
     sample_weight : array-like of shape (n_samples,), default=None
         Weight of each sample inside its group. The interval then uses Kish's effective size, (sum w)^2 / sum
         w^2.
@@ -188,42 +114,43 @@ def group_report(
         without a name show their label.
     min_group_size : int, default=1
         Smallest group that can be the worst. Groups with fewer samples are shown as too small to judge.
-    confidence : float, default=0.95
-        Confidence level of the Wilson intervals.
 
     Returns
     -------
     report : GroupReport
-        Prints as an aligned table; ``report.to_frame()`` is a DataFrame.
+        Prints as an aligned table.
 
     Raises
     ------
     ValueError
-        As `worst_group_accuracy` and `mean_accuracy` do.
+        As `worst_group_accuracy` does.
+
+    See Also
+    --------
+    mean_accuracy : Mean accuracy with the groups weighted as in the training set.
 
     Examples
     --------
     >>> from skexmap.metrics import group_report
     >>> y_true = [0] * 6 + [1] * 4
     >>> y_pred = [0] * 5 + [1] + [1] * 2 + [0] * 2
-    >>> g = ["land"] * 6 + ["water"] * 4
-    >>> group_report(y_true, y_pred, group_labels=g, weights={"land": 9, "water": 1})
+    >>> group_report(y_true, y_pred, group_labels=["land"] * 6 + ["water"] * 4)
     group  size  accuracy  95% interval
     land      6     0.833  0.436 to 0.970
     water     4     0.500  0.150 to 0.850  <- worst
     <BLANKLINE>
-    worst-group accuracy    0.500
-    macro mean              0.667
-    plain mean              0.700
-    training-weighted mean  0.800
+    worst-group accuracy  0.500
+    macro mean            0.667
+    plain mean            0.700
     """
     correct = correct_predictions(y_true, y_pred)
     groups = membership(group_labels, len(correct), sample_weight)
     accuracies = groups.mean(correct)
-    # Kish: unequal weights tell less than their number says.
-    effective_sizes = groups.total(np.ones(len(correct))) ** 2 / groups.total(groups.sample_weight)
-    lower, upper = wilson_interval(accuracies, effective_sizes, confidence)
-    worst = int(np.where(large_enough(groups, min_group_size), accuracies, np.inf).argmin())
+    weights = groups.total(np.ones(len(correct)))
+    # Kish's effective size: unequal weights carry less information.
+    lower, upper = wilson_interval(accuracies, weights**2 / groups.total(groups.sample_weight))
+    large = large_enough(groups.sizes, check_min_group_size(min_group_size))
+    worst = int(np.where(large, accuracies, np.inf).argmin())
     return GroupReport(
         groups=groups.labels,
         names=[_name_of(label, names) for label in groups.labels],
@@ -231,14 +158,10 @@ def group_report(
         accuracies=accuracies,
         lower=lower,
         upper=upper,
-        confidence=confidence,
         worst_group=groups.labels[worst],
         worst_group_accuracy=float(accuracies[worst]),
         macro_mean=float(accuracies.mean()),
-        plain_mean=float(np.average(accuracies, weights=check_weights(None, groups))),
-        training_weighted_mean=(
-            None if weights is None else float(np.average(accuracies, weights=check_weights(weights, groups)))
-        ),
+        plain_mean=float(np.average(accuracies, weights=weights)),
         min_group_size=min_group_size,
         n_left_out=int(np.sum(groups.codes < 0)),
     )

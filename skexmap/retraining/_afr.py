@@ -6,7 +6,6 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-from skexmap._progress import reports_fit
 from skexmap._validation import HasMethods, Interval, _fit_context
 from skexmap.groups._diagnosis import without_constant_prediction_warnings
 from skexmap.retraining._erm import ERMClassifier, fit_logistic
@@ -128,7 +127,6 @@ class AFRClassifier(LinearHead):
         self.reference_estimator = reference_estimator
 
     @_fit_context(prefer_skip_nested_validation=False)
-    @reports_fit()
     def fit(self, X, y, group_labels=None):
         """Weigh the samples by the reference model's doubt, and refit the last layer.
 

@@ -1,17 +1,16 @@
 """Deep feature reweighting: balance the groups, refit the last layer with an L1 penalty, average."""
 
-from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
 from joblib import Parallel, delayed
 from sklearn.utils import check_random_state
+from tqdm.auto import tqdm
 
-from skexmap._progress import progress, reports_fit
+from skexmap._group_labels import large_enough
 from skexmap._validation import Interval, StrOptions, _fit_context
 from skexmap.retraining._balance import BALANCES, subsample_size
 from skexmap.retraining._inputs import (
-    large_enough,
     read_classes,
     read_embedding,
     read_groups,
@@ -28,11 +27,11 @@ from skexmap.retraining._linear import (
 __all__ = ["DFRClassifier"]
 
 
-def run(tasks, n_tasks, description, n_jobs=None, track=None):
-    """Run joblib tasks in threads and yield their results in order, through `track`, which shows progress."""
+def run(tasks, n_tasks, description, n_jobs=None, verbose=False):
+    """Run joblib tasks in threads; return an iterator over their results, with a progress bar if `verbose`."""
     # Threads: the matrix products release the GIL, and the embedding is not copied to workers.
     results = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(tasks)
-    yield from results if track is None else track(results, n_tasks, description)
+    return tqdm(results, desc=description, total=n_tasks, disable=not verbose)
 
 
 def member_scaler(embedding, group_codes, standardize):
@@ -53,7 +52,7 @@ def retrain(
     min_group_size,
     seeds,
     n_jobs=None,
-    track=None,
+    verbose=False,
 ):
     """Refit the last layer on balanced data, once per seed, and average: DFR for one strength."""
     # All refits share one scaler; the weights are averaged in its space and folded, so they apply to raw features.
@@ -70,7 +69,7 @@ def retrain(
         return l1_logistic_path(X, class_codes[rows], n_classes, [C], weight)
 
     coefs, intercepts = zip(
-        *run(map(delayed(refit), seeds), len(seeds), "refits", n_jobs, track), strict=True
+        *run(map(delayed(refit), seeds), len(seeds), "refits", n_jobs, verbose), strict=True
     )
     return fold_scaler(np.mean(coefs, axis=0)[0], np.mean(intercepts, axis=0)[0], mean, scale)
 
@@ -116,9 +115,6 @@ class _DFR(LinearHead):
     def _refit_seeds(self, rng):
         # Reweighting draws nothing: one fit is the average of all.
         return draw_seeds(rng, self.n_retrains)[: self.n_retrains if self.balance == "subsample" else 1]
-
-    def _track(self):
-        return partial(progress, verbose=self.verbose, estimator=self)
 
     def _probabilities(self, scores):
         return one_versus_rest_probabilities(scores)
@@ -259,7 +255,6 @@ class DFRClassifier(_DFR):
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
-    @reports_fit(max_subtasks=1)
     def fit(self, X, y, group_labels=None):
         """Refit the last layer on balanced groups.
 
@@ -288,7 +283,7 @@ class DFRClassifier(_DFR):
             **self._balancing(),
             seeds=self._refit_seeds(check_random_state(self.random_state)),
             n_jobs=self.n_jobs,
-            track=self._track(),
+            verbose=self.verbose,
         )
         self._warn_of_constant_predictions(embedding, class_codes, self._remedy(), group_codes >= 0)
         return self

@@ -8,7 +8,6 @@ from joblib import delayed
 from sklearn.model_selection import check_cv
 from sklearn.utils import check_random_state
 
-from skexmap._progress import reports_fit
 from skexmap._validation import Interval, StrOptions, _fit_context
 from skexmap.retraining._balance import TUNINGS
 from skexmap.retraining._dfr import _DFR, draw_seeds, member_scaler, retrain, run
@@ -159,7 +158,6 @@ class DFRClassifierCV(_DFR):
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
-    @reports_fit(max_subtasks=None)
     def fit(self, X, y, group_labels=None):
         """Choose the strength on splits of the data, then refit on all of it.
 
@@ -214,7 +212,7 @@ class DFRClassifierCV(_DFR):
                 **self._balancing(),
                 seeds=refit_seeds,
                 n_jobs=self.n_jobs,
-                track=self._track(),
+                verbose=self.verbose,
             ),
         )
         self.C_, self.best_score_ = float(self.Cs_[best]), float(self.scores_[best])
@@ -240,7 +238,7 @@ class DFRClassifierCV(_DFR):
             **self._balancing(),
         )
         tasks = (delayed(count)(seed=seed) for seed in seeds)
-        right, counts = zip(*run(tasks, len(seeds), "halvings", self.n_jobs, self._track()), strict=True)
+        right, counts = zip(*run(tasks, len(seeds), "halvings", self.n_jobs, self.verbose), strict=True)
         return np.array(right), np.array(counts)
 
     def _count_in_folds(self, embedding, class_codes, group_codes, n_classes, *, seeds):
@@ -263,7 +261,7 @@ class DFRClassifierCV(_DFR):
 
         tasks = (delayed(count)(train, test, C) for train, test in splits for C in self.Cs_)
         right, counts = zip(
-            *run(tasks, len(splits) * len(self.Cs_), "candidates", self.n_jobs, self._track()), strict=True
+            *run(tasks, len(splits) * len(self.Cs_), "candidates", self.n_jobs, self.verbose), strict=True
         )
         return np.reshape(right, shape), np.reshape(counts, shape)[:, 0]
 

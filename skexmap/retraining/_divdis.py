@@ -7,12 +7,10 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from skexmap._group_labels import NO_GROUP
-from skexmap._progress import reports_fit
+from skexmap._group_labels import NO_GROUP, large_enough
 from skexmap._validation import Interval, _fit_context, codes_of_known_classes
 from skexmap.retraining._group_scores import count_right, shrunk_worst_group_accuracies
 from skexmap.retraining._inputs import (
-    large_enough,
     read_classes,
     read_embedding,
     read_groups,
@@ -247,7 +245,6 @@ class DivDisClassifier(LinearHead):
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=True)
-    @reports_fit()
     def fit(self, X, y, group_labels=None, X_unlabeled=None):
         """Train the heads, and choose the one with the best worst group.
 

@@ -5,7 +5,6 @@ from numbers import Real
 import numpy as np
 from sklearn.utils import check_random_state
 
-from skexmap._progress import reports_fit
 from skexmap._validation import Interval, _fit_context
 from skexmap.retraining._inputs import read_classes, read_embedding, read_groups, refuse_lost_classes
 from skexmap.retraining._linear import LinearHead
@@ -168,7 +167,6 @@ class GroupDROClassifier(LinearHead):
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=True)
-    @reports_fit()
     def fit(self, X, y, group_labels=None):
         """Train the last layer for its worst group.
 
@@ -325,7 +323,6 @@ class CVaRDROClassifier(LinearHead):
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=True)
-    @reports_fit()
     def fit(self, X, y, group_labels=None):
         """Train the last layer for the worst share of the samples.
 

@@ -4,9 +4,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
-from skexmap._estimator import EstimatorMixin
 from skexmap._group_labels import cluster_of_class, encode_groups
-from skexmap._progress import reports_fit
 from skexmap._validation import HasMethods, _check_feature_names_in, _fit_context, codes_of_known_classes
 from skexmap.cluster._cluster_block import columns_with_cluster, replace_heatmap_by_cluster
 from skexmap.groups._diagnosis import warn_of_constant_predictions, without_constant_prediction_warnings
@@ -34,7 +32,7 @@ def scale_slopes(log_p):
     return (np.exp(log_p) * log_p).sum(axis=1, keepdims=True) - log_p
 
 
-class EIILLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
+class EIILLabeler(TransformerMixin, BaseEstimator):
     r"""Pseudo-groups by environment inference for invariant learning (EIIL).
 
     Splits the samples into two environments so that a reference model violates invariance as much as it can
@@ -113,7 +111,6 @@ class EIILLabeler(EstimatorMixin, TransformerMixin, BaseEstimator):
         self.reference_estimator = reference_estimator
 
     @_fit_context(prefer_skip_nested_validation=False)
-    @reports_fit()
     def fit(self, X, y):
         """Fit the reference model and split every class by it.
 

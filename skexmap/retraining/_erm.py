@@ -7,7 +7,6 @@ from scipy.optimize import minimize
 from scipy.special import expit, log_softmax, softmax
 from sklearn.utils.class_weight import compute_sample_weight
 
-from skexmap._progress import reports_fit
 from skexmap._validation import Interval, StrOptions, _fit_context
 from skexmap.retraining._inputs import read_classes, read_embedding, read_weights
 from skexmap.retraining._linear import LinearHead, fold_scaler, standardizer
@@ -181,7 +180,6 @@ class ERMClassifier(LinearHead):
         return head
 
     @_fit_context(prefer_skip_nested_validation=True)
-    @reports_fit()
     def fit(self, X, y, group_labels=None, sample_weight=None):
         """Fit the logistic regression.
 

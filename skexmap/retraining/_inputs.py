@@ -12,7 +12,7 @@ from skexmap._blocks import (
     get_block,
     has_blocks,
 )
-from skexmap._group_labels import NO_GROUP, cluster_of_class, encode_groups
+from skexmap._group_labels import NO_GROUP, class_by_cluster, cluster_of_class
 from skexmap._validation import check_group_labels
 from skexmap.groups._diagnosis import warn_of_undivided_classes
 
@@ -56,7 +56,7 @@ def read_groups(estimator, X, embedding, classes, class_codes, group_labels):
     elif CLUSTER in blocks or HEATMAP in blocks:
         # Heatmaps without clusters are a forgotten clusterer step: get_block says so.
         clusters = get_block(X, CLUSTER, required_by=estimator)
-        labels, origin = _class_by_cluster(clusters, classes, class_codes), "clusters"
+        labels, origin = class_by_cluster(clusters, classes, class_codes), "clusters"
         warn_of_undivided_classes(classes, class_codes, cluster_of_class(clusters, class_codes), stacklevel=5)
     else:
         _refuse_a_lone_cluster_column(estimator, embedding)
@@ -72,17 +72,6 @@ def read_groups(estimator, X, embedding, classes, class_codes, group_labels):
     return groups, group_codes.astype(np.int64), origin
 
 
-def large_enough(group_counts, min_group_size):
-    """Return which groups have at least `min_group_size` samples; refuse groups that are all smaller."""
-    large = group_counts >= min_group_size
-    if not large.any():
-        raise ValueError(
-            f"All {len(large)} groups have fewer than min_group_size={min_group_size} samples (largest: "
-            f"{group_counts.max()}). Use fewer clusters or lower `min_group_size`."
-        )
-    return large
-
-
 def refuse_lost_classes(classes, codes_left, where):
     """Raise ValueError if a class has no sample left to retrain on."""
     lost = np.setdiff1d(np.arange(len(classes)), codes_left)
@@ -91,17 +80,6 @@ def refuse_lost_classes(classes, codes_left, where):
             f"No sample of {len(lost)} of {len(classes)} classes ({classes[lost].tolist()}) is left to retrain on: "
             f"all belong to {where}."
         )
-
-
-def _class_by_cluster(clusters, classes, class_codes):
-    clusters = np.asarray(clusters, dtype=np.int64)
-    if clusters.ndim == 2 and clusters.shape[1] != len(classes):
-        raise ValueError(
-            f"The block 'cluster' has one column for each of {clusters.shape[1]} classes, but y holds "
-            f"{len(classes)} classes. Fit on labels of the same classes that the clusters were formed within."
-        )
-    n_clusters = int(clusters.max(initial=0)) + 1
-    return encode_groups(class_codes, cluster_of_class(clusters, class_codes), n_clusters)
 
 
 def _refuse_a_lone_cluster_column(estimator, embedding):

@@ -9,8 +9,6 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
 from skexmap._blocks import has_blocks
-from skexmap._estimator import EstimatorMixin
-from skexmap._progress import reports_fit
 from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context
 from skexmap.exceptions import EmptyErrorSetWarning, FullErrorSetWarning
 from skexmap.groups._diagnosis import warn_of_constant_predictions, without_constant_prediction_warnings
@@ -57,7 +55,7 @@ def _estimator_has(method):
     return check
 
 
-class JTTReweighter(EstimatorMixin, MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
+class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     r"""Just train twice (JTT): upweight the samples that a first model gets wrong, and train again.
 
     Stage one fits an identification model and collects its errors on the training samples themselves,
@@ -159,7 +157,6 @@ class JTTReweighter(EstimatorMixin, MetaEstimatorMixin, ClassifierMixin, BaseEst
         self.method = method
 
     @_fit_context(prefer_skip_nested_validation=False)
-    @reports_fit()
     def fit(self, X, y, group_labels=None):
         """Find the errors of a first model, and fit a second one that weighs them more.
 

@@ -5,7 +5,6 @@ from numbers import Real
 import numpy as np
 from sklearn.utils import check_random_state
 
-from skexmap._progress import reports_fit
 from skexmap._validation import Interval, _fit_context
 from skexmap.retraining._inputs import read_classes, read_embedding
 from skexmap.retraining._linear import LinearHead
@@ -192,7 +191,6 @@ class LfFClassifier(LinearHead):
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=True)
-    @reports_fit()
     def fit(self, X, y, group_labels=None):
         """Train a biased head, and a debiased one on what the biased one fails at.
 

@@ -6,12 +6,11 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
-from skexmap._estimator import EstimatorMixin
 from skexmap.groups._diagnosis import warn_of_constant_predictions
 from skexmap.retraining._inputs import read_embedding
 
 
-class LinearHead(EstimatorMixin, ClassifierMixin, BaseEstimator):
+class LinearHead(ClassifierMixin, BaseEstimator):
     """A fitted linear classifier on embeddings: ``coef_``, ``intercept_`` and ``classes_`` say everything.
 
     Two classes have one row of coefficients, more have one row per class. `fit` of a subclass sets the

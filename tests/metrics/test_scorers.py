@@ -6,41 +6,31 @@ import numpy as np
 import pytest
 import sklearn
 import torch
-from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.base import clone
 from sklearn.cluster import DBSCAN, KMeans
 from sklearn.exceptions import NotFittedError
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
+from sklearn.metrics import make_scorer
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
     HalvingGridSearchCV,
-    RandomizedSearchCV,
     RepeatedStratifiedKFold,
     StratifiedKFold,
     cross_validate,
 )
 from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 from skexmap import ExMapClassifier, HeatmapTransformer
 from skexmap._blocks import make_blocks
-from skexmap.cluster import EigengapSpectralClustering
 from skexmap.datasets import make_colored_digits
-from skexmap.exceptions import (
-    AbsentGroupWarning,
-    OneClusterWarning,
-    PartitionSearchWarning,
-    SkexmapWarning,
-)
 from skexmap.groups import PseudoGroupLabeler
 from skexmap.metrics import (
-    group_accuracies,
-    make_worst_group_scorer,
     make_worst_pseudo_group_scorer,
     worst_group_accuracy,
     worst_group_accuracy_scorer,
-    worst_pseudo_group_accuracy_scorer,
 )
 from skexmap.retraining import DFRClassifier, DFRClassifierCV
 
@@ -131,7 +121,7 @@ class TestWithGroupLabels:
         seen = []
 
         class Spy(type(worst_group_accuracy_scorer)):
-            def __call__(self, estimator, X, y, *, group_labels=None, sample_weight=None):
+            def __call__(self, estimator, X, y, *, group_labels=None):
                 seen.append((X["embedding"][:, 0], group_labels))
                 return super().__call__(estimator, X, y, group_labels=group_labels)
 
@@ -166,27 +156,6 @@ class TestWithGroupLabels:
         )
         expected = table_of_scores(clustered_pipeline(), X, y, g, splits)[0]
         np.testing.assert_allclose(got["test_worst_group"], expected)
-
-    def test_several_scores_at_once_refit_by_the_worst_group(self, routing, data):
-        X, y, g = data
-        splits = list(StratifiedKFold(3).split(X, g))
-        search = GridSearchCV(
-            clustered_pipeline(),
-            {"dfr__C": CS},
-            scoring=make_worst_group_scorer(several=True),
-            refit="worst_group",
-            cv=splits,
-        ).fit(X, y, group_labels=g)
-        expected = table_of_scores(clustered_pipeline(), X, y, g, splits)
-        np.testing.assert_allclose(scores_of(search, 3, "worst_group"), expected)
-        assert search.best_params_["dfr__C"] == CS[expected.mean(axis=1).argmax()]
-        train, test = splits[0]
-        fitted = clone(search.estimator).set_params(dfr__C=CS[0]).fit(X[train], y[train])
-        predicted = fitted.predict(X[test])
-        own = group_accuracies(y[test], predicted, group_labels=g[test])
-        assert search.cv_results_["split0_test_accuracy"][0] == pytest.approx(np.mean(predicted == y[test]))
-        assert search.cv_results_["split0_test_macro_group"][0] == pytest.approx(np.mean(list(own.values())))
-        assert search.cv_results_["split0_test_n_groups"][0] == 4
 
     def test_a_dict_of_scorers_refits_by_the_worst_group(self, routing, data):
         X, y, g = data
@@ -262,410 +231,27 @@ class TestWithGroupLabels:
         with pytest.raises(ValueError, match=r"got no `group_labels`.*enable_metadata_routing=True"):
             worst_group_accuracy_scorer(model, X["embedding"], y)
 
-    def test_sample_weight_is_passed_on_where_the_scorer_asks_for_it(self, routing, data):
+    def test_make_scorer_of_scikit_learn_takes_another_min_group_size(self, routing, data):
         X, y, g = data
-        embedding, weight = X["embedding"], np.random.RandomState(0).uniform(size=len(y))
-        model = LogisticRegression().set_fit_request(sample_weight=True)
-        splits = list(StratifiedKFold(3).split(embedding, y))
-        for weighted in (False, True):
-            got = cross_validate(
-                model,
-                embedding,
-                y,
-                scoring=make_worst_group_scorer(weighted=weighted),
-                cv=splits,
-                params={"group_labels": g, "sample_weight": weight},
-            )["test_score"]
-            for score, (train, test) in zip(got, splits, strict=True):
-                predicted = model.fit(embedding[train], y[train], sample_weight=weight[train]).predict(
-                    embedding[test]
-                )
-                own = weight[test] if weighted else None
-                expected = worst_group_accuracy(y[test], predicted, group_labels=g[test], sample_weight=own)
-                assert score == pytest.approx(expected)
-
-    def test_another_metric_is_scored_greater_is_better(self, data):
-        X, y, g = data
-        model = LogisticRegression().fit(X["embedding"], y)
-
-        def loss(y_true, y_prob):
-            return log_loss(y_true, y_prob, labels=[0, 1])
-
-        scorer = make_worst_group_scorer(
-            metric=loss, response_method="predict_proba", greater_is_better=False
-        )
-        own = -np.log(model.predict_proba(X["embedding"])[np.arange(len(y)), y])
-        expected = -max(own[g == group].mean() for group in range(4))
-        assert scorer(model, X["embedding"], y, group_labels=g) == pytest.approx(expected)
-
-    @pytest.mark.parametrize(
-        "options, message",
-        [
-            ({"response_method": "transform"}, "`response_method` must be one of"),
-            ({"response_method": "predict_proba"}, "needs a `metric`"),
-            ({"several": True, "metric": log_loss}, "give scikit-learn a dict of scorers"),
-            ({"min_group_size": 0}, "`min_group_size` must be an integer of at least 1"),
-        ],
-    )
-    def test_options_that_do_not_go_together_are_refused(self, options, message):
-        for make in (make_worst_group_scorer, make_worst_pseudo_group_scorer):
-            with pytest.raises(ValueError, match=message):
-                make(**options)
-
-    def test_scorers_survive_pickle_and_deepcopy_and_show_their_options(self):
-        scorer = make_worst_group_scorer(min_group_size=3, several=True)
-        for copied in (pickle.loads(pickle.dumps(scorer)), copy.deepcopy(scorer)):
-            assert vars(copied) == vars(scorer)
-        assert "min_group_size=3, several=True" in repr(scorer)
+        splits = list(StratifiedKFold(3).split(X, g))
+        scorer = make_scorer(worst_group_accuracy, min_group_size=20).set_score_request(group_labels=True)
+        search = GridSearchCV(clustered_pipeline(), {"dfr__C": CS}, scoring=scorer, cv=splits)
+        search.fit(X, y, group_labels=g)
+        expected = table_of_scores(clustered_pipeline(), X, y, g, splits, min_group_size=20)
+        np.testing.assert_allclose(scores_of(search, 3), expected)
+        assert (expected != table_of_scores(clustered_pipeline(), X, y, g, splits)).any()
 
 
-class CountingTransformer(TransformerMixin, BaseEstimator):
-    """Hands X on and counts how often it was asked to."""
-
-    n_transforms = 0
-
-    def fit(self, X, y=None):
-        self.fitted_ = True
-        return self
-
-    def transform(self, X):
-        type(self).n_transforms += 1
-        return X
+def fitted_labeler(X, y, **parameters):
+    return PseudoGroupLabeler(KMeans(2, n_init=3, random_state=0), merge_alpha=None, **parameters).fit(X, y)
 
 
-class TestWithoutGroupLabels:
-    def test_the_score_is_that_of_the_pipelines_own_pseudo_groups(self, data):
+class TestWithAFittedLabeler:
+    # One cluster is blind, and three are more than the data has.
+    @pytest.mark.filterwarnings("ignore::skexmap.exceptions.SkexmapWarning")
+    def test_candidates_with_other_clusters_are_scored_on_the_groups_of_the_labeler(self, data):
         X, y, _ = data
-        splits = list(StratifiedKFold(3).split(X, y))
-        scorer = make_worst_pseudo_group_scorer(min_group_size=10)
-        search = GridSearchCV(clustered_pipeline(), {"dfr__C": CS}, scoring=scorer, cv=splits).fit(X, y)
-        got = scores_of(search, 3)
-        for j, (train, test) in enumerate(splits):
-            labeler = PseudoGroupLabeler(KMeans(2, n_init=3, random_state=0), merge_alpha=None).fit(
-                X[train], y[train]
-            )
-            groups = np.full(len(y), -1)
-            groups[test] = labeler.predict_groups(X[test], y[test])
-            own = table_of_scores(clustered_pipeline(), X, y, groups, [(train, test)], min_group_size=10)
-            np.testing.assert_allclose(got[:, [j]], own)
-
-    def test_pseudo_groups_of_a_shown_shortcut_score_as_the_true_groups(self, data):
-        X, y, _ = data
-        model = clustered_pipeline().fit(X, y)
-        X_new, y_new, g_new = shortcut_blocks(seed=1)
-        assert worst_pseudo_group_accuracy_scorer(model, X_new, y_new) == pytest.approx(
-            worst_group_accuracy(y_new, model.predict(X_new), group_labels=g_new)
-        )
-
-    def test_one_score_transforms_once(self, data):
-        X, y, _ = data
-        model = Pipeline([("count", CountingTransformer()), *clustered_pipeline().steps]).fit(X, y)
-        CountingTransformer.n_transforms = 0
-        worst_pseudo_group_accuracy_scorer(model, X, y)
-        assert CountingTransformer.n_transforms == 1
-
-    def test_a_fitted_search_and_a_nested_pipeline_are_looked_into(self, data):
-        X, y, _ = data
-        model = clustered_pipeline().fit(X, y)
-        expected = worst_pseudo_group_accuracy_scorer(model, X, y)
-        nested = Pipeline([("count", CountingTransformer()), ("rest", clustered_pipeline())]).fit(X, y)
-        search = GridSearchCV(
-            clustered_pipeline(), {"dfr__C": [1.0]}, scoring=worst_pseudo_group_accuracy_scorer, cv=3
-        ).fit(X, y)
-        for estimator in (nested, search):
-            assert worst_pseudo_group_accuracy_scorer(estimator, X, y) == expected
-        assert search.score(X, y) == expected
-
-    def test_clusters_inside_each_class_are_picked_by_class(self, data):
-        X, y, _ = data
-        model = clustered_pipeline(scope="local").fit(X, y)
-        groups = model[0].predict_groups(X, y)
-        expected = worst_group_accuracy(y, model.predict(X), group_labels=groups)
-        assert worst_pseudo_group_accuracy_scorer(model, X, y) == expected
-
-    def test_a_head_is_searched_on_blocks_made_once(self, data):
-        X, y, _ = data
-        blocks = clustered_pipeline()[:1].fit_transform(X, y)
-        groups = PseudoGroupLabeler(KMeans(2, n_init=3, random_state=0), merge_alpha=None).fit_predict(X, y)
-        splits = list(RepeatedStratifiedKFold(n_splits=2, n_repeats=2, random_state=0).split(X, groups))
-        head = Pipeline([("dfr", DFRClassifier(n_retrains=3, random_state=0))])
-        search = GridSearchCV(
-            head, {"dfr__C": CS}, scoring=worst_pseudo_group_accuracy_scorer, cv=splits
-        ).fit(blocks, y)
-        expected = table_of_scores(head, blocks, y, groups, splits, min_group_size=6)
-        np.testing.assert_allclose(scores_of(search, 4), expected)
-
-    def test_a_data_frame_of_blocks_scores_the_same(self, data):
-        pd = pytest.importorskip("pandas")
-        X, y, _ = data
-        model = clustered_pipeline().fit(X, y)
-        labeler = clone(model[0]).set_output(transform="pandas").fit(X, y)
-        frame = labeler.transform(X)
-        assert isinstance(frame, pd.DataFrame)
-        head = DFRClassifier(n_retrains=3, random_state=0).fit(frame, y)
-        score = worst_pseudo_group_accuracy_scorer(head, frame, y)
-        assert score == worst_pseudo_group_accuracy_scorer(model, X, y)
-
-    def test_spectral_clusters_serve_as_well(self):
-        X, y, _ = shortcut_blocks(n=150)
-        model = make_pipeline(
-            EigengapSpectralClustering(random_state=0), DFRClassifier(n_retrains=2, random_state=0)
-        )
-        model.fit(X, y)
-        clusters = model[0].predict(X)
-        expected = worst_group_accuracy(
-            y, model.predict(X), group_labels=y * model[0].n_clusters_ + clusters, min_group_size=6
-        )
-        assert worst_pseudo_group_accuracy_scorer(model, X, y) == expected
-
-    def test_strings_as_classes_and_samples_of_no_cluster(self, data):
-        X, y, _ = data
-        names = np.array(["cat", "dog"])[y]
-        model = make_pipeline(
-            PseudoGroupLabeler(DBSCAN(eps=0.22, min_samples=5), merge_alpha=None),
-            DFRClassifier(n_retrains=2, random_state=0),
-        )
-        model.fit(X, names)
-        clusters = model[0].transform(X)["cluster"]
-        assert (clusters == -1).any()
-        assert clusters.max() >= 1
-        inside = clusters >= 0
-        predicted = model.predict(X)
-        expected = worst_group_accuracy(
-            names[inside],
-            predicted[inside],
-            group_labels=[f"{a} {b}" for a, b in zip(names[inside], clusters[inside], strict=True)],
-            min_group_size=6,
-        )
-        assert worst_pseudo_group_accuracy_scorer(model, X, names) == expected
-
-    def test_a_class_unseen_in_training_counts_as_wrong(self, data):
-        X, y, _ = data
-        model = clustered_pipeline().fit(X, y)
-        y_new = y.copy()
-        y_new[:40] = 7
-        assert worst_pseudo_group_accuracy_scorer(model, X, y_new) == 0
-        local = clustered_pipeline(scope="local").fit(X, y)
-        with pytest.raises(ValueError, match=r"1 classes that the estimator was not trained on: \[7\]"):
-            worst_pseudo_group_accuracy_scorer(local, X, y_new)
-        labeler = PseudoGroupLabeler(KMeans(2, n_init=3, random_state=0), merge_alpha=None).fit(X, y)
-        with pytest.raises(ValueError, match=r"1 class\(es\) that `fit` did not see: \[7\]"):
-            make_worst_pseudo_group_scorer(labeler)(model, X, y_new)
-
-    def test_slivers_do_not_decide_unless_asked_to(self, data):
-        X, y, _ = data
-        blocks = clustered_pipeline()[:1].fit_transform(X, y)
-        head = DFRClassifier(n_retrains=3, random_state=0).fit(blocks, y)
-        wrong = np.flatnonzero((head.predict(blocks) != y) & (y == 0))[:6]
-        blocks["cluster"][wrong[:5]] = 2
-        assert make_worst_pseudo_group_scorer(min_group_size=1)(head, blocks, y) == 0
-        assert worst_pseudo_group_accuracy_scorer(head, blocks, y) > 0.5
-        assert make_worst_group_scorer()(head, blocks, y, group_labels=3 * y + blocks["cluster"]) == 0
-        # Six samples are large enough for the default of 6.
-        blocks["cluster"][wrong] = 2
-        assert worst_pseudo_group_accuracy_scorer(head, blocks, y) == 0
-
-    def test_dfr_cv_chooses_the_same_strength_on_the_splits_of_a_grid_search(self, data):
-        X, y, _ = data
-        blocks = clustered_pipeline()[:1].fit_transform(X, y)
-        groups = 2 * y + blocks["cluster"]
-        splits = list(RepeatedStratifiedKFold(n_splits=2, n_repeats=3, random_state=0).split(blocks, groups))
-        dfr_cv = DFRClassifierCV(Cs=CS, cv=splits, n_retrains=3, random_state=0).fit(blocks, y)
-        search = GridSearchCV(
-            DFRClassifier(n_retrains=3, random_state=0),
-            {"C": CS},
-            scoring=make_worst_pseudo_group_scorer(min_group_size=1),
-            cv=splits,
-        ).fit(blocks, y)
-        np.testing.assert_allclose(dfr_cv.cv_scores_, scores_of(search, 6))
-        assert search.best_params_["C"] == dfr_cv.C_
-        np.testing.assert_array_equal(dfr_cv.coef_, search.best_estimator_.coef_)
-
-    @pytest.mark.parametrize("backend", ["loky", "threading"])
-    def test_scores_do_not_depend_on_n_jobs(self, data, backend):
-        X, y, _ = data
-        searches = [
-            GridSearchCV(
-                clustered_pipeline(),
-                {"dfr__C": CS},
-                scoring=worst_pseudo_group_accuracy_scorer,
-                cv=2,
-                n_jobs=n_jobs,
-            )
-            for n_jobs in (1, 2)
-        ]
-        with joblib.parallel_backend(backend):
-            first, second = (scores_of(search.fit(X, y), 2) for search in searches)
-        np.testing.assert_array_equal(first, second)
-
-    def test_several_scores_refit_by_the_worst_pseudo_group(self, data):
-        X, y, _ = data
-        search = GridSearchCV(
-            clustered_pipeline(),
-            {"dfr__C": CS},
-            scoring=make_worst_pseudo_group_scorer(several=True),
-            refit="worst_pseudo_group",
-            cv=3,
-        ).fit(X, y)
-        table = search.cv_results_
-        assert search.best_index_ == table["mean_test_worst_pseudo_group"].argmax()
-        assert (table["split0_test_n_pseudo_groups"] == 4).all()
-        assert (table["mean_test_macro_pseudo_group"] >= table["mean_test_worst_pseudo_group"]).all()
-        assert "mean_test_accuracy" in table
-
-    def test_it_needs_no_labels_and_takes_none_where_routing_is_on(self, routing, data):
-        X, y, g = data
-        search = GridSearchCV(
-            clustered_pipeline(), {"dfr__C": [1.0]}, scoring=worst_pseudo_group_accuracy_scorer, cv=2
-        )
-        assert 0 < search.fit(X, y).best_score_ <= 1
-        with pytest.raises(TypeError, match="group_labels"):
-            search.fit(X, y, group_labels=g)
-
-    def test_without_clusters_the_error_names_the_step_that_makes_them(self, data):
-        X, y, _ = data
-        model = LogisticRegression().fit(X["embedding"], y)
-        with pytest.raises(ValueError, match=r"needs the block 'cluster'.*Put a clusterer step"):
-            worst_pseudo_group_accuracy_scorer(model, X["embedding"], y)
-
-
-@pytest.fixture(scope="module")
-def digits_and_net():
-    digits = make_colored_digits(random_state=0).validation
-    torch.manual_seed(3)
-    net = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 5, stride=3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(256, 2)
-    )
-    return digits.data[:300], digits.target[:300], net
-
-
-@blind_on_purpose
-@pytest.mark.filterwarnings("ignore::skexmap.exceptions.IrreproducibleClustersWarning")
-class TestOnImages:
-    def exmap(self, net):
-        return ExMapClassifier(
-            net,
-            heatmaps=HeatmapTransformer(size=7),
-            clusterer=PseudoGroupLabeler(KMeans(2, n_init=10, random_state=0), merge_alpha=None),
-            strategy=DFRClassifier(n_retrains=1, balance="reweight", random_state=0),
-        )
-
-    def test_an_exmap_classifier_is_asked_for_its_pseudo_groups(self, digits_and_net):
-        X, y, net = digits_and_net
-        model = self.exmap(net).fit(X[:200], y[:200])
-        groups = model.predict_groups(X[200:], y[200:])
-        expected = worst_group_accuracy(
-            y[200:], model.predict(X[200:]), group_labels=groups, min_group_size=6
-        )
-        assert worst_pseudo_group_accuracy_scorer(model, X[200:], y[200:]) == expected
-        assert make_worst_pseudo_group_scorer(model)(model, X[200:], y[200:]) == expected
-
-    def test_an_exmap_classifier_may_be_searched_over_its_head_alone(self, digits_and_net):
-        X, y, net = digits_and_net
-        options = {"scoring": worst_pseudo_group_accuracy_scorer, "cv": 2}
-        GridSearchCV(self.exmap(net), {"strategy__C": [1.0], "heatmaps__batch_size": [32]}, **options).fit(
-            X, y
-        )
-        with pytest.warns(PartitionSearchWarning, match="heatmaps__size"):
-            GridSearchCV(self.exmap(net), {"heatmaps__size": [7]}, **options).fit(X, y)
-        with pytest.warns(PartitionSearchWarning, match="scope"):
-            GridSearchCV(self.exmap(net), {"scope": ["global"]}, **options).fit(X, y)
-
-
-def sees_nothing_and_sees_the_shortcut(n=10_000):
-    """A model that follows a 99% shortcut, a fair one that is right in 90%, and two partitions."""
-    rng = np.random.RandomState(0)
-    y = rng.randint(2, size=n)
-    shortcut = np.where(rng.uniform(size=n) < 0.99, y, 1 - y)
-    fair = np.where(rng.uniform(size=n) < 0.90, y, 1 - y)
-    return y, {"shortcut": shortcut, "fair": fair}, {"one cluster": np.zeros(n, dtype=int), "two": shortcut}
-
-
-class Predicts(BaseEstimator):
-    """A classifier that reads its prediction from a column of the embedding."""
-
-    def __init__(self, column):
-        self.column = column
-
-    def fit(self, X, y):
-        self.classes_ = np.unique(y)
-        return self
-
-    def predict(self, X):
-        return X["embedding"][:, self.column].astype(int)
-
-
-class TestPartition:
-    def test_one_cluster_rewards_the_shortcut_and_the_right_two_the_fair_model(self):
-        y, models, partitions = sees_nothing_and_sees_the_shortcut()
-        embedding = np.column_stack([models["shortcut"], models["fair"]])
-        heads = [Predicts(column).fit(None, y) for column in (0, 1)]
-        blind = make_blocks(embedding=embedding, cluster=partitions["one cluster"])
-        with pytest.warns(OneClusterWarning, match="Each of the 2 classes lies in one cluster"):
-            shortcut, fair = (worst_pseudo_group_accuracy_scorer(head, blind, y) for head in heads)
-        assert shortcut == pytest.approx(0.99, abs=0.005)
-        assert fair == pytest.approx(0.90, abs=0.01)
-        seeing = make_blocks(embedding=embedding, cluster=partitions["two"])
-        shortcut, fair = (worst_pseudo_group_accuracy_scorer(head, seeing, y) for head in heads)
-        assert shortcut == 0
-        assert fair == pytest.approx(0.85, abs=0.06)
-
-    @pytest.mark.parametrize(
-        "grid",
-        [
-            {"clusterer__clusterer__n_init": [1, 2]},
-            {"clusterer__scope": ["global", "local"], "dfr__C": [1.0]},
-            {"clusterer": [PseudoGroupLabeler(KMeans(2, n_init=1, random_state=0), merge_alpha=None)]},
-        ],
-    )
-    def test_a_search_over_the_partition_is_warned_of(self, data, grid):
-        X, y, _ = data
-        for Search in (GridSearchCV, RandomizedSearchCV):
-            options = {"scoring": worst_pseudo_group_accuracy_scorer, "cv": 2}
-            if Search is RandomizedSearchCV:
-                options["n_iter"] = 1
-            search = Search(clustered_pipeline(), grid, **options)
-            name = next(iter(grid))
-            with pytest.warns(PartitionSearchWarning, match=rf"varies \['{name}'\].*scorer\(labeler\)"):
-                search.fit(X, y)
-
-    @pytest.mark.parametrize("wrap", [lambda model: model, lambda model: Pipeline([("inner", model)])])
-    def test_a_search_over_the_head_or_over_speed_alone_is_not_warned_of(self, data, wrap):
-        X, y, _ = data
-        model = wrap(
-            Pipeline(
-                [
-                    ("clusterer", EigengapSpectralClustering(n_clusters=2, random_state=0)),
-                    ("dfr", DFRClassifier(n_retrains=2, random_state=0)),
-                ]
-            )
-        )
-        prefix = "" if "dfr" in dict(model.steps) else "inner__"
-        grid = {f"{prefix}dfr__C": [1.0, 0.1]}
-        grid[f"{prefix}clusterer__n_jobs"] = [1]
-        GridSearchCV(model, grid, scoring=worst_pseudo_group_accuracy_scorer, cv=2).fit(X, y)
-        grid = {f"{prefix}clusterer__n_clusters": [2]}
-        with pytest.warns(PartitionSearchWarning):
-            GridSearchCV(model, grid, scoring=worst_pseudo_group_accuracy_scorer, cv=2).fit(X, y)
-
-    @blind_on_purpose
-    def test_a_search_inside_cross_validation_is_judged_by_its_own_candidates(self, data):
-        X, y, _ = data
-        scorer = make_worst_pseudo_group_scorer(
-            PseudoGroupLabeler(KMeans(2, random_state=0), merge_alpha=None).fit(X, y)
-        )
-        inner = GridSearchCV(
-            clustered_pipeline(), {"clusterer__clusterer__n_clusters": [1, 2]}, scoring=scorer, cv=2
-        )
-        scores = cross_validate(inner, X, y, scoring=worst_pseudo_group_accuracy_scorer, cv=2)["test_score"]
-        assert np.isfinite(scores).all()
-
-    @blind_on_purpose
-    # Three clusters are more than the data has.
-    @pytest.mark.filterwarnings("ignore::skexmap.exceptions.IrreproducibleClustersWarning")
-    def test_a_fitted_labeler_keeps_the_partition_while_clusters_are_searched(self, data):
-        X, y, _ = data
-        labeler = PseudoGroupLabeler(KMeans(2, n_init=3, random_state=0), merge_alpha=None).fit(X, y)
+        labeler = fitted_labeler(X, y)
         splits = list(StratifiedKFold(2).split(X, labeler.group_labels_))
         search = GridSearchCV(
             clustered_pipeline(),
@@ -680,82 +266,170 @@ class TestPartition:
                     y[test], model.predict(X[test]), group_labels=labeler.group_labels_[test]
                 )
                 assert search.cv_results_[f"split{j}_test_score"][i] == pytest.approx(expected)
-        # On one fixed partition the pipeline that sees nothing loses.
+        # The pipeline that sees nothing loses.
         assert search.cv_results_["mean_test_score"].argmin() == 0
 
-    def test_a_plain_clusterer_and_a_pipeline_may_be_the_labeler(self, data):
+    def test_groups_below_min_group_size_do_not_count(self, data):
+        X, y, _ = data
+        labeler = fitted_labeler(X, y)
+        sizes = np.bincount(labeler.group_labels_)
+        model = clustered_pipeline().fit(X, y)
+        for min_group_size in (1, sizes.min(), sizes.min() + 1):
+            scorer = make_worst_pseudo_group_scorer(labeler, min_group_size=int(min_group_size))
+            right = model.predict(X) == y
+            large = np.flatnonzero(sizes >= min_group_size)
+            assert scorer(model, X, y) == min(right[labeler.group_labels_ == g].mean() for g in large)
+
+    def test_pseudo_groups_of_a_shown_shortcut_score_as_the_true_groups_of_new_data(self, data):
+        X, y, _ = data
+        model = clustered_pipeline().fit(X, y)
+        X_new, y_new, g_new = shortcut_blocks(seed=1)
+        scorer = make_worst_pseudo_group_scorer(fitted_labeler(X, y))
+        expected = worst_group_accuracy(y_new, model.predict(X_new), group_labels=g_new)
+        assert scorer(model, X_new, y_new) == pytest.approx(expected)
+
+    def test_the_labeler_may_be_the_end_of_a_pipeline(self, data):
         X, y, g = data
         model = clustered_pipeline().fit(X, y)
-        expected = worst_group_accuracy(y, model.predict(X), group_labels=g)
-        clusterer = EigengapSpectralClustering(n_clusters=2, random_state=0).fit(X)
-        chained = make_pipeline(
-            CountingTransformer(), PseudoGroupLabeler(KMeans(2, random_state=0), merge_alpha=None)
-        ).fit(X, y)
-        for labeler in (clusterer, chained):
-            assert make_worst_pseudo_group_scorer(labeler)(model, X, y) == pytest.approx(expected)
+        labeler = make_pipeline(FunctionTransformer(), PseudoGroupLabeler(KMeans(2), merge_alpha=None))
+        scorer = make_worst_pseudo_group_scorer(labeler.fit(X, y))
+        assert scorer(model, X, y) == pytest.approx(worst_group_accuracy(y, model.predict(X), group_labels=g))
 
     def test_a_labeler_that_cannot_label_is_refused(self, data):
-        X, y, _ = data
+        X = data[0]
         with pytest.raises(NotFittedError):
-            make_worst_pseudo_group_scorer(PseudoGroupLabeler(merge_alpha=None))
-        with pytest.raises(TypeError, match="DBSCAN has neither"):
+            make_worst_pseudo_group_scorer(PseudoGroupLabeler())
+        with pytest.raises(NotFittedError):
+            make_worst_pseudo_group_scorer(make_pipeline(FunctionTransformer(), PseudoGroupLabeler()))
+        with pytest.raises(TypeError, match=r"DBSCAN has no `predict_groups`.*PseudoGroupLabeler"):
             make_worst_pseudo_group_scorer(DBSCAN().fit(X["embedding"]))
-        labeler = PseudoGroupLabeler(KMeans(2, random_state=0), merge_alpha=None).fit(X, y)
-        model = LogisticRegression().fit(X["embedding"], y)
-        with pytest.raises(ValueError, match="features") as caught:
-            make_worst_pseudo_group_scorer(labeler)(model, X["embedding"], y)
-        assert "gets the same X as the scored estimator" in caught.value.__notes__[0]
+        with pytest.raises(TypeError, match="'precomputed'"):
+            make_worst_pseudo_group_scorer("clusters")
 
+    @pytest.mark.parametrize("bad", [0, 2.5])
+    def test_a_min_group_size_that_is_not_a_count_is_refused(self, bad):
+        with pytest.raises(ValueError, match="`min_group_size` must be an integer of at least 1"):
+            make_worst_pseudo_group_scorer("precomputed", min_group_size=bad)
 
-class TestWarnings:
-    def test_a_pseudo_group_absent_from_the_scored_data_is_named(self, data):
+    @pytest.mark.parametrize("backend", ["loky", "threading"])
+    def test_scores_do_not_depend_on_n_jobs(self, data, backend):
         X, y, _ = data
-        model = clustered_pipeline().fit(X, y)
-        groups = model[0].group_labels_
-        present = groups != 1
-        with pytest.warns(
-            AbsentGroupWarning, match=r"1 of 4 pseudo-groups .* no sample among the \d+ scored: \[1\]"
-        ):
-            score = worst_pseudo_group_accuracy_scorer(model, X[present], y[present])
-        assert score == worst_group_accuracy(
-            y[present], model.predict(X[present]), group_labels=groups[present]
-        )
-        spectral = make_pipeline(
-            EigengapSpectralClustering(n_clusters=2, random_state=0),
-            DFRClassifier(n_retrains=2, random_state=0),
-        ).fit(X, y)
-        present = (2 * y + spectral[0].labels_) != 1
-        with pytest.warns(AbsentGroupWarning, match=r"\[1\]"):
-            worst_pseudo_group_accuracy_scorer(spectral, X[present], y[present])
-        scorer = make_worst_pseudo_group_scorer(model[0])
-        with pytest.warns(AbsentGroupWarning, match=r"\[1\]"):
-            scorer(model, X[groups != 1], y[groups != 1])
+        scorer = make_worst_pseudo_group_scorer(fitted_labeler(X, y))
+        searches = [
+            GridSearchCV(clustered_pipeline(), {"dfr__C": CS}, scoring=scorer, cv=2, n_jobs=n_jobs)
+            for n_jobs in (1, 2)
+        ]
+        with joblib.parallel_backend(backend):
+            first, second = (scores_of(search.fit(X, y), 2) for search in searches)
+        np.testing.assert_array_equal(first, second)
 
-    def test_an_absent_pseudo_group_is_named_if_its_training_samples_were_enough_to_be_the_worst(self, data):
-        X, y, _ = data
-        model = clustered_pipeline().fit(X, y)
-        groups = model[0].group_labels_
-        present = groups != 1
-        size = int((~present).sum())
-        with pytest.warns(AbsentGroupWarning, match=r"\[1\]"):
-            make_worst_pseudo_group_scorer(min_group_size=size)(model, X[present], y[present])
-        # Warnings are errors here.
-        make_worst_pseudo_group_scorer(min_group_size=size + 1)(model, X[present], y[present])
-
-    def test_a_fold_of_one_class_in_one_cluster_is_not_called_blind(self, data):
+    def test_scorers_give_the_same_scores_after_pickle_and_deepcopy(self, data):
         X, y, g = data
         model = clustered_pipeline().fit(X, y)
-        scorer = make_worst_pseudo_group_scorer(min_group_size=400)
-        own = g == 3
-        with pytest.warns(AbsentGroupWarning):
-            score = worst_pseudo_group_accuracy_scorer(model, X[own], y[own])
-        assert score == np.mean(model.predict(X[own]) == 1)
-        with pytest.raises(ValueError, match="All 1 groups have fewer than min_group_size=400"):
-            scorer(model, X[own], y[own])
+        for scorer, groups in (
+            (worst_group_accuracy_scorer, {"group_labels": g}),
+            (make_worst_pseudo_group_scorer(fitted_labeler(X, y)), {}),
+        ):
+            expected = scorer(model, X, y, **groups)
+            for copied in (pickle.loads(pickle.dumps(scorer)), copy.deepcopy(scorer)):
+                assert copied(model, X, y, **groups) == expected
 
-    @pytest.mark.parametrize(
-        "category",
-        [AbsentGroupWarning, OneClusterWarning, PartitionSearchWarning],
+    def test_with_routing_on_it_asks_for_no_labels_and_takes_none(self, routing, data):
+        X, y, g = data
+        scorer = make_worst_pseudo_group_scorer(fitted_labeler(X, y))
+        search = GridSearchCV(clustered_pipeline(), {"dfr__C": [1.0]}, scoring=scorer, cv=2)
+        assert 0 < search.fit(X, y).best_score_ <= 1
+        with pytest.raises(TypeError, match="group_labels"):
+            search.fit(X, y, group_labels=g)
+
+
+class TestWithPrecomputedClusters:
+    def test_a_head_is_searched_on_blocks_made_once(self, data):
+        X, y, _ = data
+        labeler = fitted_labeler(X, y)
+        blocks, groups = labeler.transform(X), labeler.group_labels_
+        splits = list(RepeatedStratifiedKFold(n_splits=2, n_repeats=2, random_state=0).split(X, groups))
+        head = Pipeline([("dfr", DFRClassifier(n_retrains=3, random_state=0))])
+        scorer = make_worst_pseudo_group_scorer("precomputed")
+        search = GridSearchCV(head, {"dfr__C": CS}, scoring=scorer, cv=splits).fit(blocks, y)
+        expected = table_of_scores(head, blocks, y, groups, splits, min_group_size=6)
+        np.testing.assert_allclose(scores_of(search, 4), expected)
+
+    def test_clusters_inside_each_class_are_picked_by_class(self, data):
+        X, y, _ = data
+        labeler = fitted_labeler(X, y, scope="local")
+        blocks = labeler.transform(X)
+        assert blocks["cluster"].shape == (400, 2)
+        head = DFRClassifier(n_retrains=3, random_state=0).fit(blocks, y)
+        expected = worst_group_accuracy(y, head.predict(blocks), group_labels=labeler.predict_groups(X, y))
+        assert make_worst_pseudo_group_scorer("precomputed")(head, blocks, y) == expected
+
+    def test_samples_of_cluster_minus_one_are_left_out(self, data):
+        X, y, _ = data
+        blocks = fitted_labeler(X, y).transform(X)
+        head = DFRClassifier(n_retrains=3, random_state=0).fit(blocks, y)
+        scorer = make_worst_pseudo_group_scorer("precomputed")
+        expected = scorer(head, blocks, y)
+        none = blocks[:50].copy()
+        none["cluster"] = -1
+        assert scorer(head, np.concatenate([blocks, none]), np.concatenate([y, 1 - y[:50]])) == expected
+
+    def test_a_sliver_of_6_samples_can_be_the_worst_by_default_and_one_of_5_cannot(self, data):
+        X, y, _ = data
+        blocks = fitted_labeler(X, y).transform(X)
+        head = DFRClassifier(n_retrains=3, random_state=0).fit(blocks, y)
+        wrong = np.flatnonzero((head.predict(blocks) != y) & (y == 0))[:6]
+        scorer = make_worst_pseudo_group_scorer("precomputed")
+        blocks["cluster"][wrong[:5]] = 2
+        assert scorer(head, blocks, y) > 0.5
+        assert make_worst_pseudo_group_scorer("precomputed", min_group_size=1)(head, blocks, y) == 0
+        blocks["cluster"][wrong] = 2
+        assert scorer(head, blocks, y) == 0
+
+    def test_dfr_cv_chooses_the_same_strength_on_the_splits_of_a_grid_search(self, data):
+        X, y, _ = data
+        blocks = fitted_labeler(X, y).transform(X)
+        groups = 2 * y + blocks["cluster"]
+        splits = list(RepeatedStratifiedKFold(n_splits=2, n_repeats=3, random_state=0).split(blocks, groups))
+        dfr_cv = DFRClassifierCV(Cs=CS, cv=splits, n_retrains=3, random_state=0).fit(blocks, y)
+        search = GridSearchCV(
+            DFRClassifier(n_retrains=3, random_state=0),
+            {"C": CS},
+            scoring=make_worst_pseudo_group_scorer("precomputed", min_group_size=1),
+            cv=splits,
+        ).fit(blocks, y)
+        np.testing.assert_allclose(dfr_cv.cv_scores_, scores_of(search, 6))
+        assert search.best_params_["C"] == dfr_cv.C_
+        np.testing.assert_array_equal(dfr_cv.coef_, search.best_estimator_.coef_)
+
+    def test_without_the_block_the_error_says_how_to_get_it(self, data):
+        X, y, _ = data
+        model = LogisticRegression().fit(X["embedding"], y)
+        with pytest.raises(ValueError, match=r"block 'cluster'.*fit_transform.*or pass a fitted labeler"):
+            make_worst_pseudo_group_scorer("precomputed")(model, X["embedding"], y)
+
+    def test_a_class_that_the_estimator_was_not_trained_on_is_refused(self, data):
+        X, y, _ = data
+        blocks = fitted_labeler(X, y).transform(X)
+        head = DFRClassifier(n_retrains=3, random_state=0).fit(blocks, y)
+        with pytest.raises(ValueError, match=r"1 class\(es\) that `fit` did not see: \[2\]"):
+            make_worst_pseudo_group_scorer("precomputed")(head, blocks, np.where(np.arange(400) < 9, 2, y))
+
+
+@pytest.mark.filterwarnings("ignore::skexmap.exceptions.SkexmapWarning")
+def test_an_exmap_classifier_scored_on_images_may_be_its_own_labeler():
+    digits = make_colored_digits(random_state=0).validation
+    torch.manual_seed(3)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 5, stride=3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(256, 2)
     )
-    def test_warnings_can_be_silenced_together(self, category):
-        assert issubclass(category, SkexmapWarning)
+    X, y = digits.data[:300], digits.target[:300]
+    model = ExMapClassifier(
+        net,
+        heatmaps=HeatmapTransformer(size=7),
+        clusterer=PseudoGroupLabeler(KMeans(2, n_init=10, random_state=0), merge_alpha=None),
+        strategy=DFRClassifier(n_retrains=1, balance="reweight", random_state=0),
+    ).fit(X[:200], y[:200])
+    groups = model.predict_groups(X[200:], y[200:])
+    expected = worst_group_accuracy(y[200:], model.predict(X[200:]), group_labels=groups, min_group_size=6)
+    assert make_worst_pseudo_group_scorer(model)(model, X[200:], y[200:]) == expected

@@ -533,6 +533,18 @@ def test_the_result_does_not_depend_on_the_number_of_threads():
     np.testing.assert_array_equal(one.cv_scores_, two.cv_scores_)
 
 
+def test_verbose_dfr_shows_a_bar_of_its_halvings_and_one_of_its_refits(capsys):
+    X, y, shortcut = shortcut_features(300)
+    DFRClassifierCV(n_retrains=4, n_splits=3, random_state=0, verbose=True).fit(X, y, 2 * y + shortcut)
+    shown = capsys.readouterr().err
+    assert "halvings: 100%" in shown
+    assert "3/3" in shown
+    assert "refits: 100%" in shown
+    assert "4/4" in shown
+    DFRClassifierCV(n_retrains=4, n_splits=3, random_state=0).fit(X, y, 2 * y + shortcut)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_small_and_absent_groups_in_the_score():
     correct = np.array([[True, False], [True, True], [False, True], [False, True]])
 

@@ -1,0 +1,60 @@
+"""How a batch of images is attributed: by relevance propagation, or by a callable of the user."""
+
+import threading
+
+import torch
+
+from skexmap.lrp import LRP, Attribution, RelevanceEngine
+from skexmap.lrp._logits import check_logits, first_output
+
+# A callable may put hooks on the replica while it runs (captum does), and several threads share a replica.
+_LOCK = threading.Lock()
+
+
+def as_lrp(attribution):
+    """Return the settings of LRP that an `attribution` parameter stands for; None if it is a callable."""
+    return LRP() if isinstance(attribution, str) else attribution if isinstance(attribution, LRP) else None
+
+
+def lrp_engine(replica, composite):
+    """Return the engine of a replica for a composite; built once."""
+    key = ("lrp", composite)
+    if key not in replica.extras:
+        replica.extras[key] = RelevanceEngine(replica.module, composite)
+    return replica.extras[key]
+
+
+def attribute_by(method, replica, images, choose_target):
+    """Attribute a batch by ``method(model, images, targets) -> relevance``; the result has no embedding.
+
+    A model with one logit has only the target 0, and relevance for class 0 is its negative.
+    """
+    module = replica.module
+    with torch.no_grad():
+        logits = first_output(module(images))
+        check_logits(logits, len(images))
+        target = torch.as_tensor(choose_target(logits), device=logits.device)
+    index = torch.zeros_like(target) if logits.shape[1] == 1 else target
+    with _LOCK, torch.enable_grad():
+        relevance = method(_FirstOutput(module).eval(), images.detach().clone().requires_grad_(), index)
+    relevance = torch.as_tensor(relevance).detach()
+    if relevance.ndim != images.ndim or len(relevance) != len(images):
+        raise ValueError(
+            f"The attribution method returned shape {tuple(relevance.shape)} for images of shape "
+            f"{tuple(images.shape)}; it must return one map per image, with a channel axis."
+        )
+    if logits.shape[1] == 1:
+        sign = torch.where(target == 1, 1.0, -1.0).to(relevance)
+        relevance = relevance * sign.reshape(-1, *[1] * (relevance.ndim - 1))
+    return Attribution(logits, relevance, None)
+
+
+class _FirstOutput(torch.nn.Module):
+    """Makes a model that returns a tuple return its logits alone."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, images):
+        return first_output(self.module(images))
