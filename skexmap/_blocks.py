@@ -26,17 +26,7 @@ _COLUMN = re.compile(rf"^({'|'.join(BLOCK_NAMES)})_\d+$")
 
 
 def make_blocks(**blocks):
-    """Join named arrays of equal length into one structured array.
-
-    Parameters
-    ----------
-    **blocks : ndarray of shape (n_samples, ...)
-        One array per block; the name is the block's name.
-
-    Returns
-    -------
-    X : structured ndarray of shape (n_samples,)
-    """
+    """Join named arrays of equal length into one structured array."""
     blocks = {name: np.asarray(values) for name, values in blocks.items()}
     lengths = {len(values) for values in blocks.values()}
     if len(lengths) != 1:
@@ -66,26 +56,7 @@ def has_blocks(X):
 
 
 def get_block(X, name, *, required_by):
-    """Return one block of X.
-
-    Parameters
-    ----------
-    X : structured ndarray or data frame
-        Carries named blocks.
-    name : {"embedding", "heatmap", "predicted", "cluster"}
-        The block.
-    required_by : object
-        The estimator that needs it; named in the error.
-
-    Returns
-    -------
-    values : ndarray of shape (n_samples, ...)
-
-    Raises
-    ------
-    ValueError
-        If the block is missing; the message says which step and argument would have produced it.
-    """
+    """Return one block of X."""
     present = block_names(X)
     if name not in present:
         who = type(required_by).__name__
@@ -103,21 +74,7 @@ def get_block(X, name, *, required_by):
 
 
 def replace_block(X, old, **new):
-    """Return X with the block `old` dropped (where present) and the blocks `new` appended.
-
-    Parameters
-    ----------
-    X : structured ndarray or data frame
-        Carries named blocks.
-    old : str
-        Name of the block to drop.
-    **new : ndarray of shape (n_samples, ...)
-        Blocks to append; one of an equal name is replaced.
-
-    Returns
-    -------
-    X : structured ndarray of shape (n_samples,)
-    """
+    """Return X with the block `old` dropped (where present) and the blocks `new` appended."""
     kept = {
         name: get_block(X, name, required_by=None)
         for name in block_names(X)

@@ -39,10 +39,8 @@ def cluster_of_class(clusters, class_codes):
 
 
 def class_by_cluster(clusters, classes, class_codes):
-    """Return the pseudo-group class x cluster of each sample, numbered by the clusters that occur.
-
-    clusters : array-like of shape (n_samples,), or (n_samples, n_classes) if they were formed inside each class.
-    """
+    """Return the pseudo-group class x cluster of each sample, numbered by the clusters that occur."""
+    # clusters : array-like of shape (n_samples,), or (n_samples, n_classes) if they were formed inside each class.
     clusters = np.asarray(clusters, dtype=np.int64)
     if clusters.ndim == 2 and clusters.shape[1] != len(classes):
         raise ValueError(

@@ -53,11 +53,9 @@ def output_container(estimator):
 
 
 def l1_logistic_regression(C, **params):
-    """Return scikit-learn's liblinear logistic regression for two classes, unfitted, with an L1 penalty.
-
-    Before 1.8 the penalty is ``penalty="l1"``, and ``l1_ratio=1`` would silently mean L2. From 1.8 on `penalty` is
-    deprecated, ``l1_ratio=1`` means L1, and liblinear refuses more than two classes.
-    """
+    """Return scikit-learn's liblinear logistic regression for two classes, unfitted, with an L1 penalty."""
+    # Before 1.8 the penalty is ``penalty="l1"``, and ``l1_ratio=1`` would silently mean L2. From 1.8 on `penalty` is
+    # deprecated, ``l1_ratio=1`` means L1, and liblinear refuses more than two classes.
     l1 = {"l1_ratio": 1.0} if parse_version("1.8") <= _SKLEARN_VERSION else {"penalty": "l1"}
     return LogisticRegression(C=C, solver="liblinear", **l1, **params)
 
@@ -79,18 +77,14 @@ def codes_of_known_classes(y, classes, n_samples):
 
 
 def parameters_named(estimator, name):
-    """Return the full names of an estimator's parameters of a name, nested ones included, sorted.
-
-    For "random_state" that can be ``["kmeans__random_state", "random_state"]``.
-    """
+    """Return the full names of an estimator's parameters of a name, nested ones included, sorted."""
+    # For "random_state" that can be ``["kmeans__random_state", "random_state"]``.
     return sorted(full for full in estimator.get_params() if full.rpartition("__")[2] == name)
 
 
 def seed_parts(random_state, *estimators):
-    """Replace every `random_state` that is None, nested ones included, by an integer drawn from `random_state`.
-
-    The estimators are changed in place. If `random_state` is None, nothing is.
-    """
+    """Replace every `random_state` that is None, nested ones included, by an integer drawn from `random_state`."""
+    # The estimators are changed in place. If `random_state` is None, nothing is.
     if random_state is None:
         return
     rng = check_random_state(random_state)

@@ -26,11 +26,9 @@ def flat_block(X, name, *, required_by):
 
 
 def replace_heatmap_by_cluster(estimator, X, clusters):
-    """Return X with its heatmaps replaced by clusters; the clusters as columns if X has no blocks.
-
-    `clusters` holds one cluster per row, or one per row and class. If `set_output` of the estimator chose a data frame,
-    the blocks are returned side by side, because scikit-learn's wrapper makes the frame from a plain array.
-    """
+    """Return X with its heatmaps replaced by clusters; the clusters as columns if X has no blocks."""
+    # `clusters` holds one cluster per row, or one per row and class. If `set_output` of the estimator chose a data
+    # frame, the blocks are returned side by side, because scikit-learn's wrapper makes the frame from a plain array.
     if not has_blocks(X):
         return clusters.reshape(len(clusters), -1)
     blocks = replace_block(X, HEATMAP, **{CLUSTER: clusters})
@@ -46,11 +44,9 @@ def columns_with_cluster(X, clusters):
 
 
 def check_input_features(estimator, input_features, columns_out):
-    """Check the names passed to `get_feature_names_out` against those seen in `fit`.
-
-    After a fit on blocks the names are those of the columns of all blocks. The step learned only one of them, so there
-    is nothing to compare them with.
-    """
+    """Check the names passed to `get_feature_names_out` against those seen in `fit`."""
+    # After a fit on blocks the names are those of the columns of all blocks. The step learned only one of them, so
+    # there is nothing to compare them with.
     has_other_blocks = any(not column.startswith(f"{CLUSTER}_") for column in columns_out)
     if not has_other_blocks:
         _check_feature_names_in(estimator, input_features, generate_names=False)

@@ -20,10 +20,8 @@ def renumber_by_size(labels):
 
 
 def cluster_means(rows, labels):
-    """Return the mean row of each cluster in float64; rows of cluster -1 are in none.
-
-    Rows are converted block by block, because a float64 copy of all of them may exceed the memory.
-    """
+    """Return the mean row of each cluster in float64; rows of cluster -1 are in none."""
+    # Rows are converted block by block, because a float64 copy of all of them may exceed the memory.
     clusters = np.arange(labels.max() + 1)
     sums = np.zeros((len(clusters), rows.shape[1]))
     for start in range(0, len(rows), _BLOCK_OF_ROWS):

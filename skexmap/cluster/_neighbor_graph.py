@@ -10,10 +10,8 @@ def log_neighbors(n_samples):
 
 
 def symmetric_graph(indices):
-    """Return the affinity matrix (A + A^T) / 2 of the graph A that joins each row to its neighbors, a csr_array.
-
-    `indices` has shape (n_samples, k). A row may be its own neighbor: the Laplacian does not depend on it.
-    """
+    """Return the affinity matrix (A + A^T) / 2 of the graph A that joins each row to its neighbors, a csr_array."""
+    # `indices` has shape (n_samples, k). A row may be its own neighbor: the Laplacian does not depend on it.
     n_samples, k = indices.shape
     row_ends = np.arange(0, indices.size + 1, k)
     graph = sparse.csr_array((np.ones(indices.size), indices.ravel(), row_ends), shape=(n_samples, n_samples))
@@ -21,10 +19,8 @@ def symmetric_graph(indices):
 
 
 def nearest_in_graph(distances, k, *, exclude_self=False):
-    """Return the k nearest columns of each row of a sparse graph of distances, nearest first and ties by index.
-
-    `exclude_self` skips the diagonal.
-    """
+    """Return the k nearest columns of each row of a sparse graph of distances, nearest first and ties by index."""
+    # `exclude_self` skips the diagonal.
     if not sparse.issparse(distances):
         raise TypeError(
             f"`neighbors` returned a dense {type(distances).__name__}. It must return a sparse graph of distances, as "

@@ -22,12 +22,10 @@ CHUNK = 4_000_000
 
 
 def nearest_rows(X, k, *, Y=None, n_jobs=None):
-    """Return the k nearest rows of X (Euclidean) for each row of Y, nearest first and ties by index.
-
-    X holds float32 or float64; a memory map is read block by block. Without a Y, the rows of X are searched for, each
-    its own neighbor, in half the time. `n_jobs` threads work, by default as many as the BLAS library may use; the
-    result does not depend on their number.
-    """
+    """Return the k nearest rows of X (Euclidean) for each row of Y, nearest first and ties by index."""
+    # X holds float32 or float64; a memory map is read block by block. Without a Y, the rows of X are searched for, each
+    # its own neighbor, in half the time. `n_jobs` threads work, by default as many as the BLAS library may use; the
+    # result does not depend on their number.
     queries = X if Y is None else Y
     n_candidates = min(len(X), k + max(4, k // 2))
     center, scale = center_and_scale(X)
@@ -81,10 +79,8 @@ def slices(n, size):
 
 
 def center_and_scale(X):
-    """Return the mean row of X, float64, and the largest distance of a coordinate from it (1 for equal rows).
-
-    Centered and divided by these, rows lie in [-1, 1]. So their float32 products lose few digits and cannot overflow.
-    """
+    """Return the mean row of X, float64, and the largest distance of a coordinate from it (1 for equal rows)."""
+    # Centered and divided by these, rows lie in [-1, 1]. So their float32 products lose few digits and cannot overflow.
     parts = slices(len(X), BLOCK)
     center = sum(X[part].sum(axis=0, dtype=np.float64) for part in parts) / len(X)
     scale = max(np.abs(X[part] - center).max() for part in parts)
@@ -97,23 +93,19 @@ def norm_of(rows, center):
 
 
 def float32_error(norms, distances, n_features, scale):
-    """Return a bound on the error of squared distances from float32 products.
-
-    A point nearer than `distances` has a norm of at most ``norms + distances``. The error of an inner
-    product of d terms grows like ``sqrt(d)`` times the rounding unit (N. Higham, T. Mary, "A new approach
-    to probabilistic rounding error analysis", SIAM J. Sci. Comput. 41(5), 2019); 8 leaves room for the
-    chance in it. Two rows without their vanishing coordinates have moved by `moved` at most.
-    """
+    """Return a bound on the error of squared distances from float32 products."""
+    # A point nearer than `distances` has a norm of at most ``norms + distances``. The error of an inner product of d
+    # terms grows like ``sqrt(d)`` times the rounding unit (N. Higham, T. Mary, "A new approach to probabilistic
+    # rounding error analysis", SIAM J. Sci. Comput. 41(5), 2019); 8 leaves room for the chance in it. Two rows without
+    # their vanishing coordinates have moved by `moved` at most.
     unit = np.finfo(np.float32).eps / 2
     moved = 2 * np.sqrt(n_features) * float(VANISHING) * scale
     return 8 * np.sqrt(n_features + 2) * unit * (2 * norms + distances) ** 2 + (2 * distances + moved) * moved
 
 
 def augmented_block(X, part, center, scale, side):
-    """Return a block of rows with two more columns, so that the product of a left and a right block is -1/2 distance^2.
-
-    ``[x, 1, -|x|^2 / 2] . [y, -|y|^2 / 2, 1] = -|x - y|^2 / 2``
-    """
+    """Return rows with two more columns, so the product of a left and a right block is -1/2 distance^2."""
+    # ``[x, 1, -|x|^2 / 2] . [y, -|y|^2 / 2, 1] = -|x - y|^2 / 2``
     block = np.empty((part.stop - part.start, X.shape[1] + 2), dtype=np.float32)
     block[:, :-2] = (X[part] - center) / scale
     block[:, :-2][np.abs(block[:, :-2]) < VANISHING] = 0
@@ -135,11 +127,9 @@ class TopK:
         return self.values[:, -1]
 
     def candidates(self, products, queries, *, by_column=False):
-        """Return the entries of a block of products that may be among the nearest, query by query.
-
-        The queries are the rows of the block, or its columns. Another thread may raise the threshold
-        meanwhile: then a few entries too many are returned, never too few.
-        """
+        """Return the entries of a block of products that may be among the nearest, query by query."""
+        # The queries are the rows of the block, or its columns. Another thread may raise the threshold meanwhile: then
+        # a few entries too many are returned, never too few.
         threshold = self.threshold[queries]
         n_others, k = products.shape[0 if by_column else 1], self.values.shape[1]
         if n_others >= k and (threshold == -np.inf).all():
@@ -180,10 +170,8 @@ class TopK:
 
 
 def search_among_themselves(X, _, n_candidates, center, scale, pool):
-    """Return candidates for the neighbors of every row of X among its rows, multiplying each pair of blocks once.
-
-    The second result bounds the squared distance, in units of `scale`: no other row is nearer, but for rounding.
-    """
+    """Return candidates for the neighbors of every row of X among its rows, multiplying each pair of blocks once."""
+    # The second result bounds the squared distance, in units of `scale`: no other row is nearer, but for rounding.
     nearest = TopK(len(X), n_candidates)
     blocks = slices(len(X), BLOCK)
     for i, left in enumerate(blocks):
@@ -254,11 +242,9 @@ def search_in_float64(X, rows, k, center):
 
 
 def first_repeats(X, Y, k):
-    """Return {row of Y: the first k of its copies in X}, for the rows that have at least k copies there.
-
-    Such rows (heatmaps that are zero everywhere, for example) are at distance 0 from all their copies, and rounding
-    would choose among them.
-    """
+    """Return {row of Y: the first k of its copies in X}, for the rows that have at least k copies there."""
+    # Such rows (heatmaps that are zero everywhere, for example) are at distance 0 from all their copies, and rounding
+    # would choose among them.
     places = {}
     for part in slices(len(X), BLOCK):
         # Adding 0 turns -0 into 0: they are equal, but not byte by byte.

@@ -14,30 +14,10 @@ RESIDUAL = 1e-6
 
 
 def graph_spectrum(affinity, n_eigenpairs, random_state):
-    """Return the smallest Laplacian eigenpairs of a graph that may fall apart into components.
-
-    With C components the eigenvalue 0 occurs C times. A solver would return those zeros in an order, with
-    gaps among them, that are rounding noise. So the components are counted first, their vectors ``D^(1/2)
-    1_C`` span the null space exactly, and the other eigenvalues are computed component by component.
-
-    Parameters
-    ----------
-    affinity : csr_array of shape (n_samples, n_samples)
-        Symmetric and non-negative.
-    n_eigenpairs : int
-        How many eigenpairs; at most n_samples.
-    random_state : numpy.random.RandomState
-        Starts the iterative solvers.
-
-    Returns
-    -------
-    eigenvalues : ndarray of shape (n_eigenpairs,), ascending
-    vectors : ndarray of shape (n_samples, n_eigenpairs)
-        Eigenvectors divided by the square root of the degree, as cluster-QR needs them: those of the null
-        space are constant on each component.
-    components : ndarray of shape (n_samples,), int64
-        Connected component of each row, the largest first.
-    """
+    """Return the smallest Laplacian eigenpairs of a graph that may fall apart into components."""
+    # With C components the eigenvalue 0 occurs C times. A solver would return those zeros in an order, with gaps among
+    # them, that are rounding noise. So the components are counted first, their vectors ``D^(1/2) 1_C`` span the null
+    # space exactly, and the other eigenvalues are computed component by component.
     n_components, components = csgraph.connected_components(affinity, directed=False)
     components = renumber_by_size(components)
     laplacian, sqrt_degree = normalized_laplacian(affinity)
@@ -60,21 +40,17 @@ def graph_spectrum(affinity, n_eigenpairs, random_state):
 
 
 def normalized_laplacian(affinity):
-    """Return L = I - D^(-1/2) A D^(-1/2) as a csr_array, and the square root of the degrees.
-
-    The diagonal of A does not count. A row without neighbors has the eigenvalue 0 and the degree 1.
-    """
+    """Return L = I - D^(-1/2) A D^(-1/2) as a csr_array, and the square root of the degrees."""
+    # The diagonal of A does not count. A row without neighbors has the eigenvalue 0 and the degree 1.
     laplacian, sqrt_degree = csgraph.laplacian(affinity, normed=True, return_diag=True)
     return sparse.csr_array(laplacian), sqrt_degree
 
 
 def smallest_eigenpairs(laplacian, n_eigenpairs, random_state):
-    """Return the smallest eigenpairs of the normalized Laplacian of a connected graph, ascending.
-
-    A dense solver decomposes small graphs. ARPACK works on ``2 I - L``, whose largest eigenvalues are wanted, so that
-    nothing is factorized. If a pair has a residual ``|L v - w v|`` of 1e-6 or more, ARPACK runs again in shift-invert
-    mode, which factorizes L but tells very close eigenvalues apart.
-    """
+    """Return the smallest eigenpairs of the normalized Laplacian of a connected graph, ascending."""
+    # A dense solver decomposes small graphs. ARPACK works on ``2 I - L``, whose largest eigenvalues are wanted, so that
+    # nothing is factorized. If a pair has a residual ``|L v - w v|`` of 1e-6 or more, ARPACK runs again in shift-invert
+    # mode, which factorizes L but tells very close eigenvalues apart.
     n = laplacian.shape[0]
     # ARPACK needs more Lanczos vectors than wanted pairs.
     is_small = n < DENSE_BELOW or 3 * n_eigenpairs >= n
@@ -137,20 +113,16 @@ SOLVERS = {"dense": _dense, "arpack": _arpack, "shift-invert": _shift_invert}
 
 
 def clusters_at_widest_gap(eigenvalues, min_clusters=2):
-    """Return the number of clusters before the widest gap, at least `min_clusters`.
-
-    As in ExMap, ``min_clusters=2`` skips the first gap: one cluster would split nothing.
-    """
+    """Return the number of clusters before the widest gap, at least `min_clusters`."""
+    # As in ExMap, ``min_clusters=2`` skips the first gap: one cluster would split nothing.
     gaps = np.diff(eigenvalues)
     return min_clusters + int(gaps[min_clusters - 1 :].argmax())
 
 
 def runner_up(eigengaps, chosen, min_clusters):
-    """Return the best number of clusters that was not chosen, and how clear the choice is.
-
-    The number is None if there is no other. The margin is the chosen gap less the runner-up's, over the wider of the
-    two: from 1 (clear) over 0 (a toss-up) to -1.
-    """
+    """Return the best number of clusters that was not chosen, and how clear the choice is."""
+    # The number is None if there is no other. The margin is the chosen gap less the runner-up's, over the wider of the
+    # two: from 1 (clear) over 0 (a toss-up) to -1.
     others = eigengaps.copy()
     others[: min_clusters - 1] = -np.inf
     chosen_gap = 0.0
@@ -165,18 +137,10 @@ def runner_up(eigengaps, chosen, min_clusters):
 
 
 def cluster_qr(vectors):
-    """Return the cluster of each row of a matrix of eigenvectors by cluster-QR.
-
-    Pivoted QR picks, one after another, the rows that point in the most independent directions; the polar
-    factor of those rows rotates the embedding so that each cluster lies along one axis. There are no
-    restarts and nothing random, and any rotation of the columns (as in a degenerate eigenspace) gives the
-    same labels.
-
-    References
-    ----------
-    A. Damle, V. Minden, L. Ying, "Simple, direct and efficient multi-way spectral clustering",
-    Information and Inference 8(1), 2019, algorithm 1.
-    """
+    """Return the cluster of each row of a matrix of eigenvectors by cluster-QR."""
+    # Pivoted QR picks, one after another, the rows that point in the most independent directions; the polar factor of
+    # those rows rotates the embedding so that each cluster lies along one axis. There are no restarts and nothing
+    # random, and any rotation of the columns (as in a degenerate eigenspace) gives the same labels.
     k = vectors.shape[1]
     _, _, pivots = linalg.qr(vectors.T, pivoting=True, mode="economic")
     left, _, right = linalg.svd(vectors[pivots[:k]].T)

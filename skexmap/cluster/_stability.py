@@ -201,10 +201,8 @@ def labels_of_sample(estimator, X, sample):
 
 
 def jaccards(reference, sample, labels):
-    """Return, for each reference cluster, its largest Jaccard overlap with a cluster of the sample.
-
-    NaN stands for a cluster without a row in the sample. `labels` are the clusters of the rows `sample`.
-    """
+    """Return, for each reference cluster, its largest Jaccard overlap with a cluster of the sample."""
+    # NaN stands for a cluster without a row in the sample. `labels` are the clusters of the rows `sample`.
     overlaps = []
     for cluster in np.unique(reference[reference >= 0]):
         members = reference[sample] == cluster
@@ -215,10 +213,8 @@ def jaccards(reference, sample, labels):
 
 
 def seed_agreement(labels, cluster_again, n_seeds, *, rows_name, clusterer_name):
-    """Return the mean adjusted Rand index of labels with the clusters under other seeds; warn if it is poor.
-
-    `cluster_again` maps a seed to the clusters found under it.
-    """
+    """Return the mean adjusted Rand index of labels with the clusters under other seeds; warn if it is poor."""
+    # `cluster_again` maps a seed to the clusters found under it.
     # Use fixed seeds: fits stay reproducible and the user's random state is untouched.
     seeds = np.random.RandomState(0).randint(np.iinfo(np.int32).max, size=n_seeds).tolist()
     agreement = float(np.mean([adjusted_rand_score(labels, cluster_again(seed)) for seed in seeds]))

@@ -36,10 +36,8 @@ def read_csv(path):
 
 
 def select_columns(path, header, rows, columns):
-    """Return columns of a table, dict of str to list of str.
-
-    Raise ValueError if a column is missing, the table has no rows, or a value is missing.
-    """
+    """Return columns of a table, dict of str to list of str."""
+    # Raise ValueError if a column is missing, the table has no rows, or a value is missing.
     missing = [column for column in columns if column not in header]
     if missing:
         raise ValueError(

@@ -59,23 +59,7 @@ class ImageNetTransform:
         self.foreground_only = foreground_only
 
     def __call__(self, image):
-        """Return the image as an array.
-
-        Parameters
-        ----------
-        image : path-like or PIL.Image.Image
-            The image; with `foreground_only`, its path.
-
-        Returns
-        -------
-        pixels : ndarray of shape (3, crop, crop), float32
-            Standardised by the ImageNet mean and standard deviation.
-
-        Raises
-        ------
-        ValueError
-            If the mask differs in size from its image, or an image without a path, or a PNG file, is to be masked.
-        """
+        """Return the image as an array."""
         from PIL import Image
 
         if isinstance(image, (str, os.PathLike)):

@@ -25,10 +25,8 @@ def lrp_engine(replica, composite):
 
 
 def attribute_by(method, replica, images, choose_target):
-    """Attribute a batch by ``method(model, images, targets) -> relevance``; the result has no embedding.
-
-    A model with one logit has only the target 0, and relevance for class 0 is its negative.
-    """
+    """Attribute a batch by ``method(model, images, targets) -> relevance``; the result has no embedding."""
+    # A model with one logit has only the target 0, and relevance for class 0 is its negative.
     module = replica.module
     with torch.no_grad():
         logits = first_output(module(images))

@@ -222,18 +222,7 @@ def as_numpy(values):
 
 
 def classes_of_logits(y, n_logits):
-    """Return the class of each logit: the labels where their number fits, else the logits' indices.
-
-    Parameters
-    ----------
-    y : array-like of shape (n_samples,) or None
-    n_logits : int
-        One logit means two classes.
-
-    Returns
-    -------
-    classes : ndarray of shape (n_classes,)
-    """
+    """Return the class of each logit: the labels where their number fits, else the logits' indices."""
     n_classes = max(2, n_logits)
     if y is not None:
         labels = np.unique(np.asarray(y))

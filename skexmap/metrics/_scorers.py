@@ -45,28 +45,7 @@ class WorstGroupAccuracyScorer:
     """
 
     def __call__(self, estimator, X, y, *, group_labels=None):
-        """Return the accuracy of the worst group.
-
-        Parameters
-        ----------
-        estimator : estimator
-            Fitted classifier.
-        X : array-like of shape (n_samples, ...)
-            What it predicts from.
-        y : array-like of shape (n_samples,)
-            True classes.
-        group_labels : array-like of shape (n_samples,)
-            Group of each sample. Samples of group -1 are left out.
-
-        Returns
-        -------
-        accuracy : float
-
-        Raises
-        ------
-        ValueError
-            If `group_labels` are missing; as `worst_group_accuracy` does.
-        """
+        """Return the accuracy of the worst group."""
         if group_labels is None:
             raise ValueError(
                 "`worst_group_accuracy_scorer` got no `group_labels`. Switch metadata routing on with "
@@ -76,12 +55,7 @@ class WorstGroupAccuracyScorer:
         return worst_group_accuracy(y, estimator.predict(X), group_labels=group_labels)
 
     def get_metadata_routing(self):
-        """Return the request for `group_labels`.
-
-        Returns
-        -------
-        routing : MetadataRequest
-        """
+        """Return the request for `group_labels`."""
         # `make_scorer(...).set_score_request(...)` does the same, but raises while routing is off.
         request = MetadataRequest(owner="worst_group_accuracy_scorer")
         request.score.add_request(param="group_labels", alias=True)

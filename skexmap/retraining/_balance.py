@@ -23,10 +23,8 @@ def subsample_groups(group_codes, rng, size):
 
 
 def reweight_groups(group_codes, rng, size):
-    """Return all rows, each weighed by its chance of being drawn by `subsample_groups`.
-
-    The weights ``min(1, size / n_g)`` keep the penalty as strong, relative to the loss, as in a subsample.
-    """
+    """Return all rows, each weighed by its chance of being drawn by `subsample_groups`."""
+    # The weights ``min(1, size / n_g)`` keep the penalty as strong, relative to the loss, as in a subsample.
     rows = np.arange(len(group_codes))
     if size is None:
         return rows, np.ones(len(rows))
@@ -44,12 +42,10 @@ def published_halves(class_codes, group_codes, min_group_size, rng):
 
 
 def stratified_halves(class_codes, group_codes, min_group_size, rng):
-    """Halve every group at random and yield each half once to fit on, with the other to score on and the size.
-
-    The groups that set the size on the whole set set it here, and it is halved with them: a half is to the strengths
-    what the whole set is to the refit. The only sample of a class is in both halves, because a fit without the class
-    would be another task, and it is scored in neither.
-    """
+    """Halve every group at random and yield each half once to fit on, with the other to score on and the size."""
+    # The groups that set the size on the whole set set it here, and it is halved with them: a half is to the strengths
+    # what the whole set is to the refit. The only sample of a class is in both halves, because a fit without the class
+    # would be another task, and it is scored in neither.
     member = rng.permutation(np.flatnonzero(group_codes >= 0))
     size = subsample_size(group_codes[member], min_group_size)
     half_size = None if size is None else max(size // 2, 1)
