@@ -4,7 +4,8 @@ import threading
 
 import torch
 
-from skexmap.lrp import LRP, Attribution, RelevanceEngine
+from skexmap.lrp import LRP, RelevanceEngine
+from skexmap.lrp._engine import Attribution
 from skexmap.lrp._logits import check_logits, first_output
 
 # A callable may put hooks on the replica while it runs (captum does), and several threads share a replica.

@@ -1,19 +1,14 @@
 """Layer-wise relevance propagation by intercepting torch functions: rules, composites and the relevance engine."""
 
-from skexmap.lrp._check import LayerReport, MissingRule, ModelReport, check_model
+from skexmap.lrp._check import check_model
 from skexmap.lrp._composites import (
     COMPOSITES,
     Composite,
     On,
-    epsilon_alpha2_beta1,
-    epsilon_alpha2_beta1_flat,
     epsilon_gamma,
     epsilon_gamma_box,
-    epsilon_plus,
-    epsilon_plus_flat,
-    resolve_composite,
 )
-from skexmap.lrp._engine import Attribution, RelevanceEngine, UnsupportedOperationError
+from skexmap.lrp._engine import RelevanceEngine, UnsupportedOperationError
 from skexmap.lrp._method import LRP
 from skexmap.lrp._rules import AlphaBeta, Epsilon, Flat, Gamma, Norm, Pass, Rule, WSquare, ZBox, ZPlus
 
@@ -21,14 +16,10 @@ __all__ = [
     "COMPOSITES",
     "LRP",
     "AlphaBeta",
-    "Attribution",
     "Composite",
     "Epsilon",
     "Flat",
     "Gamma",
-    "LayerReport",
-    "MissingRule",
-    "ModelReport",
     "Norm",
     "On",
     "Pass",
@@ -39,11 +30,6 @@ __all__ = [
     "ZBox",
     "ZPlus",
     "check_model",
-    "epsilon_alpha2_beta1",
-    "epsilon_alpha2_beta1_flat",
     "epsilon_gamma",
     "epsilon_gamma_box",
-    "epsilon_plus",
-    "epsilon_plus_flat",
-    "resolve_composite",
 ]

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from skexmap._torch import replica_of
-from skexmap.lrp import RelevanceEngine, epsilon_gamma, epsilon_plus_flat
+from skexmap.lrp import COMPOSITES, RelevanceEngine, epsilon_gamma
 
 models = pytest.importorskip("torchvision.models")
 pytestmark = pytest.mark.torchvision
@@ -115,7 +115,7 @@ def test_the_flat_rule_gives_relevance_to_black_pixels(name):
     x = torch.rand(1, 3, side, side)
     black = torch.rand(x.shape) < 0.5
     x[black] = 0
-    found = relevance(model, x, epsilon_plus_flat()).relevance
+    found = relevance(model, x, COMPOSITES["epsilon_plus_flat"]()).relevance
     assert torch.isfinite(found).all()
     # Where a pixel is black says nothing to the flat rule.
     assert 0.4 < found[black].abs().sum() / found.abs().sum() < 0.6

@@ -8,7 +8,7 @@ import torch
 from test_networks import Net
 from torch import nn
 
-from skexmap.lrp import COMPOSITES, RelevanceEngine, epsilon_gamma, resolve_composite
+from skexmap.lrp import COMPOSITES, LRP, RelevanceEngine, epsilon_gamma
 
 
 def randomize(model, seed=0, eps=1e-12):
@@ -91,7 +91,7 @@ def ours(model, x, composite):
 
         resolved = epsilon_gamma_box(low=-3.0, high=3.0)
     else:
-        resolved = resolve_composite(composite)
+        resolved = LRP(composite).resolved()
     return RelevanceEngine(model, resolved).attribute(x, lambda logits: logits.argmax(1))
 
 
