@@ -4,6 +4,7 @@ from importlib.util import find_spec
 
 NEED_PILLOW = [
     "skexmap/datasets/_image_files.py",
+    "skexmap/datasets/_readable.py",
     "skexmap/datasets/_transforms.py",
     "skexmap/features/_loading.py",
 ]

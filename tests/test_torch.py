@@ -236,7 +236,7 @@ LEFT_BEHIND = {
     "a forward hook": lambda model: model.conv.register_forward_hook(lambda *_: None),
     "a forward pre-hook": lambda model: model.conv.register_forward_pre_hook(lambda *_: None),
     "a backward hook": lambda model: model.conv.register_full_backward_hook(lambda *_: None),
-    "a state-dict hook": lambda model: model.register_state_dict_post_hook(lambda *_: None),
+    "a state-dict hook": lambda model: model._register_state_dict_hook(lambda *_: None),
     "a hook on a tensor": lambda model: model.head.weight.register_hook(lambda g: g),
     "a tag on a tensor": lambda model: setattr(model.head.weight, "tag", 1),
     "another mode": lambda model: model.norm.train(),
