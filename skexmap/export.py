@@ -14,7 +14,7 @@ from skexmap.retraining import EIILLabeler
 # Logit of a class that the retraining data lacked: far below any other, and finite, so that softmax and ONNX take it.
 ABSENT_CLASS_LOGIT = -1e4
 # Steps that only add groups to the embedding.
-HAND_ON_THE_EMBEDDING = (EigengapSpectralClustering, PseudoGroupLabeler, EIILLabeler)
+KEEP_THE_EMBEDDING = (EigengapSpectralClustering, PseudoGroupLabeler, EIILLabeler)
 
 
 def export_model(classifier, *, classes=None):
@@ -140,7 +140,7 @@ def _parts(classifier):
         transformer = None if first is None else steps[first][1]
         strategy = steps[-1][1]
         for name, step in steps[len(steps) if first is None else first + 1 : -1]:
-            if step not in (None, "passthrough") and not isinstance(step, HAND_ON_THE_EMBEDDING):
+            if step not in (None, "passthrough") and not isinstance(step, KEEP_THE_EMBEDDING):
                 raise ValueError(
                     f"The step {name!r} ({type(step).__name__}) between the embedding and the last layer has no place "
                     "in the exported model. Leave it out (DFRClassifier standardises by itself)."

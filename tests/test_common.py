@@ -84,7 +84,9 @@ TWO_CLUSTERS = KMeans(2, n_init=1, random_state=0)
 CONFIGURED = {
     HeatmapTransformer: [
         HeatmapTransformer(CosineNet()),
-        HeatmapTransformer(CosineNet(), normalize=None, attribution=LRP(start="logit"), batch_size=7),
+        HeatmapTransformer(
+            CosineNet(), normalize=None, attribution=LRP(initial_relevance="logit"), batch_size=7
+        ),
     ],
     EmbeddingTransformer: [EmbeddingTransformer(CosineNet())],
     EigengapSpectralClustering: [

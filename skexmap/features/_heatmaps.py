@@ -306,7 +306,7 @@ class HeatmapTransformer(ImageTransformer):
         if lrp is None:
             return attribute_by(self.attribution, replica, images, self._choose_target)
         engine = lrp_engine(replica, lrp.resolved())
-        return engine.attribute(images, self._choose_target, lrp.start, lrp.layer)
+        return engine.attribute(images, self._choose_target, lrp.initial_relevance, lrp.layer)
 
     def _choose_target(self, logits):
         """Return the index of the class to explain, for each image."""

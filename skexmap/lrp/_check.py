@@ -9,7 +9,7 @@ import torch
 from skexmap._torch import compiled_parts, pick_device, replica_of
 from skexmap.lrp._composites import resolve_composite
 from skexmap.lrp._engine import RelevanceEngine
-from skexmap.lrp._initial_relevance import initial_relevance
+from skexmap.lrp._initial_relevance import initial_coefficient
 from skexmap.lrp._logits import check_logits, first_output, logits_differ, refuse_probabilities
 from skexmap.lrp._rules import Rule
 
@@ -218,7 +218,7 @@ def _follow(engine, images, plain, chosen, report):
             if note["rule"] is not None and note["operation"] in _WATCHED
         ]
         with torch.no_grad():
-            initial = initial_relevance(logits.detach(), chosen, "one")
+            initial = initial_coefficient(logits.detach(), chosen, "one")
         (coefficient,) = torch.autograd.grad(logits, leaf, initial)
         sums = (coefficient * run.image_values).flatten(1).sum(1)
         report.pixel_relevance = sums.double().cpu().numpy()

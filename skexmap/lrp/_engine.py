@@ -16,7 +16,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from skexmap.lrp._calls import FACTS, LEAVES_TORCH, Call, plain_name
-from skexmap.lrp._initial_relevance import initial_relevance, within_range, without_residue
+from skexmap.lrp._initial_relevance import initial_coefficient, within_range, without_residue
 from skexmap.lrp._logits import check_logits, first_output, logits_differ, refuse_probabilities
 from skexmap.lrp._operations import DESCRIPTIONS, HANDLERS
 from skexmap.lrp._rules import away_from_zero
@@ -74,7 +74,7 @@ class RelevanceEngine:
         self._caches = {}
         self._versions = None
 
-    def attribute(self, images, choose_target, start="one", layer=None):
+    def attribute(self, images, choose_target, initial_relevance="one", layer=None):
         """Return the relevance of every pixel, or of every entry of a layer's output, for one logit per image.
 
         Parameters
@@ -82,7 +82,7 @@ class RelevanceEngine:
         images : tensor of shape (n, ...)
         choose_target : callable
             Takes the logits, of shape (n, n_logits), and returns the index of the target class of each image.
-        start : {"one", "logit"}, default="one"
+        initial_relevance : {"one", "logit"}, default="one"
             Relevance that the target starts with: 1, or its logit.
         layer : str or None, default=None
             Name of the module at whose output the propagation stops; None goes down to the pixels.
@@ -96,7 +96,7 @@ class RelevanceEngine:
         try:
             detached = logits.detach()
             with torch.no_grad():
-                initial = initial_relevance(detached, choose_target(detached), start)
+                initial = initial_coefficient(detached, choose_target(detached), initial_relevance)
                 initial, unit = within_range(initial, detached.dtype)
             end, values = leaf, run.image_values
             if layer is not None:

@@ -11,7 +11,7 @@ HALF_LARGEST = 2.0**13
 RESIDUE = 2.0**-40
 
 
-def initial_relevance(logits, target, start):
+def initial_coefficient(logits, target, initial_relevance):
     """Return the coefficient of the logits: relevance 1 (or the logit) at the target, zero elsewhere."""
     # Half precision cannot hold the coefficient of a logit near 0.
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
@@ -19,12 +19,14 @@ def initial_relevance(logits, target, start):
     target = torch.as_tensor(target, device=logits.device, dtype=torch.long)
     if logits.shape[1] == 1:
         # The logit of class 0 is minus the only logit: started at 1, both sides have the same coefficient 1 / z.
-        if start == "logit":
+        if initial_relevance == "logit":
             return torch.where(target == 1, 1.0, -1.0).to(logits.dtype).unsqueeze(1)
         return 1 / stabilize(logits, 1e-12)
     rows = torch.arange(len(logits), device=logits.device)
     chosen = logits[rows, target]
-    initial[rows, target] = torch.ones_like(chosen) if start == "logit" else 1 / stabilize(chosen, 1e-12)
+    initial[rows, target] = (
+        torch.ones_like(chosen) if initial_relevance == "logit" else 1 / stabilize(chosen, 1e-12)
+    )
     return initial
 
 

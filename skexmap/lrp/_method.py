@@ -19,7 +19,7 @@ class LRP(BaseEstimator):
         Gamma of a named composite that has one. None is the composite's own, 4.0 as published.
     epsilon : float or None, default=None
         Stabilizer of a named composite. None is the composite's own, 1e-6 as published.
-    start : {"one", "logit"}, default="one"
+    initial_relevance : {"one", "logit"}, default="one"
         Relevance at the target: 1 (published; a target whose logit is negative gets a map of flipped sign), or its
         logit. A model with one logit starts with 1 at the predicted side.
     layer : str or None, default=None
@@ -44,15 +44,17 @@ class LRP(BaseEstimator):
         "composite": [str, Composite],
         "gamma": [Interval(Real, 0, None, closed="left"), None],
         "epsilon": [Interval(Real, 0, None, closed="left"), None],
-        "start": [StrOptions({"one", "logit"})],
+        "initial_relevance": [StrOptions({"one", "logit"})],
         "layer": [str, None],
     }
 
-    def __init__(self, composite="epsilon_gamma", *, gamma=None, epsilon=None, start="one", layer=None):
+    def __init__(
+        self, composite="epsilon_gamma", *, gamma=None, epsilon=None, initial_relevance="one", layer=None
+    ):
         self.composite = composite
         self.gamma = gamma
         self.epsilon = epsilon
-        self.start = start
+        self.initial_relevance = initial_relevance
         self.layer = layer
 
     def resolved(self):

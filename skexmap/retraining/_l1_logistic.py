@@ -32,15 +32,15 @@ _DAMPINGS = (1e-9, 1e-4, 1e-1, 1e2, 1e5)
 _STEPS = 0.5 ** np.arange(12)
 
 
-def l1_logistic(X, targets, weight, start=None):
-    """Return coefficients and intercept of one regression; `weight` includes C, `start` saves most of the work."""
-    w = np.zeros(X.shape[1] + 1) if start is None else start.copy()
+def l1_logistic(X, targets, weight, w_init=None):
+    """Return coefficients and intercept of one regression; `weight` includes C, `w_init` saves most of the work."""
+    w = np.zeros(X.shape[1] + 1) if w_init is None else w_init.copy()
     support = np.flatnonzero(w)
     margin = targets * (_columns(X, support) @ w[support])
     stalled = False
     for _ in range(_MAX_ROUNDS):
-        slope = -targets * weight * expit(-margin)
-        gradient = np.append(slope @ X, slope.sum())
+        residual = -targets * weight * expit(-margin)
+        gradient = np.append(residual @ X, residual.sum())
         violation = _violation(w, gradient)
         if violation.max() <= TOLERANCE:
             return w
@@ -88,21 +88,21 @@ def _newton_steps(columns, weight, w, margin):
         chance = expit(-margin)
         gradient = -(weight * chance) @ columns
         at_zero = w == 0
-        pull = np.sign(gradient) * np.maximum(np.abs(gradient) - 1, 0)
-        pull = np.where(at_zero, pull, gradient + np.sign(w))
-        if np.abs(pull).max() <= TOLERANCE:
+        pseudo_gradient = np.sign(gradient) * np.maximum(np.abs(gradient) - 1, 0)
+        pseudo_gradient = np.where(at_zero, pseudo_gradient, gradient + np.sign(w))
+        if np.abs(pseudo_gradient).max() <= TOLERANCE:
             return w, margin, False
-        orthant = np.where(at_zero, -np.sign(pull), np.sign(w))
+        orthant = np.where(at_zero, -np.sign(pseudo_gradient), np.sign(w))
         root = np.sqrt(weight * chance * (1 - chance))[:, None] * columns
         hessian = root.T @ root
         for damping in _DAMPINGS:
-            direction = _newton_direction(hessian, damping, pull, orthant, at_zero)
+            direction = _newton_direction(hessian, damping, pseudo_gradient, orthant, at_zero)
             for step in _STEPS:
                 moved = w + step * direction
                 moved[moved * orthant <= 0] = 0
                 moved_margin = columns @ moved
                 moved_value = _objective(moved, moved_margin, weight)
-                lower = moved_value <= value + 1e-4 * (pull @ (moved - w))
+                lower = moved_value <= value + 1e-4 * (pseudo_gradient @ (moved - w))
                 if lower:
                     break
             if lower:
@@ -117,17 +117,17 @@ def _objective(w, margin, weight):
     return weight @ np.logaddexp(0, -margin) + np.abs(w).sum()
 
 
-def _newton_direction(hessian, damping, pull, orthant, at_zero):
+def _newton_direction(hessian, damping, pseudo_gradient, orthant, at_zero):
     """Return the damped Newton direction of the coefficients that may move."""
     diagonal = np.einsum("ii->i", hessian)
     # The absolute part is for features without any curvature left.
     damped = hessian + np.diag(damping * diagonal + 1e-12 * (1 + diagonal.max()))
-    free = ~at_zero | (pull != 0)
+    free = ~at_zero | (pseudo_gradient != 0)
     while True:
         rows = np.flatnonzero(free)
-        direction = np.zeros(len(pull))
-        direction[rows] = -np.linalg.solve(damped[np.ix_(rows, rows)], pull[rows])
-        # A zero coefficient may only leave into the orthant of its own pull.
+        direction = np.zeros(len(pseudo_gradient))
+        direction[rows] = -np.linalg.solve(damped[np.ix_(rows, rows)], pseudo_gradient[rows])
+        # A zero coefficient may only leave into the orthant of its own pseudo-gradient.
         wrong = at_zero & (direction * orthant < 0)
         if not wrong.any():
             return direction
@@ -146,8 +146,8 @@ def l1_logistic_path(X, class_codes, n_classes, Cs, sample_weight=None):
         if (targets == targets[0]).all():
             solutions[:, row, -1] = targets[0] * np.inf
             continue
-        start = None
+        w_init = None
         # Upwards from the sparsest solution, each fit starts where its neighbour ended.
         for i in np.argsort(Cs):
-            start = solutions[i, row] = l1_logistic(X, targets, Cs[i] * weight, start)
+            w_init = solutions[i, row] = l1_logistic(X, targets, Cs[i] * weight, w_init)
     return solutions[..., :-1], solutions[..., -1]

@@ -121,13 +121,13 @@ CHANGES = {
 def test_a_change_of_the_model_changes_the_hash_and_the_next_results(change, images):
     net = SmallNet()
     transformer = HeatmapTransformer(
-        net, normalize=None, attribution=LRP(start="logit"), return_embedding=True
+        net, normalize=None, attribution=LRP(initial_relevance="logit"), return_embedding=True
     ).fit(images)
     before, hashed = transformer.transform(images), joblib.hash(HeatmapTransformer(net))
     CHANGES[change](net)
     after = transformer.transform(images)
     expected = HeatmapTransformer(
-        copy.deepcopy(net), normalize=None, attribution=LRP(start="logit"), return_embedding=True
+        copy.deepcopy(net), normalize=None, attribution=LRP(initial_relevance="logit"), return_embedding=True
     )
     expected = expected.fit_transform(images)
     assert joblib.hash(HeatmapTransformer(net)) != hashed

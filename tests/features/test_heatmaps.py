@@ -99,7 +99,8 @@ def test_starting_at_the_logit_multiplies_the_map_by_it(images):
     net = SmallNet()
     parameters = {"target": 1, "normalize": None, "evidence": "signed"}
     ones, logits = (
-        maps_of(net, images, attribution=LRP(start=start), **parameters) for start in ("one", "logit")
+        maps_of(net, images, attribution=LRP(initial_relevance=start), **parameters)
+        for start in ("one", "logit")
     )
     z = net.eval()(torch.from_numpy(images)).detach().numpy()[:, 1:]
     assert (z < 0).any()
@@ -411,7 +412,9 @@ def test_parameters_out_of_range_are_refused(images, parameters):
     )
 
 
-@pytest.mark.parametrize("parameters", [{"start": "zero"}, {"gamma": -1.0}, {"epsilon": -1.0}], ids=str)
+@pytest.mark.parametrize(
+    "parameters", [{"initial_relevance": "zero"}, {"gamma": -1.0}, {"epsilon": -1.0}], ids=str
+)
 def test_settings_of_lrp_out_of_range_are_refused(images, parameters):
     (name,) = parameters
     message = f"The '{name}' parameter of LRP must be"

@@ -198,7 +198,8 @@ def test_padded_keys_are_left_out():
 
 
 @pytest.mark.skipif(
-    "enable_gqa" not in (F.scaled_dot_product_attention.__doc__ or ""), reason="torch before 2.5 has no grouped queries"
+    "enable_gqa" not in (F.scaled_dot_product_attention.__doc__ or ""),
+    reason="torch before 2.5 has no grouped queries",
 )
 def test_grouped_queries_share_keys_and_values():
     def grouped(net, x):

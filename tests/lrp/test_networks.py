@@ -639,11 +639,11 @@ def test_the_logit_can_be_the_relevance_to_start_with():
     x = torch.randn(5, 4)
     logits = net(x).numpy()
     ones = explain(net, x, 1)
-    close(explain(net, x, 1, start="logit"), ones * logits[:, 1:])
+    close(explain(net, x, 1, initial_relevance="logit"), ones * logits[:, 1:])
     one_logit = nn.Sequential(*net[:2], nn.Linear(3, 1)).requires_grad_(False)
     z = one_logit(x).numpy()
     # The logit of class 0 is minus the only one.
-    close(explain(one_logit, x, 0, start="logit"), explain(one_logit, x, 0) * -z)
+    close(explain(one_logit, x, 0, initial_relevance="logit"), explain(one_logit, x, 0) * -z)
 
 
 @pytest.mark.parametrize(

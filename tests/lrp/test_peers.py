@@ -154,7 +154,7 @@ def test_epsilon_equals_captums_on_a_plain_sequential_net():
     x = torch.randn(4, 3, 8, 8, dtype=torch.float64)
     target = model(x).argmax(1).detach()
     found = RelevanceEngine(model, epsilon_gamma(gamma=0.0, epsilon=1e-9)).attribute(
-        x, lambda logits: target, start="logit"
+        x, lambda logits: target, initial_relevance="logit"
     )
     for module in layers.values():
         if isinstance(module, (nn.Conv2d, nn.Linear)):

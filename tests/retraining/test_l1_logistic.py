@@ -54,7 +54,7 @@ def test_no_direction_lowers_the_objective(C):
 def test_a_warm_start_changes_the_way_and_not_the_end():
     X, t = problem(100, 200, 0)
     cold = l1_logistic(X, t, np.full(100, 0.7))
-    warm = l1_logistic(X, t, np.full(100, 0.7), start=l1_logistic(X, t, np.full(100, 0.1)))
+    warm = l1_logistic(X, t, np.full(100, 0.7), w_init=l1_logistic(X, t, np.full(100, 0.1)))
     np.testing.assert_allclose(cold, warm, atol=1e-5)
 
 
