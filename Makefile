@@ -17,7 +17,7 @@ help:
 	@echo "make test   run the tests"
 	@echo "make lint   check style and formatting"
 	@echo "make size   print how large the library is, beside the limits that it keeps"
-	@echo "make tables run every method on every data set at hand, and rewrite docs/tables.md (an hour)"
+	@echo "make tables run every method on every data set at hand, and rewrite docs/tables.md and docs/recipes.md (an hour)"
 
 demo: $(VENV)/.installed-demo
 	@$(IN_VENV) examples/demo.py
@@ -35,7 +35,8 @@ size: $(VENV)/.installed-test
 
 # Seeds run side by side, each on its share of the cores.
 tables: $(VENV)/.installed-tables
-	@$(IN_VENV) examples/benchmarks/paper_tables.py $(TABLES_ARGS)
+	@OMP_NUM_THREADS=1 $(IN_VENV) examples/benchmarks/paper_tables.py $(TABLES_ARGS)
+	@OMP_NUM_THREADS=1 $(IN_VENV) examples/benchmarks/bench_recipes.py --page docs/recipes.md
 
 # The stamp is older than pyproject.toml whenever the dependencies may have changed.
 $(VENV)/.installed-%: pyproject.toml | $(IN_VENV)

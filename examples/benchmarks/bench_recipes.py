@@ -40,6 +40,15 @@ from skexmap.retraining import ERMClassifier
 
 SEEDS = (600, 601, 602, 603, 604)
 CEILING, NET, DEFAULT, PUBLISHED = "true groups", "the net", "default recipe", "published recipe"
+HEAD = """# Tables of the recipes
+
+All rows behind [Results](results.md), as this command wrote them. The protocol is at the top of the script.
+
+```
+$ python examples/benchmarks/bench_recipes.py --page docs/recipes.md
+```
+
+"""
 # Row -> block that is clustered, evidence, level of merging, tuning.
 ROWS = {
     PUBLISHED: ("heatmap", "signed", None, "published"),
@@ -58,6 +67,7 @@ def main():
     parser.add_argument("--kinds", nargs="+", default=list(worlds.KINDS), choices=list(worlds.KINDS))
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--cache", type=Path, default="recipes_cache")
+    parser.add_argument("--page", type=Path, help="write the tables to this Markdown file, too")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="seeds that run side by side")
     options = parser.parse_args()
     options.cache.mkdir(parents=True, exist_ok=True)
@@ -71,7 +81,10 @@ def main():
     found = {}
     for (kind, _), figures in zip(pairs, runs, strict=True):
         found.setdefault(kind, []).append(figures)
-    print_tables(found)
+    tables = "\n\n".join(tables_of(found))
+    print(f"\n{tables}")
+    if options.page:
+        options.page.write_text(HEAD + tables + "\n")
 
 
 def run(kind, seed, options):
@@ -164,32 +177,32 @@ def figures(data, predicted):
     }
 
 
-def print_tables(found):
-    """Print a table a claim: worst groups, differences, gaps, groups."""
+def tables_of(found):
+    """Yield a heading and a table for each claim: worst groups, differences, gaps, groups."""
     names = [NET, *ROWS, CEILING, "true groups, published choice of C"]
     header = ["", *(f"{kind} ({len(runs)} seeds)" for kind, runs in found.items())]
 
     def table(cell, of=names):
-        print(report.table(header, [[name, *(cell(runs, name) for runs in found.values())] for name in of]))
+        return report.table(header, [[name, *(cell(runs, name) for runs in found.values())] for name in of])
 
     def values(runs, name, what="worst"):
         return [figures[name][what] for figures in runs]
 
-    print("\nWorst group, every test image in every state\n")
-    table(lambda runs, name: report.mean_and_spread(values(runs, name)))
+    yield "Worst group, every test image in every state"
+    yield table(lambda runs, name: report.mean_and_spread(values(runs, name)))
     for other in (CEILING, PUBLISHED, "GEORGE"):
-        print(f"\nLess {other}, in points [95%]\n")
-        table(lambda runs, name, other=other: report.paired(values(runs, name), values(runs, other)))
-    print("\nAccuracy on the images on which every shortcut misleads, mean of their classes and states\n")
-    table(lambda runs, name: report.mean_and_spread(values(runs, name, "conflicting")))
-    print("\nGap of each shortcut: accuracy where it misleads less where it does not, in points\n")
-    table(
+        yield f"Less {other}, in points [95%]"
+        yield table(lambda runs, name, other=other: report.paired(values(runs, name), values(runs, other)))
+    yield "Accuracy on the images on which every shortcut misleads, mean of their classes and states"
+    yield table(lambda runs, name: report.mean_and_spread(values(runs, name, "conflicting")))
+    yield "Gap of each shortcut: accuracy where it misleads less where it does not, in points"
+    yield table(
         lambda runs, name: ", ".join(
             f"{100 * gap:+.1f}" for gap in np.mean(values(runs, name, "gaps"), axis=0)
         )
     )
-    print("\nNumber of groups (smallest), each seed; mean purity\n")
-    table(
+    yield "Number of groups (smallest), each seed; mean purity"
+    yield table(
         lambda runs, name: (
             ", ".join(f"{f[name]['n_groups']} ({f[name]['smallest']})" for f in runs)
             + f"; {np.mean(values(runs, name, 'purity')):.4f}"

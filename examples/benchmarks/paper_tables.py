@@ -325,7 +325,7 @@ def write_json(data, runs, options, minutes):
         "versions": versions(),
         "runs": runs,
     }
-    (options.out / f"{data}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (options.out / f"{data}.json").write_text(json.dumps(result) + "\n")
 
 
 if __name__ == "__main__":
