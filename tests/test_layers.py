@@ -1,6 +1,7 @@
 """Which module may import which, and what `import skexmap` may load."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,30 @@ def test_the_level_check_sees_every_form_of_a_forbidden_import(module, line):
 )
 def test_the_level_check_allows_imports_from_below_and_from_the_same_part(module, line):
     assert not violations(Path(module), line)
+
+
+def test_no_imports_go_round_in_a_circle():
+    names = {".".join(["skexmap", *m.with_suffix("").parts]).removesuffix(".__init__"): m for m in MODULES}
+    graph = {}
+    for name, module in names.items():
+        imported = imported_names((PACKAGE / module).read_text(), ["skexmap", *module.parts[:-1]])
+        # `from package import name` imports the module of that name, or the package.
+        homes = {full if full in names else full.rpartition(".")[0] for full in imported}
+        graph[name] = {home for home in homes if home in names and home != name}
+    assert len(graph["skexmap"]) > 5
+    assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(names)
+
+
+def test_fit_context_is_the_only_decorator_on_a_fit():
+    found = {}
+    for module in MODULES:
+        for node in ast.walk(ast.parse((PACKAGE / module).read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name == "fit":
+                found[f"{module}:{node.lineno}"] = [
+                    ast.unparse(d).partition("(")[0] for d in node.decorator_list
+                ]
+    assert len(found) > 10
+    assert {name: d for name, d in found.items() if d != ["_fit_context"]} == {}
 
 
 def loaded_after(statement):
