@@ -4,7 +4,7 @@ from itertools import combinations
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn.utils import check_random_state
+import torch
 from sklearn.utils.validation import check_is_fitted
 
 from skexmap._group_labels import NO_GROUP, large_enough
@@ -16,88 +16,26 @@ from skexmap.retraining._inputs import (
     read_groups,
     refuse_lost_classes,
 )
-from skexmap.retraining._linear import LinearHead
+from skexmap.retraining._linear import LinearHead, predict_codes, softmax_probabilities
 from skexmap.retraining._training import (
     TRAINING_CONSTRAINTS,
-    cross_entropy_slope,
     group_balanced_batches,
-    log_probabilities,
     shuffled_batches,
+    torch_generator,
     train_heads,
+)
+from skexmap.retraining.losses import (
+    class_probabilities,
+    divergence_from_prior,
+    losses_per_sample,
+    mutual_information,
 )
 
 __all__ = ["DivDisClassifier"]
 
-_TINY = np.finfo(np.float32).tiny
-
-
-def through_softmax(p, slope):
-    """Return the derivative by the logits of what has the derivative `slope` by the probabilities.
-
-    Parameters
-    ----------
-    p, slope : ndarray of shape (n_samples, n_classes)
-        Probabilities, and the derivative by them.
-
-    Returns
-    -------
-    slope : ndarray of shape (n_samples, n_classes)
-    """
-    return p * (slope - (p * slope).sum(axis=1, keepdims=True))
-
-
-def mutual_information_slope(p, q):
-    r"""Return the derivative, by the logits of p, of the mutual information of two heads' predictions.
-
-    :math:`I = \sum_{ab} J_{ab} \log J_{ab} / (\bar p_a \bar q_b)` with the joint distribution
-    :math:`J = p^\top q / n` and the means :math:`\bar p, \bar q` over the batch.
-
-    Parameters
-    ----------
-    p, q : ndarray of shape (n_samples, n_classes)
-        Probabilities that the heads give.
-
-    Returns
-    -------
-    slope : ndarray of shape (n_samples, n_classes)
-    """
-    joint = np.maximum(p.T @ q / len(p), _TINY)
-    marginal = np.maximum(p.mean(axis=0), _TINY)
-    # The constants of the derivative by p, and what depends on q alone, fall out in the softmax.
-    return through_softmax(p, (q @ np.log(joint).T - np.log(marginal)) / len(p))
-
-
-def marginal_slope(p, prior):
-    r"""Return the derivative, by the logits of p, of :math:`\text{KL}(\bar p \,\|\, \pi)`.
-
-    Parameters
-    ----------
-    p : ndarray of shape (n_samples, n_classes)
-        Probabilities that a head gives; their mean over the batch is :math:`\bar p`.
-    prior : ndarray of shape (n_classes,)
-        :math:`\pi`.
-
-    Returns
-    -------
-    slope : ndarray of shape (n_samples, n_classes)
-    """
-    return through_softmax(p, np.log(np.maximum(p.mean(axis=0), _TINY) / prior)[None] / len(p))
-
 
 def class_shares(class_codes, group_codes):
-    """Return the share of each class in samples that come from all groups equally often.
-
-    Parameters
-    ----------
-    class_codes : ndarray of shape (n_samples,)
-        Class of each sample.
-    group_codes : ndarray of shape (n_samples,)
-        Group of each sample; samples of group -1 are never drawn.
-
-    Returns
-    -------
-    shares : ndarray of shape (n_classes,)
-    """
+    """Return the share of each class among samples that are drawn from all groups equally often, never from -1."""
     groups = np.unique(group_codes[group_codes >= 0])
     n_classes = class_codes.max() + 1
     counts = np.array(
@@ -274,7 +212,8 @@ class DivDisClassifier(LinearHead):
             large = large_enough(counts, self.min_group_size)
             group_codes = np.where(large[group_codes], group_codes, NO_GROUP)
         unlabeled = None if X_unlabeled is None else read_embedding(self, X_unlabeled, reset=False)
-        self.heads_ = self._diversify(embedding, class_codes, group_codes, unlabeled)
+        with torch.inference_mode(False):
+            self.heads_ = self._diversify(embedding, class_codes, group_codes, unlabeled)
         self._choose_head(embedding, class_codes, group_codes)
         self._warn_of_constant_predictions(
             embedding,
@@ -284,61 +223,53 @@ class DivDisClassifier(LinearHead):
         return self
 
     def _diversify(self, embedding, class_codes, group_codes, unlabeled):
-        n, n_classes = len(embedding), len(self.classes_)
-        rng = check_random_state(self.random_state)
-        pairs = list(combinations(range(self.n_heads), 2))
-
+        """Return (coef, intercept) of heads that fit the labelled samples and disagree on the unlabelled ones."""
+        generator = torch_generator(self.random_state)
+        labeled = shuffled_batches(len(embedding), self.batch_size, self.n_steps, generator)
         if unlabeled is None:
-            # Copies of the labelled rows, numbered from n on, so that a batch can hold a row in both roles.
-            unlabeled = embedding
             refuse_lost_classes(
                 self.classes_,
                 class_codes[group_codes >= 0],
                 "no group (-1) or to groups below `min_group_size`",
             )
             prior = class_shares(class_codes, group_codes)
-            others = group_balanced_batches(group_codes, self.batch_size, self.n_steps, rng)
+            others = group_balanced_batches(group_codes, self.batch_size, self.n_steps, generator)
         else:
-            prior = np.bincount(class_codes) / n
-            others = shuffled_batches(len(unlabeled), self.batch_size, self.n_steps, rng)
+            prior = np.bincount(class_codes) / len(class_codes)
+            others = len(embedding) + shuffled_batches(
+                len(unlabeled), self.batch_size, self.n_steps, generator
+            )
+            embedding = np.concatenate([embedding, unlabeled])
+        targets, prior = torch.from_numpy(class_codes), torch.from_numpy(prior).float()
+        n_labeled, pairs = labeled.shape[1], list(combinations(range(self.n_heads), 2))
 
-        def slopes_of(rows, *log_p):
-            labeled = rows < n
-            slopes = []
-            for log_p_head in log_p:
-                slope, p = np.zeros_like(log_p_head), np.exp(log_p_head[~labeled])
-                share = np.full(labeled.sum(), 1 / labeled.sum() / self.n_heads)
-                slope[labeled] = cross_entropy_slope(log_p_head[labeled], class_codes[rows[labeled]], share)
-                slope[~labeled] = self.regularization / self.n_heads * marginal_slope(p, prior)
-                slopes.append(slope)
-            for i, j in pairs:
-                p, q = (np.exp(log_p[head][~labeled]) for head in (i, j))
-                slopes[i][~labeled] += self.diversity / len(pairs) * mutual_information_slope(p, q)
-                slopes[j][~labeled] += self.diversity / len(pairs) * mutual_information_slope(q, p)
-            return slopes
+        def loss(rows, *logits):
+            y = targets[rows[:n_labeled]]
+            p = [class_probabilities(head[n_labeled:]) for head in logits]
+            fit = sum(losses_per_sample(head[:n_labeled], y).mean() for head in logits)
+            balance = sum(divergence_from_prior(head, prior) for head in p)
+            shared = sum(mutual_information(p[i], p[j]) for i, j in pairs)
+            diversify = self.diversity / max(len(pairs), 1)
+            return (fit + self.regularization * balance) / self.n_heads + diversify * shared
 
-        own = shuffled_batches(n, self.batch_size, self.n_steps, rng)
         return train_heads(
-            np.concatenate([embedding, unlabeled]),
-            n_classes,
-            slopes_of,
-            [np.concatenate([rows, n + other]) for rows, other in zip(own, others, strict=True)],
+            embedding,
+            len(self.classes_),
+            loss,
+            torch.cat([labeled, others], dim=1),
             learning_rate=self.learning_rate,
             l2=self.l2,
             n_heads=self.n_heads,
-            start=rng,
+            generator=generator,
         )
 
     def _choose_head(self, embedding, class_codes, group_codes):
-        predicted = np.argmax(self._head_log_probabilities(embedding), axis=2).T
-        correct = predicted == class_codes[:, None]
+        predicted = [predict_codes(embedding @ coef.T + intercept) for coef, intercept in self.heads_]
+        correct = np.column_stack(predicted) == class_codes[:, None]
         right, counts = count_right(correct, group_codes, group_codes.max() + 1)
         self.head_scores_ = shrunk_worst_group_accuracies(right, counts, self.min_group_size)
         self.head_ = int(self.head_scores_.argmax())
         self.coef_, self.intercept_ = self.heads_[self.head_]
-
-    def _head_log_probabilities(self, embedding):
-        return [log_probabilities(embedding @ coef.T + intercept) for coef, intercept in self.heads_]
 
     def disagreement(self, X):
         r"""Return how far the heads disagree about each sample: :math:`\sum_{i \ne j} \|f_i(x) - f_j(x)\|_1`.
@@ -357,7 +288,10 @@ class DivDisClassifier(LinearHead):
             From 0 to ``2 * n_heads * (n_heads - 1)``.
         """
         check_is_fitted(self)
-        p = np.exp(self._head_log_probabilities(read_embedding(self, X, reset=False)))
+        embedding = read_embedding(self, X, reset=False)
+        p = np.array(
+            [softmax_probabilities(embedding @ coef.T + intercept) for coef, intercept in self.heads_]
+        )
         return np.abs(p[:, None] - p[None]).sum(axis=(0, 1, 3))
 
     def select_head(self, X, y, group_labels=None):

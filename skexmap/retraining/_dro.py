@@ -3,62 +3,21 @@
 from numbers import Real
 
 import numpy as np
-from sklearn.utils import check_random_state
+import torch
 
 from skexmap._validation import Interval, _fit_context
 from skexmap.retraining._inputs import read_classes, read_embedding, read_groups, refuse_lost_classes
 from skexmap.retraining._linear import LinearHead
 from skexmap.retraining._training import (
     TRAINING_CONSTRAINTS,
-    cross_entropies,
-    cross_entropy_slope,
     group_balanced_batches,
     shuffled_batches,
+    torch_generator,
     train_heads,
 )
+from skexmap.retraining.losses import CVaRDROLoss, GroupDROLoss
 
 __all__ = ["CVaRDROClassifier", "GroupDROClassifier"]
-
-
-def raised_weights(group_weights, group_losses, eta):
-    """Return q with each weight times ``exp(eta * loss)``, normalised.
-
-    Parameters
-    ----------
-    group_weights, group_losses : ndarray of shape (n_groups,)
-        q and the (adjusted) mean loss of each group.
-    eta : float
-        Step size.
-
-    Returns
-    -------
-    group_weights : ndarray of shape (n_groups,)
-    """
-    # The largest loss is subtracted so that the exponential cannot overflow.
-    raised = group_weights * np.exp(eta * (group_losses - group_losses.max()))
-    return raised / raised.sum()
-
-
-def worst_share(losses, alpha):
-    """Return the weights that make ``weights @ losses`` the mean of the worst share alpha of the losses.
-
-    Parameters
-    ----------
-    losses : ndarray of shape (n_samples,)
-        Loss of each sample.
-    alpha : float
-        Share, in (0, 1].
-
-    Returns
-    -------
-    weights : ndarray of shape (n_samples,)
-        ``1 / (alpha n)`` for the worst ones, what is left of the share for the next, 0 for the others; their
-        sum is 1.
-    """
-    share = alpha * len(losses)
-    weights = np.zeros(len(losses))
-    weights[np.argsort(-losses, kind="stable")] = np.clip(share - np.arange(len(losses)), 0, 1)
-    return weights / share
 
 
 class GroupDROClassifier(LinearHead):
@@ -191,27 +150,25 @@ class GroupDROClassifier(LinearHead):
         belongs = group_codes >= 0
         refuse_lost_classes(self.classes_, class_codes[belongs], "no group (-1)")
         self.group_counts_ = np.bincount(group_codes[belongs], minlength=len(self.groups_))
-        n_groups = len(self.groups_)
-        group_weights = np.full(n_groups, 1 / n_groups)
-        adjustments = self.adjustment / np.sqrt(self.group_counts_)
-
-        def slopes_of(rows, log_p):
-            counts = np.bincount(group_codes[rows], minlength=n_groups)
-            losses = np.bincount(group_codes[rows], cross_entropies(log_p, class_codes[rows]), n_groups)
-            group_weights[:] = raised_weights(group_weights, losses / counts + adjustments, self.eta)
-            share = (group_weights / counts)[group_codes[rows]]
-            return [cross_entropy_slope(log_p, class_codes[rows], share)]
-
-        rng = check_random_state(self.random_state)
-        [(self.coef_, self.intercept_)] = train_heads(
-            embedding,
-            len(self.classes_),
-            slopes_of,
-            group_balanced_batches(group_codes, self.batch_size, self.n_steps, rng),
-            learning_rate=self.learning_rate,
-            l2=self.l2,
-        )
-        self.group_weights_ = group_weights
+        with torch.inference_mode(False):
+            with torch.device("cpu"):
+                loss = GroupDROLoss(
+                    len(self.groups_),
+                    eta=self.eta,
+                    adjustment=self.adjustment,
+                    group_counts=self.group_counts_,
+                ).float()
+            targets, groups = torch.from_numpy(class_codes), torch.from_numpy(group_codes)
+            generator = torch_generator(self.random_state)
+            [(self.coef_, self.intercept_)] = train_heads(
+                embedding,
+                len(self.classes_),
+                lambda rows, logits: loss(logits, targets[rows], groups[rows]),
+                group_balanced_batches(group_codes, self.batch_size, self.n_steps, generator),
+                learning_rate=self.learning_rate,
+                l2=self.l2,
+            )
+        self.group_weights_ = loss.group_weights.numpy()
         self._warn_of_constant_predictions(
             embedding,
             class_codes,
@@ -341,20 +298,17 @@ class CVaRDROClassifier(LinearHead):
         """
         embedding = read_embedding(self, X, reset=True)
         self.classes_, class_codes = read_classes(self, y, len(embedding))
-
-        def slopes_of(rows, log_p):
-            share = worst_share(cross_entropies(log_p, class_codes[rows]), self.alpha)
-            return [cross_entropy_slope(log_p, class_codes[rows], share)]
-
-        rng = check_random_state(self.random_state)
-        [(self.coef_, self.intercept_)] = train_heads(
-            embedding,
-            len(self.classes_),
-            slopes_of,
-            shuffled_batches(len(embedding), self.batch_size, self.n_steps, rng),
-            learning_rate=self.learning_rate,
-            l2=self.l2,
-        )
+        with torch.inference_mode(False):
+            loss, targets = CVaRDROLoss(self.alpha), torch.from_numpy(class_codes)
+            generator = torch_generator(self.random_state)
+            [(self.coef_, self.intercept_)] = train_heads(
+                embedding,
+                len(self.classes_),
+                lambda rows, logits: loss(logits, targets[rows]),
+                shuffled_batches(len(embedding), self.batch_size, self.n_steps, generator),
+                learning_rate=self.learning_rate,
+                l2=self.l2,
+            )
         self._warn_of_constant_predictions(
             embedding,
             class_codes,

@@ -2,75 +2,42 @@
 
 from numbers import Real
 
-import numpy as np
-from sklearn.utils import check_random_state
+import torch
 
 from skexmap._validation import Interval, _fit_context
 from skexmap.retraining._inputs import read_classes, read_embedding
 from skexmap.retraining._linear import LinearHead
-from skexmap.retraining._training import (
-    TRAINING_CONSTRAINTS,
-    cross_entropies,
-    cross_entropy_slope,
-    shuffled_batches,
-    train_heads,
-)
+from skexmap.retraining._training import TRAINING_CONSTRAINTS, shuffled_batches, torch_generator, train_heads
+from skexmap.retraining.losses import generalized_cross_entropies, losses_per_sample
 
 __all__ = ["LfFClassifier"]
 
 
 class RunningLosses:
-    """The exponential moving average of each sample's loss, divided by the largest of its class.
+    """The exponential moving average of each sample's loss under each head."""
 
-    Parameters
-    ----------
-    class_codes : ndarray of shape (n_samples,)
-        Class of each sample.
-    decay : float
-        Share of the old average that stays; the first loss of a sample is taken as it is.
-    """
-
-    def __init__(self, class_codes, decay):
-        self.decay = decay
-        self.losses = np.full(len(class_codes), np.nan)
-        self.class_codes = class_codes
-        self.members = [np.flatnonzero(class_codes == code) for code in range(class_codes.max() + 1)]
+    def __init__(self, n_heads, class_codes, decay):
+        self.class_codes, self.decay = class_codes, decay
+        self.averages = torch.zeros((n_heads, len(class_codes)), dtype=torch.float32, device="cpu")
+        self.seen = torch.zeros(len(class_codes), dtype=torch.bool, device="cpu")
 
     def update(self, rows, losses):
-        """Take in the losses of a batch, and return the averages of its samples relative to their classes.
+        """Take in the losses of a batch, (n_heads, n_rows); return its averages divided by the largest of the class."""
+        moved = self.decay * self.averages[:, rows] + (1 - self.decay) * losses
+        averages = torch.where(self.seen[rows], moved, losses)
+        self.averages[:, rows], self.seen[rows] = averages, True
+        largest = self._largest_of_each_class()[:, self.class_codes[rows]]
+        return averages / largest.clamp(min=torch.finfo(largest.dtype).tiny)
 
-        Parameters
-        ----------
-        rows : ndarray of int
-            The samples of the batch.
-        losses : ndarray of shape (n_rows,)
-            Their losses.
-
-        Returns
-        -------
-        relative : ndarray of shape (n_rows,)
-            From 0 to 1.
-        """
-        old = self.losses[rows]
-        self.losses[rows] = np.where(np.isnan(old), losses, self.decay * old + (1 - self.decay) * losses)
-        largest = np.array([np.nanmax(self.losses[members], initial=0.0) for members in self.members])
-        return self.losses[rows] / np.maximum(largest[self.class_codes[rows]], np.finfo(float).tiny)
+    def _largest_of_each_class(self):
+        classes = self.class_codes.expand(len(self.averages), -1)
+        return torch.zeros_like(self.averages).scatter_reduce(1, classes, self.averages, "amax")
 
 
 def relative_difficulty(biased_losses, debiased_losses):
-    """Return ``biased / (biased + debiased)``: near 1 where only the biased head fails; 1/2 where neither has a loss.
-
-    Parameters
-    ----------
-    biased_losses, debiased_losses : ndarray of shape (n_samples,)
-        Losses of the two heads, not negative.
-
-    Returns
-    -------
-    weights : ndarray of shape (n_samples,)
-    """
+    """Return ``biased / (biased + debiased)``, and 1/2 if neither head has a loss."""
     total = biased_losses + debiased_losses
-    return np.where(total > 0, biased_losses / np.where(total > 0, total, 1.0), 0.5)
+    return torch.where(total > 0, biased_losses / total, 0.5)
 
 
 class LfFClassifier(LinearHead):
@@ -209,33 +176,29 @@ class LfFClassifier(LinearHead):
         """
         embedding = read_embedding(self, X, reset=True)
         self.classes_, class_codes = read_classes(self, y, len(embedding))
-        biased_losses, debiased_losses = (RunningLosses(class_codes, self.decay) for _ in range(2))
-        weights = np.full(len(embedding), 0.5)
+        with torch.inference_mode(False):
+            targets = torch.from_numpy(class_codes)
+            running = RunningLosses(2, targets, self.decay)
+            weights = torch.full((len(embedding),), 0.5, dtype=torch.float32, device="cpu")
 
-        def slopes_of(rows, biased, debiased):
-            y_batch = class_codes[rows]
-            easily = np.exp(-self.q * cross_entropies(biased, y_batch))
-            weights[rows] = relative_difficulty(
-                biased_losses.update(rows, cross_entropies(biased, y_batch)),
-                debiased_losses.update(rows, cross_entropies(debiased, y_batch)),
+            def loss(rows, *logits):
+                losses = torch.stack([losses_per_sample(head, targets[rows]) for head in logits])
+                weights[rows] = relative_difficulty(*running.update(rows, losses.detach()))
+                biased, debiased = losses
+                return generalized_cross_entropies(biased, self.q).mean() + (weights[rows] * debiased).mean()
+
+            generator = torch_generator(self.random_state)
+            heads = train_heads(
+                embedding,
+                len(self.classes_),
+                loss,
+                shuffled_batches(len(embedding), self.batch_size, self.n_steps, generator),
+                learning_rate=self.learning_rate,
+                l2=self.l2,
+                n_heads=2,
             )
-            return [
-                cross_entropy_slope(biased, y_batch, easily / len(rows)),
-                cross_entropy_slope(debiased, y_batch, weights[rows] / len(rows)),
-            ]
-
-        rng = check_random_state(self.random_state)
-        heads = train_heads(
-            embedding,
-            len(self.classes_),
-            slopes_of,
-            shuffled_batches(len(embedding), self.batch_size, self.n_steps, rng),
-            learning_rate=self.learning_rate,
-            l2=self.l2,
-            n_heads=2,
-        )
         (self.biased_coef_, self.biased_intercept_), (self.coef_, self.intercept_) = heads
-        self.sample_weight_ = weights
+        self.sample_weight_ = weights.numpy()
         self._warn_of_constant_predictions(
             embedding,
             class_codes,

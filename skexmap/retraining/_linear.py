@@ -66,12 +66,10 @@ class LinearHead(ClassifierMixin, BaseEstimator):
             The columns follow ``classes_``; each row sums to 1.
         """
         scores = self.decision_function(X)
-        if scores.ndim == 1:
-            return np.column_stack([expit(-scores), expit(scores)])
-        return self._probabilities(scores)
+        return softmax_probabilities(scores[:, None]) if scores.ndim == 1 else self._probabilities(scores)
 
     def _probabilities(self, scores):
-        return softmax(scores, axis=1)
+        return softmax_probabilities(scores)
 
     def _warn_of_constant_predictions(self, embedding, class_codes, remedy, fitted=slice(None)):
         """Warn if one class is predicted for all samples that were fitted on, though they are of several.
@@ -104,6 +102,11 @@ def predict_codes(scores):
     class_codes : ndarray of shape (n_samples, ...)
     """
     return (scores[..., 0] > 0).astype(int) if scores.shape[-1] == 1 else scores.argmax(axis=-1)
+
+
+def softmax_probabilities(scores):
+    """Return the probability of each class, (n_samples, n_classes); a single score is that of the second of two."""
+    return np.hstack([expit(-scores), expit(scores)]) if scores.shape[1] == 1 else softmax(scores, axis=1)
 
 
 def one_versus_rest_probabilities(scores):

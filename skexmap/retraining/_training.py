@@ -1,9 +1,11 @@
-"""Mini-batch training of linear heads on embeddings, for the objectives that are defined by it."""
+"""Training of linear heads on embeddings in mini-batches, for the objectives that are defined by it."""
 
 from numbers import Integral, Real
 
 import numpy as np
-from scipy.special import log_softmax
+import torch
+from sklearn.utils import check_random_state
+from torch.nn import functional as F
 
 from skexmap._validation import Interval
 from skexmap.retraining._linear import fold_scaler, standardizer
@@ -18,143 +20,67 @@ TRAINING_CONSTRAINTS: dict = {
 }
 
 
-def shuffled_batches(n_samples, batch_size, n_steps, rng):
-    """Yield the rows of each batch; every sample comes once before any comes again.
+def torch_generator(random_state):
+    """Return a torch generator seeded by `random_state`; torch's global generator is not touched."""
+    seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
+    return torch.Generator("cpu").manual_seed(int(seed))
 
-    Parameters
-    ----------
-    n_samples, batch_size, n_steps : int
-        Sizes; a batch is at most the whole set.
-    rng : RandomState
-        Shuffles.
 
-    Yields
-    ------
-    rows : ndarray of int
-    """
+def shuffled_batches(n_samples, batch_size, n_steps, generator):
+    """Return the rows of each batch, (n_steps, batch_size): every epoch shuffles, and drops what fills no batch."""
     batch_size = min(batch_size, n_samples)
-    order = np.empty(0, dtype=int)
-    for _ in range(n_steps):
-        if len(order) < batch_size:
-            order = np.append(order, rng.permutation(n_samples))
-        rows, order = order[:batch_size], order[batch_size:]
-        yield rows
+    n_batches = n_samples // batch_size
+    n_epochs = -(-n_steps // n_batches)
+    orders = [torch.randperm(n_samples, generator=generator, device="cpu") for _ in range(n_epochs)]
+    rows = torch.cat([order[: n_batches * batch_size] for order in orders])
+    return rows.reshape(-1, batch_size)[:n_steps]
 
 
-def group_balanced_batches(group_codes, batch_size, n_steps, rng):
-    """Yield batches with equally many samples of each group, drawn with replacement.
-
-    Parameters
-    ----------
-    group_codes : ndarray of shape (n_samples,)
-        Group of each sample; samples of group -1 are never drawn.
-    batch_size, n_steps : int
-        Sizes.
-    rng : RandomState
-        Draws.
-
-    Yields
-    ------
-    rows : ndarray of int
-    """
-    members = [np.flatnonzero(group_codes == group) for group in np.unique(group_codes[group_codes >= 0])]
-    share = -(-batch_size // len(members))
-    for _ in range(n_steps):
-        yield np.concatenate([rows[rng.randint(len(rows), size=share)] for rows in members])
+def group_balanced_batches(group_codes, batch_size, n_steps, generator):
+    """Return batches with equally many rows of each group, drawn with replacement; rows of group -1 are not drawn."""
+    groups = np.unique(group_codes[group_codes >= 0])
+    share = -(-batch_size // len(groups))
+    drawn = []
+    for group in groups:
+        members = torch.from_numpy(np.flatnonzero(group_codes == group))
+        drawn.append(
+            members[torch.randint(len(members), (n_steps, share), generator=generator, device="cpu")]
+        )
+    return torch.cat(drawn, dim=1)
 
 
-def log_probabilities(scores):
-    """Return the log-probability of each class; a single score is that of the second of two classes against 0.
+def train_heads(embedding, n_classes, loss, batches, *, learning_rate, l2, n_heads=1, generator=None):
+    """Train linear heads together on standardised embeddings by Adam; the step falls linearly to zero.
 
-    Parameters
-    ----------
-    scores : ndarray of shape (n_samples, n_rows)
-        Output of a linear head.
-
-    Returns
-    -------
-    log_p : ndarray of shape (n_samples, n_classes)
-    """
-    return log_softmax(np.hstack([np.zeros_like(scores), scores]) if scores.shape[1] == 1 else scores, axis=1)
-
-
-def cross_entropies(log_p, class_codes):
-    """Return the cross-entropy of each sample."""
-    return -log_p[np.arange(len(class_codes)), class_codes]
-
-
-def cross_entropy_slope(log_p, class_codes, weight):
-    """Return the derivative of ``sum_i weight_i CE_i`` by the logits: ``weight_i (p_i - onehot(y_i))``.
-
-    Parameters
-    ----------
-    log_p : ndarray of shape (n_samples, n_classes)
-        Log-probabilities.
-    class_codes : ndarray of shape (n_samples,)
-        Classes.
-    weight : ndarray of shape (n_samples,)
-        Weight of each sample.
-
-    Returns
-    -------
-    slope : ndarray of shape (n_samples, n_classes)
-    """
-    slope = np.exp(log_p)
-    slope[np.arange(len(class_codes)), class_codes] -= 1
-    return weight[:, None] * slope
-
-
-def train_heads(embedding, n_classes, slopes_of, batches, *, learning_rate, l2, n_heads=1, start=None):
-    """Train linear heads together on standardised embeddings by Adam, from zero or from random weights.
-
-    Minimises ``loss + l2 / 2 ||w||^2``; the step falls linearly to zero over the batches.
-
-    Parameters
-    ----------
-    embedding : ndarray of shape (n_samples, n_features)
-        Raw embeddings.
-    n_classes : int
-        Two classes have one row of coefficients.
-    slopes_of : callable
-        Takes the rows of a batch and one array of log-probabilities (n_rows, n_classes) for each head;
-        returns for each head the derivative of the loss by the logits.
-    batches : iterable of ndarray of int
-        Rows of each batch.
-    learning_rate : float
-        First step size.
-    l2 : float
-        Strength of the penalty on the weights of all heads; the intercepts are free.
-    n_heads : int, default=1
-        Number of heads.
-    start : RandomState, default=None
-        Draws the first weights as torch draws those of a dense layer: uniformly, up to ``1 / sqrt(n_features)``.
-        None starts all heads at zero, where equal losses would keep them equal.
-
-    Returns
-    -------
-    heads : list of tuple (coef, intercept)
-        For raw embeddings.
+    Minimises ``loss(rows, *logits) + l2 / 2 ||w||^2``. `loss` takes the rows of a batch and the logits of each head,
+    one column for two classes. The heads start at random weights if a generator is given, else at zero. Inference mode
+    must be off. Returns (coef, intercept) of each head, for raw embeddings.
     """
     mean, scale = standardizer(embedding)
-    Z = ((embedding - mean) / scale).astype(np.float32)
-    n_rows, n_features = (1 if n_classes == 2 else n_classes), Z.shape[1]
-    w = np.zeros((n_heads, n_rows, n_features + 1), dtype=np.float32)
-    if start is not None:
-        w += start.uniform(-1, 1, size=w.shape) / np.sqrt(n_features)
-    momentum, square = np.zeros_like(w), np.zeros_like(w)
-    batches = list(batches)
-    for i, rows in enumerate(batches):
-        X = Z[rows]
-        slopes = slopes_of(rows, *(log_probabilities(X @ head[:, :-1].T + head[:, -1]) for head in w))
-        gradient = np.empty_like(w)
-        for head, slope in enumerate(slopes):
-            slope = slope[:, -n_rows:].astype(np.float32)
-            gradient[head, :, :-1] = slope.T @ X + l2 * w[head, :, :-1]
-            gradient[head, :, -1] = slope.sum(axis=0)
-        # Adam (Kingma and Ba, 2015), its decay rates 0.9 and 0.999.
-        momentum += 0.1 * (gradient - momentum)
-        square += 0.001 * (gradient**2 - square)
-        step = learning_rate * (1 - i / len(batches)) * np.sqrt(1 - 0.999 ** (i + 1)) / (1 - 0.9 ** (i + 1))
-        w -= step * momentum / (np.sqrt(square) + 1e-8)
-    w = w.astype(np.float64)
-    return [fold_scaler(head[:, :-1], head[:, -1], mean, scale) for head in w]
+    Z = torch.from_numpy(((embedding - mean) / scale).astype(np.float32))
+    n_rows = 1 if n_classes == 2 else n_classes
+    weight = torch.zeros((n_heads * n_rows, Z.shape[1]), dtype=Z.dtype, device="cpu")
+    bias = torch.zeros(n_heads * n_rows, dtype=Z.dtype, device="cpu")
+    if generator is not None:
+        # As torch draws the weights of a dense layer.
+        for values in (weight, bias):
+            values.uniform_(-1, 1, generator=generator).div_(np.sqrt(Z.shape[1]))
+    # Adam's "weight decay" adds l2 * w to the gradient: it is the derivative of the penalty.
+    adam = torch.optim.Adam(
+        [
+            {"params": [weight.requires_grad_()], "weight_decay": l2},
+            {"params": [bias.requires_grad_()], "weight_decay": 0.0},
+        ],
+        lr=learning_rate,
+        fused=True,
+    )
+    decay = torch.optim.lr_scheduler.LinearLR(adam, 1.0, 0.0, total_iters=len(batches))
+    for rows in batches:
+        logits = F.linear(Z.index_select(0, rows), weight, bias).chunk(n_heads, dim=1)
+        adam.zero_grad()
+        loss(rows, *logits).backward()
+        adam.step()
+        decay.step()
+    coefs = weight.detach().numpy().reshape(n_heads, n_rows, -1)
+    intercepts = bias.detach().numpy().reshape(n_heads, n_rows)
+    return [fold_scaler(*head, mean, scale) for head in zip(coefs, intercepts, strict=True)]

@@ -8,23 +8,40 @@ __all__ = ["CVaRDROLoss", "GroupDROLoss"]
 
 
 def losses_per_sample(logits, targets):
-    """Return the cross-entropy of each sample; of the two classes of one logit where there is only one.
-
-    Parameters
-    ----------
-    logits : Tensor of shape (n_samples, n_classes), (n_samples, 1) or (n_samples,)
-        One column, or none: the logit of class 1 of two.
-    targets : Tensor of shape (n_samples,)
-        Class of each sample, 0 to ``n_classes - 1``.
-
-    Returns
-    -------
-    losses : Tensor of shape (n_samples,)
-    """
+    """Return the cross-entropy of each sample; a single column, or none, is the logit of class 1 of two."""
     if logits.ndim == 1 or logits.shape[1] == 1:
         logits = logits.reshape(-1)
         return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
     return F.cross_entropy(logits, targets.long(), reduction="none")
+
+
+def class_probabilities(logits):
+    """Return the probability of each class, (n_samples, n_classes); a single column is the logit of class 1 of two."""
+    if logits.shape[1] == 1:
+        logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
+    return torch.softmax(logits, dim=1)
+
+
+def generalized_cross_entropies(cross_entropies, q):
+    """Return ``(1 - p^q) / q`` of each sample from its cross-entropy ``-log p``."""
+    return -torch.expm1(-q * cross_entropies) / q
+
+
+def mutual_information(p, q):
+    """Return the mutual information of two heads' predictions from their probabilities on a batch."""
+    joint = p.T @ q / len(p)
+    return (joint * (_log(joint) - _log(p.mean(0))[:, None] - _log(q.mean(0)))).sum()
+
+
+def divergence_from_prior(p, prior):
+    """Return the Kullback-Leibler divergence of the mean prediction of a batch from the class shares `prior`."""
+    mean = p.mean(0)
+    return (mean * (_log(mean) - prior.log())).sum()
+
+
+def _log(probabilities):
+    # 0 log 0 is 0, with a finite gradient.
+    return probabilities.clamp(min=torch.finfo(torch.float32).tiny).log()
 
 
 class GroupDROLoss(nn.Module):
@@ -113,18 +130,19 @@ class GroupDROLoss(nn.Module):
         loss : Tensor, scalar
         """
         losses = losses_per_sample(logits, targets)
-        n_groups = len(self.group_weights)
-        member = F.one_hot(group_labels.clamp(min=0), n_groups) * (group_labels >= 0)[:, None]
+        # The column of group -1 is dropped.
+        member = F.one_hot(group_labels + 1, len(self.group_weights) + 1)[:, 1:].to(losses.dtype)
         counts = member.sum(0)
-        present = counts > 0
-        group_losses = losses @ member.to(losses.dtype) / counts.clamp(min=1)
-        group_losses = torch.where(present, group_losses + self.adjustments.to(losses.dtype), 0.0)
+        adjustments = (counts > 0) * self.adjustments.to(losses.dtype)
+        group_losses = losses @ member / counts.clamp(min=1) + adjustments
         if self.training:
-            with torch.no_grad():
-                # A log-domain step: the exponential of a large loss would overflow.
-                logs = self.group_weights.log() + self.eta * group_losses.to(self.group_weights.dtype)
-                self.group_weights.copy_(torch.softmax(logs, 0))
+            self.raise_weights(group_losses.detach())
         return self.group_weights.to(losses.dtype) @ group_losses
+
+    def raise_weights(self, group_losses):
+        """Multiply each weight by ``exp(eta * loss)``, in the log domain: the exponential of a large loss overflows."""
+        logs = self.group_weights.log() + self.eta * group_losses.to(self.group_weights.dtype)
+        self.group_weights.copy_(torch.softmax(logs, 0))
 
 
 class CVaRDROLoss(nn.Module):

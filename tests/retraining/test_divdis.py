@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import sklearn
@@ -9,14 +11,12 @@ from torch.nn import functional as F
 
 from skexmap._blocks import make_blocks
 from skexmap.retraining import DivDisClassifier, ERMClassifier
-from skexmap.retraining._divdis import class_shares, marginal_slope, mutual_information_slope
+from skexmap.retraining._divdis import class_shares
 
 
-def shortcut_data(n=1000, agreement=0.95, noise=0.3, seed=0):
-    rng = np.random.RandomState(seed)
-    y = rng.randint(2, size=n)
-    shortcut = np.where(rng.uniform(size=n) < agreement, y, 1 - y)
-    return np.column_stack([2 * y - 1, 4 * shortcut - 2]) + noise * rng.normal(size=(n, 2)), y, shortcut
+@pytest.fixture(scope="module")
+def separated_data(shortcut_data):
+    return partial(shortcut_data, n=1000, noise=0.3)
 
 
 def mutual_information(p, q):
@@ -26,24 +26,8 @@ def mutual_information(p, q):
     return (joint * (joint / independent).log()).sum()
 
 
-@pytest.mark.parametrize("n_classes", [2, 4])
-def test_the_slopes_are_the_derivatives_of_mutual_information_and_divergence(n_classes):
-    rng = np.random.RandomState(0)
-    logits, others = rng.normal(size=(2, 9, n_classes))
-    prior = rng.dirichlet(np.ones(n_classes))
-    leaf = torch.tensor(logits, requires_grad=True)
-    p, q = torch.softmax(leaf, 1), torch.softmax(torch.tensor(others), 1)
-    mutual_information(p, q).backward(retain_graph=True)
-    slope = mutual_information_slope(p.detach().numpy(), q.numpy())
-    np.testing.assert_allclose(slope, leaf.grad.numpy(), atol=1e-12)
-    leaf.grad = None
-    mean = p.mean(0)
-    (mean * (mean / torch.tensor(prior)).log()).sum().backward()
-    np.testing.assert_allclose(marginal_slope(p.detach().numpy(), prior), leaf.grad.numpy(), atol=1e-12)
-
-
 @pytest.mark.parametrize("n_heads, n_classes", [(2, 2), (3, 3)])
-def test_the_heads_end_where_the_papers_objective_is_flat(n_heads, n_classes):
+def test_the_heads_of_divdis_end_where_the_papers_objective_is_flat(n_heads, n_classes):
     rng = np.random.RandomState(0)
     y = rng.randint(n_classes, size=200)
     X = np.hstack([np.eye(n_classes)[y], np.eye(n_classes)[y]]) + rng.normal(size=(200, 2 * n_classes))
@@ -82,10 +66,10 @@ def test_the_heads_end_where_the_papers_objective_is_flat(n_heads, n_classes):
 
 
 @pytest.fixture(scope="module")
-def diversified():
+def diversified(separated_data):
     """Heads fitted where class and shortcut always agree; unlabelled samples where they do in half."""
-    X, y, _ = shortcut_data(agreement=1.0)
-    target, target_y, target_shortcut = shortcut_data(agreement=0.5, seed=1)
+    X, y, _ = separated_data(agreement=1.0)
+    target, target_y, target_shortcut = separated_data(agreement=0.5, seed=1)
     divdis = DivDisClassifier(random_state=0).fit(X, y, X_unlabeled=target)
     return divdis, X, y, target, target_y, target_shortcut
 
@@ -94,7 +78,7 @@ def predictions(divdis, X):
     return [(X @ coef[0] + intercept[0] > 0).astype(int) for coef, intercept in divdis.heads_]
 
 
-def test_all_heads_fit_the_labelled_samples_and_one_each_follows_class_and_shortcut(diversified):
+def test_divdis_heads_fit_the_labelled_samples_and_follow_class_and_shortcut_one_each(diversified):
     divdis, X, y, target, target_y, target_shortcut = diversified
     for predicted in predictions(divdis, X):
         assert np.mean(predicted == y) > 0.99
@@ -106,11 +90,11 @@ def test_all_heads_fit_the_labelled_samples_and_one_each_follows_class_and_short
     assert np.max(agreement, axis=1).min() > 0.95
 
 
-def test_sixteen_labels_of_disputed_samples_find_the_head_of_the_class(diversified):
+def test_sixteen_labels_of_disputed_samples_find_the_divdis_head_of_the_class(diversified, separated_data):
     divdis, X, y, target, target_y, target_shortcut = diversified
     disputed = np.argsort(-divdis.disagreement(target))[:16]
     assert (target_y[disputed] != target_shortcut[disputed]).all()
-    new, new_y, new_shortcut = shortcut_data(agreement=0.5, seed=2)
+    new, new_y, new_shortcut = separated_data(agreement=0.5, seed=2)
     against = new_shortcut != new_y
     divdis.select_head(target[disputed], target_y[disputed])
     assert divdis.score(new[against], new_y[against]) > 0.95
@@ -123,14 +107,14 @@ def test_sixteen_labels_of_disputed_samples_find_the_head_of_the_class(diversifi
     assert divdis.score(new[against], new_y[against]) < 0.05
 
 
-def test_disagreement_is_the_l1_distance_of_the_heads_over_all_ordered_pairs(diversified):
+def test_disagreement_of_divdis_is_the_l1_distance_of_the_heads_over_all_ordered_pairs(diversified):
     divdis, _, _, target, _, _ = diversified
     p = [1 / (1 + np.exp(-(target @ coef[0] + intercept[0]))) for coef, intercept in divdis.heads_]
     # Two classes: |p - q| counts for both; two heads: (1, 2) and (2, 1).
     np.testing.assert_allclose(divdis.disagreement(target), 4 * np.abs(p[0] - p[1]), atol=1e-12)
 
 
-def test_the_head_of_the_best_worst_group_is_chosen_and_groups_of_minus_one_do_not_count(diversified):
+def test_divdis_chooses_the_head_of_the_best_worst_group_and_group_minus_one_does_not_count(diversified):
     divdis, _, _, target, target_y, target_shortcut = diversified
     groups = 2 * target_y + target_shortcut
     divdis.select_head(target, target_y, group_labels=groups)
@@ -147,7 +131,7 @@ def test_the_head_of_the_best_worst_group_is_chosen_and_groups_of_minus_one_do_n
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_without_unlabelled_samples_pseudo_groups_take_their_place(seed):
+def test_divdis_without_unlabelled_samples_uses_pseudo_groups(seed, shortcut_data):
     X, y, shortcut = shortcut_data(2000, noise=1.0, seed=seed)
     new, new_y, new_shortcut = shortcut_data(4000, agreement=0.5, noise=1.0, seed=9)
     against = new_shortcut != new_y
@@ -157,9 +141,9 @@ def test_without_unlabelled_samples_pseudo_groups_take_their_place(seed):
     assert divdis.score(new[~against], new_y[~against]) > 0.75
 
 
-def test_a_pipeline_transforms_the_unlabelled_samples_too():
-    X, y, _ = shortcut_data(300, agreement=1.0)
-    target, _, _ = shortcut_data(300, agreement=0.5, seed=1)
+def test_a_pipeline_transforms_the_unlabelled_samples_of_divdis(separated_data):
+    X, y, _ = separated_data(n=300, agreement=1.0)
+    target, _, _ = separated_data(n=300, agreement=0.5, seed=1)
     with sklearn.config_context(enable_metadata_routing=True):
         pipe = Pipeline(
             [
@@ -173,7 +157,7 @@ def test_a_pipeline_transforms_the_unlabelled_samples_too():
     np.testing.assert_array_equal(pipe[-1].coef_, by_hand.coef_)
 
 
-def test_what_cannot_choose_a_head_is_refused(diversified):
+def test_divdis_refuses_samples_that_cannot_choose_a_head(diversified):
     divdis, _, _, target, target_y, _ = diversified
     with pytest.raises(ValueError, match=r"1 class\(es\) that `fit` did not see: \[7\]"):
         divdis.select_head(target[:2], [0, 7])
@@ -183,14 +167,14 @@ def test_what_cannot_choose_a_head_is_refused(diversified):
         divdis.fit(target, target_y, X_unlabeled=target[:, :1])
 
 
-def test_slivers_do_not_choose_the_head():
-    X, y, shortcut = shortcut_data(1000, noise=0.5)
+def test_slivers_do_not_choose_the_head_of_divdis(separated_data):
+    X, y, shortcut = separated_data(noise=0.5)
     groups = 2 * y + shortcut
     # Four samples against the shortcut, labelled wrongly: no head that follows the class is right about one of them.
     odd = np.flatnonzero((y == 0) & (shortcut == 1))[:4]
     y[odd], groups[odd] = 1, 7
     X[odd, 0] = -5.0
-    new, new_y, new_shortcut = shortcut_data(2000, agreement=0.5, noise=0.5, seed=2)
+    new, new_y, new_shortcut = separated_data(n=2000, agreement=0.5, noise=0.5, seed=2)
     against = new_shortcut != new_y
     divdis = DivDisClassifier(random_state=0).fit(X, y, group_labels=groups)
     assert divdis.score(new[against], new_y[against]) > 0.9
@@ -205,7 +189,7 @@ def test_slivers_do_not_choose_the_head():
         DivDisClassifier(min_group_size=2000).fit(X, y, group_labels=groups)
 
 
-def test_the_class_shares_of_drawn_samples_are_those_of_equally_frequent_groups():
+def test_class_shares_are_those_of_equally_frequent_groups():
     y = np.array([0, 0, 0, 0, 1, 1, 2, 2])
     groups = np.array([0, 0, 0, 1, 1, 2, 2, -1])
     # Group 0 holds class 0; groups 1 and 2 half of two classes each.
@@ -214,7 +198,7 @@ def test_the_class_shares_of_drawn_samples_are_those_of_equally_frequent_groups(
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("share", [0.1, 0.02])
-def test_a_rare_class_is_not_given_up_where_groups_are_drawn_equally_often(seed, share):
+def test_divdis_does_not_give_up_a_rare_class(seed, share):
     rng = np.random.RandomState(seed)
     y = (np.arange(1000) < share * 1000).astype(int)
     X = rng.normal(size=(1000, 16))
@@ -223,8 +207,8 @@ def test_a_rare_class_is_not_given_up_where_groups_are_drawn_equally_often(seed,
     assert min(np.mean(predicted[y == c] == c) for c in range(2)) > 0.6
 
 
-def test_a_class_of_slivers_alone_cannot_be_drawn():
-    X, y, _ = shortcut_data(100)
+def test_divdis_refuses_a_class_of_slivers_alone(separated_data):
+    X, y, _ = separated_data(n=100)
     groups = np.where(y == 0, 0, 1 + np.arange(100) % 20)
     with pytest.raises(ValueError, match=r"1 of 2 classes \(\[1\]\) is left.*below `min_group_size`"):
         DivDisClassifier().fit(X, y, group_labels=groups)

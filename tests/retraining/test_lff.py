@@ -7,35 +7,26 @@ from skexmap.retraining import ERMClassifier, LfFClassifier
 from skexmap.retraining._lff import RunningLosses, relative_difficulty
 
 
-def shortcut_data(n=2000, agreement=0.95, seed=0):
-    rng = np.random.RandomState(seed)
-    y = rng.randint(2, size=n)
-    shortcut = np.where(rng.uniform(size=n) < agreement, y, 1 - y)
-    return np.column_stack([2 * y - 1, 4 * shortcut - 2]) + rng.normal(size=(n, 2)), y, shortcut
+def test_running_losses_are_averaged_over_the_steps_and_divided_by_the_largest_of_the_class():
+    running = RunningLosses(1, torch.tensor([0, 0, 1, 1]), decay=0.7)
 
+    def update(rows, losses):
+        return running.update(torch.tensor(rows), torch.tensor([losses]))[0]
 
-def accuracies_with_and_against_the_shortcut(model):
-    X, y, shortcut = shortcut_data(4000, agreement=0.5, seed=9)
-    right = model.predict(X) == y
-    return right[shortcut == y].mean(), right[shortcut != y].mean()
-
-
-def test_losses_are_averaged_over_the_steps_and_divided_by_the_largest_of_the_class():
-    running = RunningLosses(np.array([0, 0, 1, 1]), decay=0.7)
-    np.testing.assert_allclose(running.update(np.array([0, 1, 2]), np.array([1.0, 4.0, 3.0])), [0.25, 1, 1])
+    np.testing.assert_allclose(update([0, 1, 2], [1.0, 4.0, 3.0]), [0.25, 1, 1])
     # Sample 1: 0.7 * 4 + 0.3 * 2 = 3.4 is still the largest of class 0; sample 3 is new.
-    np.testing.assert_allclose(running.update(np.array([1, 3]), np.array([2.0, 6.0])), [1, 1])
+    np.testing.assert_allclose(update([1, 3], [2.0, 6.0]), [1, 1])
     # Sample 0: 0.7 * 1 + 0.3 * 11 = 4; sample 2: 0.7 * 3 + 0.3 * 3 = 3 of 6.
-    np.testing.assert_allclose(running.update(np.array([0, 2]), np.array([11.0, 3.0])), [1, 0.5])
+    np.testing.assert_allclose(update([0, 2], [11.0, 3.0]), [1, 0.5])
 
 
-def test_samples_that_only_the_biased_head_fails_weigh_most():
-    weights = relative_difficulty(np.array([1.0, 1.0, 0.0, 0.0]), np.array([0.0, 1.0, 1.0, 0.0]))
+def test_samples_that_only_the_biased_head_gets_wrong_weigh_most():
+    weights = relative_difficulty(torch.tensor([1.0, 1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 1.0, 0.0]))
     assert weights.tolist() == [1, 0.5, 0, 0.5]
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
-def test_a_straight_line_script_with_autograd_ends_at_the_same_heads(n_classes):
+def test_a_straight_line_script_ends_at_the_same_heads_as_lff(n_classes):
     rng = np.random.RandomState(0)
     y = rng.randint(n_classes, size=80)
     X = np.hstack([np.eye(n_classes)[y], rng.normal(size=(80, 2))]) + rng.normal(size=(80, n_classes + 2))
@@ -73,7 +64,9 @@ def test_a_straight_line_script_with_autograd_ends_at_the_same_heads(n_classes):
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_lff_raises_the_accuracy_of_the_worst_group(seed):
+def test_lff_raises_the_accuracy_of_the_worst_group(
+    seed, shortcut_data, accuracies_with_and_against_the_shortcut
+):
     X, y, shortcut = shortcut_data(seed=seed)
     lff = LfFClassifier(random_state=0).fit(X, y)
     erm = ERMClassifier().fit(X, y)
@@ -84,7 +77,9 @@ def test_lff_raises_the_accuracy_of_the_worst_group(seed):
     assert lff.sample_weight_[against].mean() > 2 * lff.sample_weight_[~against].mean()
 
 
-def test_the_biased_head_leans_further_than_ordinary_training():
+def test_the_biased_head_of_lff_leans_on_the_shortcut_more_than_ordinary_training(
+    shortcut_data, accuracies_with_and_against_the_shortcut
+):
     X, y, _ = shortcut_data()
     lff, biased = LfFClassifier(random_state=0).fit(X, y), ERMClassifier().fit(X, y)
     leaning = accuracies_with_and_against_the_shortcut(biased)[1]
@@ -92,7 +87,9 @@ def test_the_biased_head_leans_further_than_ordinary_training():
     assert accuracies_with_and_against_the_shortcut(biased)[1] < leaning - 0.05
 
 
-def test_the_penalty_stops_the_feedback_as_the_notes_say():
+def test_a_weak_penalty_turns_lff_against_the_shortcut_and_a_strong_one_lets_it_lean(
+    shortcut_data, accuracies_with_and_against_the_shortcut
+):
     X, y, _ = shortcut_data()
     weak, strong = (LfFClassifier(l2=l2, n_steps=2000, random_state=0).fit(X, y) for l2 in (1e-4, 0.1))
     holds, against = accuracies_with_and_against_the_shortcut(weak)

@@ -1,3 +1,4 @@
+import contextlib
 import inspect
 import re
 import warnings
@@ -40,7 +41,7 @@ def seeded(classifier):
 
 
 @each_classifier
-def test_it_is_the_last_step_of_a_pipeline_that_hands_on_blocks(classifier, training_set):
+def test_a_strategy_is_the_last_step_of_a_pipeline_that_hands_on_blocks(classifier, training_set):
     X, y, shortcut = training_set
     blocks = make_blocks(embedding=X, cluster=shortcut)
     from_blocks = make_pipeline("passthrough", seeded(classifier)).fit(blocks, y)
@@ -50,7 +51,7 @@ def test_it_is_the_last_step_of_a_pipeline_that_hands_on_blocks(classifier, trai
 
 
 @each_classifier
-def test_it_reads_block_columns_of_a_data_frame(classifier, training_set):
+def test_a_strategy_reads_block_columns_of_a_data_frame(classifier, training_set):
     pd = pytest.importorskip("pandas")
     X, y, shortcut = training_set
     blocks = make_blocks(embedding=X, cluster=shortcut)
@@ -67,7 +68,7 @@ def test_a_missing_embedding_names_the_argument_that_makes_it(classifier, traini
 
 
 @each_classifier
-def test_the_coefficients_apply_to_raw_embeddings(classifier, training_set):
+def test_the_coefficients_of_a_strategy_apply_to_raw_embeddings(classifier, training_set):
     X, y, shortcut = training_set
     fitted = seeded(classifier).fit(X, y, group_labels=2 * y + shortcut)
     scores = X.astype(np.float64) @ fitted.coef_[0] + fitted.intercept_[0]
@@ -87,7 +88,7 @@ def test_three_classes_have_a_row_each_and_probabilities_that_sum_to_one(classif
 
 
 @each_classifier
-def test_joblib_brings_it_back_unchanged(classifier, training_set, tmp_path):
+def test_joblib_brings_a_strategy_back_unchanged(classifier, training_set, tmp_path):
     X, y, shortcut = training_set
     fitted = seeded(classifier).fit(X, y, group_labels=2 * y + shortcut)
     joblib.dump(fitted, tmp_path / "head.joblib")
@@ -113,7 +114,7 @@ def test_fit_does_not_ask_for_group_labels_under_metadata_routing(classifier):
 
 @each_classifier
 @pytest.mark.parametrize("n_logits", [1, 2, 3])
-def test_the_exported_module_decides_as_it_does(classifier, n_logits):
+def test_the_exported_module_decides_as_the_strategy(classifier, n_logits):
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, n_logits))
     n_classes = max(2, n_logits)
@@ -141,7 +142,7 @@ def test_a_fit_that_predicts_one_class_says_so_once_and_what_to_do(classifier):
     X, y = np.full((60, 3), 0.5), np.array(["cat", "dog"])[np.arange(60) // 40]
     with pytest.warns(ConstantPredictionWarning) as caught:
         fitted = seeded(classifier).fit(X, y)
-    (message,) = [str(warning.message) for warning in caught if "identification" not in str(warning.message)]
+    (message,) = [str(warning.message) for warning in caught if "reference" not in str(warning.message)]
     predicted = fitted.predict(X)
     assert (predicted == predicted[0]).all()
     assert (
@@ -150,9 +151,74 @@ def test_a_fit_that_predicts_one_class_says_so_once_and_what_to_do(classifier):
     assert re.search(r"samples\. (Weaken|Lower|Set|Give|With C=.*Weaken)", message)
 
 
-def test_samples_that_weigh_nothing_do_not_count_in_that():
+def test_erm_does_not_warn_of_one_class_if_the_other_weighs_nothing():
     X, y = np.full((60, 3), 0.5), np.arange(60) // 40
     weight = np.where(y == 1, 0.0, 1.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         retraining.ERMClassifier().fit(X, y, sample_weight=weight)
+
+
+@each_classifier
+def test_coefficients_are_float64_arrays_and_hardly_depend_on_the_precision_of_the_embedding(
+    classifier, training_set
+):
+    X, y, shortcut = training_set
+    single, double = (
+        seeded(classifier).fit(X.astype(dtype), y, group_labels=2 * y + shortcut)
+        for dtype in (np.float32, np.float64)
+    )
+    for fitted in (single, double):
+        assert type(fitted.coef_) is type(fitted.intercept_) is np.ndarray
+        assert fitted.coef_.dtype == fitted.intercept_.dtype == np.float64
+    np.testing.assert_allclose(single.coef_, double.coef_, atol=1e-3)
+
+
+@contextlib.contextmanager
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+TRAINED = [classifier for classifier in CLASSIFIERS if "n_steps" in classifier.get_params()]
+TRAINED.append(retraining.AFRClassifier())
+
+
+@pytest.mark.parametrize("classifier", TRAINED, ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize(
+    "state",
+    [
+        torch.no_grad,
+        torch.inference_mode,
+        lambda: default_dtype(torch.float64),
+        lambda: torch.device("meta"),
+        lambda: torch.random.fork_rng(devices=[]),
+    ],
+    ids=["no_grad", "inference_mode", "default_dtype", "default_device", "seed"],
+)
+def test_a_fit_neither_depends_on_the_global_state_of_torch_nor_moves_its_generator(
+    classifier, state, training_set
+):
+    X, y, shortcut = training_set
+    expected = seeded(classifier).fit(X, y, group_labels=2 * y + shortcut)
+    with state():
+        torch.manual_seed(7)
+        before = torch.random.get_rng_state()
+        fitted = seeded(classifier).fit(X, y, group_labels=2 * y + shortcut)
+        assert (torch.random.get_rng_state() == before).all()
+    np.testing.assert_array_equal(fitted.coef_, expected.coef_)
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [retraining.DFRClassifier(), retraining.DFRClassifierCV(), retraining.GroupDROClassifier()],
+    ids=lambda c: type(c).__name__,
+)
+def test_a_strategy_that_balances_groups_refuses_a_class_without_one(strategy, training_set):
+    X, y, _ = training_set
+    with pytest.raises(ValueError, match=r"No sample of 1 of 2 classes \(\[1\]\) is left to retrain on"):
+        strategy.fit(X, y, group_labels=np.where(y == 1, -1, 0))
