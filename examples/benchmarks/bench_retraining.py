@@ -67,7 +67,7 @@ def fit_strategies(seed, blocks, y, pseudo_groups, true_groups, source, net_head
     yield "`DFRClassifierCV()`, classes as groups", shown, fit(DFRClassifierCV())
     yield "`CVaRDROClassifier()`", shown, fit(CVaRDROClassifier())
     yield "`LfFClassifier()`", shown, fit(LfFClassifier())
-    yield "`JTTReweighter()`, net identifies", shown, fit(JTTReweighter(identification_estimator=frozen))
+    yield "`JTTReweighter()`, net identifies", shown, fit(JTTReweighter(reference_estimator=frozen))
     yield "`AFRClassifier()`, net as reference", shown, fit(AFRClassifier(reference_estimator=frozen))
     environments = EIILLabeler(frozen).fit_predict(embedding, y)
     yield "`EIILLabeler(net)`, then `DFRClassifierCV()`", shown, fit(DFRClassifierCV(), environments)
@@ -79,14 +79,14 @@ def fit_strategies(seed, blocks, y, pseudo_groups, true_groups, source, net_head
     yield name, shown, fit(DFRClassifierCV(min_group_size=20), george)
 
     shown = "pseudo-groups"
-    identification = {"upweight": [5, 20], "identification_estimator__C": [1e-5, 1e-4]}
-    jtt = JTTReweighter(identification_estimator=ERMClassifier())
+    identification = {"upweight": [5, 20], "reference_estimator__C": [1e-5, 1e-4]}
+    jtt = JTTReweighter(reference_estimator=ERMClassifier())
     yield "`JTTReweighter`, upweight and strength chosen", shown, chosen(jtt, identification)
     afr = AFRClassifier(reference_estimator=frozen)
     yield (
         "`AFRClassifier(net)`, gamma and l2 chosen",
         shown,
-        chosen(afr, {"gamma": [4, 8], "l2": [0, 0.01, 0.1]}),
+        chosen(afr, {"gamma": [4, 8], "l2": [0, 0.02, 0.2]}),
     )
     cvar = CVaRDROClassifier(random_state=seed)
     yield "`CVaRDROClassifier`, alpha chosen", shown, chosen(cvar, {"alpha": [0.05, 0.2]})

@@ -3,37 +3,45 @@
 from numbers import Real
 
 import numpy as np
+import torch
 from sklearn.base import clone
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from torch.nn import functional as F
 
 from skexmap._validation import HasMethods, Interval, _fit_context
 from skexmap.groups._diagnosis import without_constant_prediction_warnings
-from skexmap.retraining._erm import ERMClassifier, fit_logistic
+from skexmap.retraining._erm import ERMClassifier
 from skexmap.retraining._inputs import read_classes, read_embedding
 from skexmap.retraining._linear import LinearHead, fold_scaler, standardizer
+from skexmap.retraining.losses import losses_per_sample
 
 __all__ = ["AFRClassifier"]
 
 
 def afr_weights(p_true, class_codes, gamma):
-    r"""Return :math:`\mu_i \propto \beta_{y_i} \exp(-\gamma \hat p_i)` with :math:`\beta_y = 1 / n_y`.
-
-    Parameters
-    ----------
-    p_true : ndarray of shape (n_samples,)
-        Probability that the reference model gives to the true class.
-    class_codes : ndarray of shape (n_samples,)
-        Class of each sample.
-    gamma : float
-        How much more a sample weighs that the model does not believe in.
-
-    Returns
-    -------
-    weights : ndarray of shape (n_samples,)
-        Their sum is 1.
-    """
+    r"""Return :math:`\mu_i \propto \exp(-\gamma \hat p_i) / n_{y_i}`, whose sum is 1."""
     weights = np.exp(-gamma * p_true) / np.bincount(class_codes)[class_codes]
     return weights / weights.sum()
+
+
+def refit_head(Z, class_codes, weight, l2, coef, intercept):
+    """Minimise ``sum_i weight_i CE_i + l2 / 2 ||w - coef||^2`` by L-BFGS, starting from `coef` and `intercept`."""
+    Z, targets, weight, reference = map(torch.from_numpy, (Z, class_codes, weight, coef))
+    w = reference.clone(memory_format=torch.contiguous_format).requires_grad_()
+    b = torch.from_numpy(intercept).clone().requires_grad_()
+    lbfgs = torch.optim.LBFGS(
+        [w, b], max_iter=1000, tolerance_grad=1e-7, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+    )
+
+    def objective():
+        lbfgs.zero_grad()
+        losses = losses_per_sample(F.linear(Z, w, b), targets)
+        value = weight @ losses + l2 / 2 * ((w - reference) ** 2).sum()
+        value.backward()
+        return value
+
+    lbfgs.step(objective)
+    return w.detach().numpy(), b.detach().numpy()
 
 
 class AFRClassifier(LinearHead):
@@ -42,7 +50,7 @@ class AFRClassifier(LinearHead):
     Every sample weighs the more, the less an ordinarily trained model believes in its true class [1]_:
 
     .. math:: \mu_i \propto \beta_{y_i} e^{-\gamma \hat p_i}, \qquad
-       \min_{w, b} \sum_i \mu_i \, \text{CE}(W z_i + b, y_i) + \lambda \|W - \hat W\|^2
+       \min_{w, b} \sum_i \mu_i \, \text{CE}(W z_i + b, y_i) + \frac{\lambda}{2} \|W - \hat W\|^2
 
     with :math:`\hat p_i` the model's probability of the true class, :math:`\beta_y = 1 / n_y`, and the
     model's last layer :math:`\hat W` as the starting point.
@@ -150,17 +158,13 @@ class AFRClassifier(LinearHead):
             p_true = self._reference_probabilities(embedding, class_codes)
         self.sample_weight_ = afr_weights(p_true, class_codes, self.gamma)
         mean, scale = standardizer(embedding)
-        # The reference weights in the space of the scaler.
-        start = self.reference_estimator_.coef_ * scale
-        center = start, self.reference_estimator_.intercept_ + self.reference_estimator_.coef_ @ mean
-        coef, intercept = fit_logistic(
-            (embedding - mean) / scale,
-            class_codes,
-            len(self.classes_),
-            self.sample_weight_,
-            2 * self.l2,
-            center,
-        )
+        # The reference layer in the space of the scaler.
+        reference = self.reference_estimator_
+        coef, intercept = reference.coef_ * scale, reference.intercept_ + reference.coef_ @ mean
+        with torch.inference_mode(False):
+            coef, intercept = refit_head(
+                (embedding - mean) / scale, class_codes, self.sample_weight_, self.l2, coef, intercept
+            )
         self.coef_, self.intercept_ = fold_scaler(coef, intercept, mean, scale)
         self._warn_of_constant_predictions(
             embedding,
@@ -191,11 +195,11 @@ class AFRClassifier(LinearHead):
         reference, name = self.reference_estimator_, type(self.reference_estimator_).__name__
         if not hasattr(reference, "coef_"):
             raise ValueError(
-                f"The reference model {name} has no `coef_`, so that the last layer has nothing to start from. "
+                f"The reference model {name} has no `coef_`, so the last layer has nothing to start from. "
                 "Use a linear classifier."
             )
         if not np.array_equal(reference.classes_, self.classes_):
             raise ValueError(
-                f"The reference model {name} knows the classes {list(reference.classes_)}, but y holds "
-                f"{self.classes_.tolist()}. Give it labels of the same classes."
+                f"The reference model {name} has the classes {list(reference.classes_)}, but y holds "
+                f"{self.classes_.tolist()}. Fit it on labels of the same classes."
             )

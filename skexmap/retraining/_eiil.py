@@ -135,8 +135,8 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
             self.reference_estimator_ = reference.fit(embedding, self.classes_[class_codes])
         if not np.array_equal(reference.classes_, self.classes_):
             raise ValueError(
-                f"The reference model knows the classes {list(reference.classes_)}, but y holds "
-                f"{self.classes_.tolist()}. Give it labels of the same classes."
+                f"The reference model has the classes {list(reference.classes_)}, but y holds "
+                f"{self.classes_.tolist()}. Fit it on labels of the same classes."
             )
         warn_of_constant_predictions(
             reference.predict(embedding),

@@ -1,10 +1,9 @@
-"""Weighted logistic regression of the last layer: the baseline, and the second stage of reweighting methods."""
+"""Logistic regression of the last layer: the baseline, and the second stage of reweighting methods."""
 
 from numbers import Real
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import expit, log_softmax, softmax
+from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_sample_weight
 
 from skexmap._validation import Interval, StrOptions, _fit_context
@@ -12,60 +11,6 @@ from skexmap.retraining._inputs import read_classes, read_embedding, read_weight
 from skexmap.retraining._linear import LinearHead, fold_scaler, standardizer
 
 __all__ = ["ERMClassifier"]
-
-
-def fit_logistic(X, class_codes, n_classes, weight, l2, center=None):
-    r"""Minimise ``sum_i weight_i CE(x_i, y_i) + l2 / 2 ||w - center||^2`` by L-BFGS; intercepts are free.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features)
-        Features of similar scale.
-    class_codes : ndarray of shape (n_samples,)
-        Class of each sample, 0 to ``n_classes - 1``.
-    n_classes : int
-        Two classes have one row of coefficients, more have the softmax of one row per class.
-    weight : ndarray of shape (n_samples,)
-        Weight of each sample.
-    l2 : float
-        Strength of the penalty.
-    center : tuple of ndarray (coef, intercept), default=None
-        Where the penalty pulls to, and where the search starts; zero by default.
-
-    Returns
-    -------
-    coef : ndarray of shape (n_rows, n_features)
-    intercept : ndarray of shape (n_rows,)
-    """
-    n_rows = 1 if n_classes == 2 else n_classes
-    shape = (n_rows, X.shape[1] + 1)
-    origin = np.zeros(shape) if center is None else np.column_stack(center)
-    total = weight.sum()
-    targets = (class_codes == 1)[:, None].astype(float) if n_rows == 1 else np.eye(n_classes)[class_codes]
-
-    def objective(flat):
-        w = flat.reshape(shape)
-        scores = X @ w[:, :-1].T + w[:, -1]
-        if n_rows == 1:
-            loss = weight @ np.logaddexp(0, np.where(targets, -scores, scores))[:, 0]
-            residual = expit(scores) - targets
-        else:
-            loss = -weight @ (log_softmax(scores, axis=1) * targets).sum(axis=1)
-            residual = softmax(scores, axis=1) - targets
-        residual = weight[:, None] * residual
-        away = (w - origin)[:, :-1]
-        gradient = np.column_stack([residual.T @ X + l2 * away, residual.sum(axis=0)])
-        return (loss + l2 / 2 * (away**2).sum()) / total, gradient.ravel() / total
-
-    result = minimize(
-        objective,
-        origin.ravel(),
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": 1000, "gtol": 1e-6, "ftol": 1e-12},
-    )
-    solution = result.x.reshape(shape)
-    return solution[:, :-1], solution[:, -1]
 
 
 class ERMClassifier(LinearHead):
@@ -207,10 +152,9 @@ class ERMClassifier(LinearHead):
             weight *= (weight.sum() / (len(totals) * np.maximum(totals, np.finfo(float).tiny)))[class_codes]
         elif self.class_weight is not None:
             weight *= compute_sample_weight(self.class_weight, self.classes_[class_codes])
-        coef, intercept = fit_logistic(
-            (embedding - mean) / scale, class_codes, len(self.classes_), self.C * weight, 1.0
-        )
-        self.coef_, self.intercept_ = fold_scaler(coef, intercept, mean, scale)
+        logistic = LogisticRegression(C=self.C, tol=1e-6, max_iter=1000)
+        logistic.fit((embedding - mean) / scale, class_codes, sample_weight=weight)
+        self.coef_, self.intercept_ = fold_scaler(logistic.coef_, logistic.intercept_, mean, scale)
         self._warn_of_constant_predictions(
             embedding,
             class_codes,
