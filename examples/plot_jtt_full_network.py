@@ -90,8 +90,8 @@ images = np.concatenate([train.data, validation.data])
 y = np.concatenate([train.target, validation.target])
 only_validation = np.r_[np.full(len(train.target), -1), np.zeros(len(validation.target), dtype=int)]
 groups = np.r_[np.full(len(train.target), -1), pseudo_groups]
-jtt = JTTReweighter(network, identification_estimator=network)
-grid = {"identification_estimator__max_epochs": [3, 10], "upweight": [5, 20, 50]}
+jtt = JTTReweighter(network, reference_estimator=network)
+grid = {"reference_estimator__max_epochs": [3, 10], "upweight": [5, 20, 50]}
 with sklearn.config_context(enable_metadata_routing=True):
     search = GridSearchCV(
         jtt,
@@ -121,7 +121,7 @@ def worst_and_mean(model):
 print(f"\n{'epochs of the first network':>28}{'upweight':>10}{'worst pseudo-group, validation':>32}")
 for params, score in zip(results["params"], results["mean_test_score"], strict=True):
     mark = "  <- chosen" if params == chosen else ""
-    epochs = params["identification_estimator__max_epochs"]
+    epochs = params["reference_estimator__max_epochs"]
     print(f"{epochs:>28}{params['upweight']:>10}{score:>32.3f}{mark}")
 print(
     f"\nThe first network gets {len(best.error_set_)} of {len(train.target)} training images wrong; of these,"
@@ -138,11 +138,11 @@ print(f"\n{time.perf_counter() - start:.0f} s in all")
 # The two choices, drawn: worst pseudo-group over upweight, one line for each length of the first training.
 
 figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
-for epochs in grid["identification_estimator__max_epochs"]:
+for epochs in grid["reference_estimator__max_epochs"]:
     line = [
         score
         for params, score in zip(results["params"], results["mean_test_score"], strict=True)
-        if params["identification_estimator__max_epochs"] == epochs
+        if params["reference_estimator__max_epochs"] == epochs
     ]
     ax.plot(
         [str(upweight) for upweight in grid["upweight"]],

@@ -5,8 +5,7 @@ __all__ = [
     "ConstantInputWarning",
     "ConstantPredictionWarning",
     "DisconnectedGraphWarning",
-    "EmptyErrorSetWarning",
-    "FullErrorSetWarning",
+    "ErrorSetWarning",
     "IrreproducibleClustersWarning",
     "OneClusterWarning",
     "SkexmapWarning",
@@ -18,12 +17,8 @@ class SkexmapWarning(UserWarning):
     """Base class of every warning of skexmap."""
 
 
-class EmptyErrorSetWarning(SkexmapWarning):
-    """The identification model makes no error, so that there is nothing to upweight."""
-
-
-class FullErrorSetWarning(SkexmapWarning):
-    """The identification model gets every sample wrong, so that upweighting changes nothing."""
+class ErrorSetWarning(SkexmapWarning):
+    """The reference model of JTT gets all samples right, or all wrong: upweighting its errors changes nothing."""
 
 
 class DisconnectedGraphWarning(SkexmapWarning):

@@ -227,8 +227,8 @@ class TestFit:
 
     @pytest.mark.filterwarnings("ignore::skexmap.exceptions.SkexmapWarning")
     def test_jtt_with_upweight_and_strength_chosen_by_pseudo_groups_may_be_the_strategy(self, exmap, images):
-        jtt = JTTReweighter(identification_estimator=ERMClassifier())
-        grid = {"upweight": [1, 10], "identification_estimator__C": [1e-4, 1e-2]}
+        jtt = JTTReweighter(reference_estimator=ERMClassifier())
+        grid = {"upweight": [1, 10], "reference_estimator__C": [1e-4, 1e-2]}
         search = GridSearchCV(jtt, grid, scoring=make_worst_pseudo_group_scorer("precomputed"), cv=2)
         X, y = images
         exmap.set_params(strategy=search).fit(X, y)

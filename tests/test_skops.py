@@ -66,7 +66,7 @@ def test_nothing_that_was_not_named_is_loaded(training_set):
 def test_a_strategy_fitted_on_blocks_comes_back_with_the_models_it_holds(training_set):
     X, y = training_set
     blocks = make_blocks(embedding=X, cluster=KMeans(2, n_init=1, random_state=0).fit_predict(X))
-    jtt = JTTReweighter(identification_estimator=ERMClassifier(C=1e-3)).fit(blocks, y)
+    jtt = JTTReweighter(reference_estimator=ERMClassifier(C=1e-3)).fit(blocks, y)
     np.testing.assert_array_equal(by_skops(jtt).predict(blocks), jtt.predict(blocks))
 
 

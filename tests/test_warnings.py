@@ -26,8 +26,7 @@ from skexmap.exceptions import (
     ConstantInputWarning,
     ConstantPredictionWarning,
     DisconnectedGraphWarning,
-    EmptyErrorSetWarning,
-    FullErrorSetWarning,
+    ErrorSetWarning,
     IrreproducibleClustersWarning,
     OneClusterWarning,
     SkexmapWarning,
@@ -138,14 +137,14 @@ MET = {
         lambda: EigengapSpectralClustering().fit(np.ones((30, 3))),
     ),
     "a model without errors": (
-        EmptyErrorSetWarning,
+        ErrorSetWarning,
         "gets all 80 training samples right",
-        lambda: JTTReweighter(identification_estimator=Answers(Y)).fit(TWO_BLOBS, Y),
+        lambda: JTTReweighter(reference_estimator=Answers(Y)).fit(TWO_BLOBS, Y),
     ),
     "a model without a right answer": (
-        FullErrorSetWarning,
+        ErrorSetWarning,
         "gets all 80 training samples wrong",
-        lambda: JTTReweighter(identification_estimator=Answers(1 - Y)).fit(TWO_BLOBS, Y),
+        lambda: JTTReweighter(reference_estimator=Answers(1 - Y)).fit(TWO_BLOBS, Y),
     ),
 }
 NAMED = [getattr(skexmap.exceptions, name) for name in skexmap.exceptions.__all__]

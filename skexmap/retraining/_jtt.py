@@ -10,27 +10,12 @@ from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validat
 
 from skexmap._blocks import has_blocks
 from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context
-from skexmap.exceptions import EmptyErrorSetWarning, FullErrorSetWarning
+from skexmap.exceptions import ErrorSetWarning
 from skexmap.groups._diagnosis import warn_of_constant_predictions, without_constant_prediction_warnings
 from skexmap.retraining._erm import ERMClassifier
 from skexmap.retraining._inputs import read_classes, read_embedding
 
 __all__ = ["JTTReweighter"]
-
-
-def find_errors(y, y_identified):
-    """Return the indices of the samples that the identification model gets wrong.
-
-    Parameters
-    ----------
-    y, y_identified : ndarray of shape (n_samples,)
-        True and predicted classes.
-
-    Returns
-    -------
-    error_set : ndarray of int of shape (n_errors,)
-    """
-    return np.flatnonzero(y != y_identified)
 
 
 def fit_weighted(estimator, X, y, weight):
@@ -58,43 +43,43 @@ def _estimator_has(method):
 class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     r"""Just train twice (JTT): upweight the samples that a first model gets wrong, and train again.
 
-    Stage one fits an identification model and collects its errors on the training samples themselves,
-    :math:`E = \{i : \hat f_{id}(x_i) \ne y_i\}`. Stage two minimises [1]_
+    Stage one fits a reference model and collects its errors on the training samples themselves,
+    :math:`E = \{i : \hat f_{id}(x_i) \ne y_i\}`. (The paper calls it the identification model.) Stage two minimises
+    [1]_
 
     .. math:: \lambda \sum_{i \in E} \ell(x_i, y_i; \theta) + \sum_{i \notin E} \ell(x_i, y_i; \theta).
 
     No group label is used. How much JTT helps depends on the strength of stage one and on lambda: choose both
-    by the accuracy of the worst pseudo-group, which is ExMap's part in it.
+    by the accuracy of ExMap's worst pseudo-group.
 
     Parameters
     ----------
     estimator : classifier, default=None
         The model of stage two; cloned. None is `ERMClassifier`, a logistic regression.
-    identification_estimator : classifier, default=None
-        The model of stage one; cloned. It must be *weak*, so that it errs where the shortcut does not hold
-        (the paper stops it early). None is a logistic regression with a strong penalty,
-        ``ERMClassifier(C=1e-4)``. A model fitted before, wrapped in `sklearn.frozen.FrozenEstimator`, is
-        taken as it is: so the deployed net can be the identification model.
+    reference_estimator : classifier, default=None
+        The model of stage one; cloned. It must be *weak*, so it errs if the shortcut does not hold (the paper stops
+        it early). None is a logistic regression with a strong penalty, ``ERMClassifier(C=1e-4)``. A fitted model in
+        `sklearn.frozen.FrozenEstimator` is used as it is: the deployed net, for example.
     upweight : float, default=20
         Lambda, the weight of an error; others weigh 1.
     method : {"auto", "weight", "repeat"}, default="auto"
         ``"weight"`` passes ``sample_weight`` to `estimator`, ``"repeat"`` repeats the errors as the original
-        does (lambda is then an integer), ``"auto"`` does the first where `estimator` can.
+        does (lambda is then an integer), ``"auto"`` repeats only if `estimator` takes no weights.
 
     Attributes
     ----------
     estimator_ : classifier
         The fitted model of stage two.
-    identification_estimator_ : classifier
+    reference_estimator_ : classifier
         The fitted model of stage one.
     error_set_ : ndarray of int of shape (n_errors,)
         Indices of the samples that stage one gets wrong.
     sample_weight_ : ndarray of shape (n_samples,)
-        What the samples weigh in stage two.
+        Weight of each sample in stage two.
     classes_ : ndarray of shape (n_classes,)
         The classes.
     coef_, intercept_ : ndarray
-        Those of `estimator_`, where it has them.
+        Those of `estimator_`, if it has them.
     n_features_in_ : int
         Number of features.
 
@@ -106,10 +91,8 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
 
     Warns
     -----
-    EmptyErrorSetWarning
-        If stage one makes no error: stage two is then ordinary training.
-    FullErrorSetWarning
-        If stage one gets everything wrong: all samples weigh the same.
+    ErrorSetWarning
+        If stage one gets all samples right or all wrong: all samples then weigh the same.
     ConstantPredictionWarning
         If one of the two models predicts one class for all samples.
 
@@ -119,9 +102,8 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
 
     Notes
     -----
-    Of blocks, the embedding is read. Other X is passed to both estimators as an array of any number of
-    dimensions, so that a network (skorch's ``NeuralNetClassifier`` for instance) can be trained twice on
-    images.
+    If X has blocks, the embedding is read. Any other X is passed to both estimators as an array with its own number
+    of dimensions, so a network (for example skorch's ``NeuralNetClassifier``) can be trained twice on images.
 
     References
     ----------
@@ -136,7 +118,7 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     >>> y = rng.randint(2, size=1000)
     >>> shortcut = np.where(rng.uniform(size=1000) < 0.95, y, 1 - y)
     >>> X = np.column_stack([2 * y - 1, 4 * shortcut - 2]) + 0.5 * rng.normal(size=(1000, 2))
-    >>> jtt = JTTReweighter(identification_estimator=ERMClassifier(C=1e-3)).fit(X, y)
+    >>> jtt = JTTReweighter(reference_estimator=ERMClassifier(C=1e-3)).fit(X, y)
     >>> float(np.mean(shortcut[jtt.error_set_] != y[jtt.error_set_]))
     1.0
     """
@@ -145,14 +127,14 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
 
     _parameter_constraints: dict = {
         "estimator": [HasMethods(["fit", "predict"]), None],
-        "identification_estimator": [HasMethods(["fit", "predict"]), None],
+        "reference_estimator": [HasMethods(["fit", "predict"]), None],
         "upweight": [Interval(Real, 0, None, closed="neither")],
         "method": [StrOptions({"auto", *METHODS})],
     }
 
-    def __init__(self, estimator=None, *, identification_estimator=None, upweight=20, method="auto"):
+    def __init__(self, estimator=None, *, reference_estimator=None, upweight=20, method="auto"):
         self.estimator = estimator
-        self.identification_estimator = identification_estimator
+        self.reference_estimator = reference_estimator
         self.upweight = upweight
         self.method = method
 
@@ -167,7 +149,7 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         y : array-like of shape (n_samples,)
             Their classes.
         group_labels : array-like of shape (n_samples,), default=None
-            Not used; all strategies take it, so that they can be exchanged.
+            Not used; it makes the strategies interchangeable.
 
         Returns
         -------
@@ -176,18 +158,18 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         X = self._read(X, reset=True)
         self.classes_, class_codes = read_classes(self, y, len(X))
         y = self.classes_[class_codes]
-        identification = self.identification_estimator
-        identification = ERMClassifier(C=1e-4) if identification is None else clone(identification)
+        reference = self.reference_estimator
+        reference = ERMClassifier(C=1e-4) if reference is None else clone(reference)
         with without_constant_prediction_warnings():
-            self.identification_estimator_ = identification.fit(X, y)
-        identified = identification.predict(X)
+            self.reference_estimator_ = reference.fit(X, y)
+        predicted = reference.predict(X)
         warn_of_constant_predictions(
-            identified,
-            f"The identification model {type(identification).__name__}",
-            "Its errors are whole classes, which are then upweighted, and not the samples against a shortcut. "
-            "Strengthen `identification_estimator` (a weaker penalty, `class_weight='balanced'`, more epochs).",
+            predicted,
+            f"The reference model {type(reference).__name__}",
+            "Its errors are whole classes, so JTT upweights classes, not the samples against a shortcut. "
+            "Strengthen `reference_estimator` (a weaker penalty, `class_weight='balanced'`, more epochs).",
         )
-        self.error_set_ = find_errors(y, identified)
+        self.error_set_ = np.flatnonzero(predicted != y)
         self._warn_of_one_sided_errors(len(y))
         self.sample_weight_ = np.ones(len(y))
         self.sample_weight_[self.error_set_] = self.upweight
@@ -223,21 +205,19 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         return method
 
     def _warn_of_one_sided_errors(self, n_samples):
-        n_errors, name = len(self.error_set_), type(self.identification_estimator_).__name__
+        n_errors, name = len(self.error_set_), type(self.reference_estimator_).__name__
         if n_errors == 0:
-            warnings.warn(
-                f"{name} gets all {n_samples} training samples right, so that there is nothing to upweight. "
-                "Weaken `identification_estimator` (a stronger penalty, fewer epochs).",
-                EmptyErrorSetWarning,
-                stacklevel=3,
-            )
+            answers, remedy = "right", "Weaken `reference_estimator` (a stronger penalty, fewer epochs)."
         elif n_errors == n_samples:
-            warnings.warn(
-                f"{name} gets all {n_samples} training samples wrong, so that upweighting them changes nothing. "
-                "Strengthen `identification_estimator`.",
-                FullErrorSetWarning,
-                stacklevel=3,
-            )
+            answers, remedy = "wrong", "Strengthen `reference_estimator`."
+        else:
+            return
+        warnings.warn(
+            f"{name} gets all {n_samples} training samples {answers}, so upweighting its errors changes nothing. "
+            f"{remedy}",
+            ErrorSetWarning,
+            stacklevel=3,
+        )
 
     @property
     def coef_(self):

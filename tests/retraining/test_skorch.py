@@ -44,9 +44,7 @@ def accuracy_against(model):
 def test_a_whole_network_is_trained_twice():
     images, y, _ = shortcut_images()
     erm = classifier().fit(images, y)
-    jtt = JTTReweighter(classifier(), identification_estimator=classifier(max_epochs=2, lr=0.02)).fit(
-        images, y
-    )
+    jtt = JTTReweighter(classifier(), reference_estimator=classifier(max_epochs=2, lr=0.02)).fit(images, y)
     assert len(jtt.error_set_) > 0
     assert accuracy_against(jtt) > accuracy_against(erm) + 0.05
 
@@ -55,7 +53,7 @@ def test_a_whole_network_is_trained_twice():
 @pytest.mark.filterwarnings("ignore::skexmap.exceptions.ConstantPredictionWarning")
 def test_the_upweighting_and_the_epochs_of_the_first_net_can_be_searched_over():
     images, y, _ = shortcut_images(300)
-    jtt = JTTReweighter(classifier(), identification_estimator=classifier(lr=0.02))
+    jtt = JTTReweighter(classifier(), reference_estimator=classifier(lr=0.02))
 
     def worst_group(estimator, X, y):
         # The second channel shows the shortcut: it stands for pseudo-groups of the maps.
@@ -63,7 +61,7 @@ def test_the_upweighting_and_the_epochs_of_the_first_net_can_be_searched_over():
         right = estimator.predict(X) == y
         return min(right[groups == g].mean() for g in np.unique(groups))
 
-    grid = {"upweight": [1, 20], "identification_estimator__max_epochs": [1, 3]}
+    grid = {"upweight": [1, 20], "reference_estimator__max_epochs": [1, 3]}
     search = GridSearchCV(jtt, grid, scoring=worst_group, cv=2).fit(images, y)
     assert len(search.cv_results_["params"]) == 4
     assert search.best_score_ == max(search.cv_results_["mean_test_score"])

@@ -47,7 +47,7 @@ def jtt(setting, v, seed, recipe, score):
     for upweight in UPWEIGHTS:
         model = JTTReweighter(
             network(seed, n_epochs, learning_rate, n_batches),
-            identification_estimator=network(seed, 1, learning_rate, n_batches),
+            reference_estimator=network(seed, 1, learning_rate, n_batches),
             upweight=upweight,
         )
         name = f"upweight={upweight}"
