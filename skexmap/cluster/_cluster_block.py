@@ -1,4 +1,4 @@
-"""The block that a clusterer reads, and the block ``cluster`` that it puts in its place."""
+"""The block that a clusterer reads, and the block ``cluster`` that replaces it."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from skexmap._blocks import (
 )
 from skexmap._validation import _check_feature_names_in, output_container
 
-# The types in which rows are clustered; others are converted to the first.
+# Types in which rows are clustered; all others are converted to the first.
 FLOATS = (np.float64, np.float32)
 
 
@@ -26,8 +26,8 @@ def flat_block(X, name, *, required_by):
 
 
 def replace_heatmap_by_cluster(estimator, X, clusters):
-    """Return X with its heatmaps replaced by clusters; the clusters as columns if X has no blocks."""
-    # `clusters` holds one cluster per row, or one per row and class. If `set_output` of the estimator chose a data
+    """Return X with its heatmaps replaced by clusters, or the clusters as columns if X has no blocks."""
+    # `clusters` holds one cluster per row, or one per row and class. If `set_output` of the estimator selects a data
     # frame, the blocks are returned side by side, because scikit-learn's wrapper makes the frame from a plain array.
     if not has_blocks(X):
         return clusters.reshape(len(clusters), -1)

@@ -1,4 +1,4 @@
-"""Arithmetic on cluster labels: their numbers, the mean rows, and clusters that join the nearest one."""
+"""Arithmetic on cluster labels: numbering, mean rows, and merging into the nearest cluster."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ _BLOCK_OF_ROWS = 1024
 
 
 def renumber_by_size(labels):
-    """Number clusters by size, the largest first and equal sizes by their first member; -1 stays."""
+    """Number clusters by size, largest first and equal sizes by their first member; -1 is kept."""
     labels = np.asarray(labels)
     belongs = labels >= 0
     _, first, codes, sizes = np.unique(
@@ -20,7 +20,7 @@ def renumber_by_size(labels):
 
 
 def cluster_means(rows, labels):
-    """Return the mean row of each cluster in float64; rows of cluster -1 are in none."""
+    """Return the mean row of each cluster in float64, without the rows of cluster -1."""
     # Rows are converted block by block, because a float64 copy of all of them may exceed the memory.
     clusters = np.arange(labels.max() + 1)
     sums = np.zeros((len(clusters), rows.shape[1]))
@@ -31,7 +31,7 @@ def cluster_means(rows, labels):
 
 
 def keep_largest(labels, n_clusters, rows):
-    """Keep the first `n_clusters` clusters; each other one joins, as a whole, the one with the nearest mean row."""
+    """Keep the first `n_clusters` clusters; merge every other one into the one with the nearest mean row."""
     n_found = int(labels.max()) + 1
     if n_found <= n_clusters:
         return labels

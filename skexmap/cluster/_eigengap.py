@@ -28,35 +28,33 @@ from skexmap.exceptions import ConstantInputWarning, DisconnectedGraphWarning
 class EigengapSpectralClustering(ClusterMixin, TransformerMixin, BaseEstimator):
     """Spectral clustering whose number of clusters is read off the spectrum.
 
-    A graph joins every row to its nearest neighbors. The smallest eigenvalues of its normalized
-    Laplacian tell how many clusters there are: as many as come before the widest gap. The eigenvectors of
-    those eigenvalues, from the same decomposition, give the labels by cluster-QR. This is the clusterer
-    of ExMap [1]_.
+    A graph joins every row to its nearest neighbors. The number of clusters is the number of eigenvalues of its
+    normalized Laplacian before the widest gap. The eigenvectors of those eigenvalues, from the same decomposition, give
+    the labels by cluster-QR. This is the clusterer of ExMap [1]_.
 
     Parameters
     ----------
     n_clusters : int or "eigengap", default="eigengap"
         Number of clusters; ``"eigengap"`` chooses it between `min_clusters` and `max_clusters`.
     min_clusters : int, default=2
-        Smallest number that the eigengap may choose. 1 allows the answer that there are no clusters.
+        Smallest number that the eigengap may choose. With 1, it may find that all rows form one cluster.
     max_clusters : int, default=10
-        Largest number that the eigengap may choose; ``max_clusters + 1`` eigenvalues are computed. A
-        graph with more connected components than this has as many clusters as components, with a
-        `DisconnectedGraphWarning`.
+        Largest number that the eigengap may choose; ``max_clusters + 1`` eigenvalues are computed. If the graph has
+        more connected components than this, each component is a cluster, and a `DisconnectedGraphWarning` is issued.
     n_neighbors : int or "log", default="log"
         Number of neighbors of a row in the graph, including the row itself. ``"log"`` is floor(ln n), at least 2.
     neighbors : transformer or None, default=None
-        How the neighbors are searched. None searches exactly: it finds the neighbors of a float64 search, in less
-        time. A transformer returns the sparse graph of distances that
-        `sklearn.neighbors.KNeighborsTransformer(mode="distance")` returns, of which the `n_neighbors` nearest are
-        used: any other metric, an approximate search (``pynndescent.PyNNDescentTransformer``,
-        ``pip install pynndescent``), or a pipeline that ends in one. A clone of it is fitted.
+        How the neighbors are searched. None finds the neighbors of an exact float64 search, in less time. A transformer
+        must return a sparse graph of distances, as `sklearn.neighbors.KNeighborsTransformer(mode="distance")` does; the
+        `n_neighbors` nearest are used. It allows any other metric, an approximate search
+        (``pynndescent.PyNNDescentTransformer``, ``pip install pynndescent``), or a pipeline that ends in one. A clone
+        of it is fitted.
     random_state : int, RandomState instance or None, default=None
-        Draws the vectors that the eigensolver starts from. Pass an int for results that repeat to the last bit; the
-        clusters do not depend on it. A transformer has its own.
+        Draws the starting vectors of the eigensolver. Pass an int for bitwise reproducible results; the clusters do not
+        depend on it. It is not passed to a transformer in `neighbors`.
     n_jobs : int, default=None
-        Number of threads of the exact search; None is as many as the BLAS library may use. The result does not
-        depend on it. A transformer has its own.
+        Number of threads of the exact search; None uses as many as the BLAS library may use. The result does not depend
+        on it. It is not passed to a transformer in `neighbors`.
 
     Attributes
     ----------
@@ -69,18 +67,17 @@ class EigengapSpectralClustering(ClusterMixin, TransformerMixin, BaseEstimator):
         The smallest eigenvalues of the normalized Laplacian, ascending, between 0 and 2: ``max_clusters +
         1`` of them (more for a larger `n_clusters`, fewer for fewer rows).
     eigengaps_ : ndarray of shape (n_eigenvalues - 1,)
-        Their differences; ``eigengaps_[k - 1]`` is the gap after k clusters.
+        Differences of the eigenvalues; ``eigengaps_[k - 1]`` is the gap after k clusters.
     runner_up_n_clusters_ : int or None
         The number of clusters with the widest gap among the numbers *not* chosen, within the allowed
         range; None if nothing else was possible.
     eigengap_margin_ : float
-        How clear the choice is: the chosen gap less the runner-up's, over the wider of the two. 1 is
-        clear, 0 a toss-up. A negative value says that the eigengap would not have chosen the given
-        `n_clusters`.
+        How clear the choice is: the chosen gap minus the runner-up's, divided by the wider of the two. 1 is clear and 0
+        is a tie. A negative value means that the eigengap would not have chosen the given `n_clusters`.
     affinity_matrix_ : csr_array of shape (n_samples, n_samples)
         The graph: 1 if each of two rows is among the neighbors of the other, 1/2 if only one is.
     n_connected_components_ : int
-        Number of parts that the graph falls into.
+        Number of connected components of the graph.
     n_neighbors_ : int
         Number of neighbors used, including the row itself.
     neighbors_ : transformer or None
@@ -94,7 +91,7 @@ class EigengapSpectralClustering(ClusterMixin, TransformerMixin, BaseEstimator):
     ------
     ValueError
         In `fit`: for NaN or infinite values, fewer rows than `n_neighbors`, ``min_clusters > max_clusters``, fewer
-        rows than clusters, a transformer that finds too few neighbors, or `n_jobs` beside a transformer.
+        rows than clusters, a transformer that finds too few neighbors, or `n_jobs` together with a transformer.
     TypeError
         If `neighbors` returns a dense graph.
     numpy.linalg.LinAlgError
@@ -103,9 +100,9 @@ class EigengapSpectralClustering(ClusterMixin, TransformerMixin, BaseEstimator):
     Warns
     -----
     DisconnectedGraphWarning
-        If the graph has more connected components than clusters were allowed.
+        If the graph has more connected components than the allowed number of clusters.
     ConstantInputWarning
-        If all rows are identical: they form one cluster, whatever was asked for.
+        If all rows are identical. They form one cluster, regardless of the parameters.
 
     See Also
     --------
@@ -114,19 +111,19 @@ class EigengapSpectralClustering(ClusterMixin, TransformerMixin, BaseEstimator):
 
     Notes
     -----
-    As in scikit-learn's `SpectralClustering`, the row counts among its neighbors, the affinity is
+    As in scikit-learn's `SpectralClustering`, a row counts as its own neighbor, the affinity is
     ``(A + A^T) / 2``, and cluster-QR works on the eigenvectors divided by the square root of the degree.
 
-    A graph with C connected components has the eigenvalue 0 exactly C times, and any gap among those
-    zeros is rounding noise. So the components are counted first, their eigenvectors are written down, and
-    the other eigenvalues are computed inside each component: the widest gap cannot lie before C.
+    A graph with C connected components has the eigenvalue 0 exactly C times, and any gap among those zeros is rounding
+    noise. So the components are counted first, their eigenvectors are known in closed form, and the other eigenvalues
+    are computed inside each component. The widest gap cannot lie before C.
 
-    If the integer `n_clusters` is smaller than the number of components, the `n_clusters` largest components
-    stay. Each other component joins, as a whole, the one with the nearest mean row.
+    If an integer `n_clusters` is smaller than the number of components, the `n_clusters` largest components are kept.
+    Every other component is merged, as a whole, into the one with the nearest mean row.
 
-    Another `random_state` gives the same clusters, even on rows without any structure: it only starts the
-    eigensolver, whose residuals are checked, and cluster-QR draws nothing. `cluster_stability` tells whether the
-    clusters are found again on other *samples*.
+    Another `random_state` gives the same clusters, even on rows without any structure. It only starts the eigensolver,
+    whose residuals are checked, and cluster-QR is deterministic. `cluster_stability` measures whether the clusters are
+    found again on other *samples*.
 
     References
     ----------
@@ -146,7 +143,7 @@ class EigengapSpectralClustering(ClusterMixin, TransformerMixin, BaseEstimator):
     >>> clusterer.predict(X[:5])
     array([0, 2, 2, 2, 0])
 
-    Neighbors by the angle between rows instead of their distance:
+    Find neighbors by the angle between rows instead of their distance:
 
     >>> from sklearn.neighbors import KNeighborsTransformer
     >>> cosine = KNeighborsTransformer(n_neighbors=10, metric="cosine")
@@ -214,7 +211,7 @@ class EigengapSpectralClustering(ClusterMixin, TransformerMixin, BaseEstimator):
         elif n_clusters > self.n_connected_components_:
             labels = cluster_qr(embedding[:, :n_clusters])
         else:
-            # The eigenvalue 0 has no preferred eigenvectors but the components themselves.
+            # The eigenvectors of the eigenvalue 0 only encode the components, so they are the clusters.
             labels = keep_largest(components, n_clusters, rows)
         self.labels_ = renumber_by_size(labels)
         self.n_clusters_ = int(self.labels_.max()) + 1
@@ -222,9 +219,9 @@ class EigengapSpectralClustering(ClusterMixin, TransformerMixin, BaseEstimator):
         return self
 
     def predict(self, X):
-        """Return the cluster of each row of X: the vote of its nearest training rows.
+        """Return the cluster of each row of X, by a vote of its nearest training rows.
 
-        A row of the training set keeps its own cluster. Ties go to the nearest.
+        A training row keeps its own cluster. In a tie, the nearest rows decide.
 
         Parameters
         ----------
@@ -255,8 +252,8 @@ class EigengapSpectralClustering(ClusterMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         X_out : ndarray of shape (n_samples, 1), or structured ndarray of shape (n_samples,)
-            The cluster as one column; for an X with blocks, its blocks with ``heatmap`` replaced by the
-            integer block ``cluster``. A data frame if `set_output` asked for one.
+            The cluster as one column. If X has blocks, these blocks with ``heatmap`` replaced by the integer block
+            ``cluster``. A data frame if `set_output` selects one.
         """
         return replace_heatmap_by_cluster(self, X, self.predict(X))
 
@@ -339,7 +336,7 @@ class EigengapSpectralClustering(ClusterMixin, TransformerMixin, BaseEstimator):
         if self.neighbors is None:
             return nearest_rows(rows, self.n_neighbors_, n_jobs=self.n_jobs)
         self.neighbors_ = clone(self.neighbors)
-        # A data frame, which the user may have asked for, cannot hold a sparse graph.
+        # A data frame, which the user may have selected, cannot hold a sparse graph.
         with config_context(transform_output="default"):
             distances = self.neighbors_.fit_transform(rows)
         return nearest_in_graph(distances, self.n_neighbors_ - 1, exclude_self=True)
@@ -351,7 +348,7 @@ class EigengapSpectralClustering(ClusterMixin, TransformerMixin, BaseEstimator):
             return nearest_in_graph(self.neighbors_.transform(rows), self.n_neighbors_)
 
     def _choose_n_clusters(self, rows):
-        """Return the number of clusters; learn the runner-up and the margin."""
+        """Return the number of clusters; set the runner-up and the margin."""
         given = self.n_clusters != "eigengap"
         limit = self.n_clusters if given else self.max_clusters
         n_components = self.n_connected_components_

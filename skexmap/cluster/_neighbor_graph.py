@@ -11,7 +11,7 @@ def log_neighbors(n_samples):
 
 def symmetric_graph(indices):
     """Return the affinity matrix (A + A^T) / 2 of the graph A that joins each row to its neighbors, a csr_array."""
-    # `indices` has shape (n_samples, k). A row may be its own neighbor: the Laplacian does not depend on it.
+    # `indices` has shape (n_samples, k). A row may be its own neighbor, because the Laplacian ignores the diagonal.
     n_samples, k = indices.shape
     row_ends = np.arange(0, indices.size + 1, k)
     graph = sparse.csr_array((np.ones(indices.size), indices.ravel(), row_ends), shape=(n_samples, n_samples))
@@ -48,6 +48,6 @@ def nearest_in_graph(distances, k, *, exclude_self=False):
 
 
 def vote(labels):
-    """Return the most frequent label of each row; of equally frequent ones the first."""
+    """Return the most frequent label of each row; in a tie, the first one."""
     votes = (labels[:, :, None] == labels[:, None, :]).sum(axis=2)
     return np.take_along_axis(labels, votes.argmax(axis=1)[:, None], axis=1)[:, 0]

@@ -1,9 +1,9 @@
 """Exact nearest neighbors of heatmaps.
 
-The search is a blocked float32 matrix product that keeps a few more candidates per row than wanted.
-The distances to the candidates are then computed in float64. A bound on the rounding error of the product
-tells for which rows the candidates hold all neighbors. The other rows (many near-ties, or a huge outlier that
-leaves float32 no digits for the rest) are searched in float64. So the result is that of a float64 search.
+The search is a blocked float32 matrix product that keeps a few more candidates per row than requested. The distances to
+the candidates are then computed in float64. A bound on the rounding error of the product shows for which rows the
+candidates include all neighbors. The other rows (with many near-ties, or with a huge outlier that leaves float32 too
+few digits for the rest) are searched in float64. So the result is that of a float64 search.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -12,20 +12,20 @@ import numpy as np
 from joblib import effective_n_jobs
 from threadpoolctl import threadpool_info, threadpool_limits
 
-# Rows of a block: its products (16 MB in float32) stay near the processor, and one matrix product keeps it busy.
+# Rows of a block. The products of a block (16 MB in float32) fit into the cache, and one product keeps a core busy.
 BLOCK = 2048
 # Coordinates below this (the largest is 1) count as 0. Their products would be subnormal numbers, which are a hundred
-# times slower, and relevance that fades to nothing is full of them.
+# times slower and frequent in heatmaps whose relevance fades out.
 VANISHING = np.float32(2.0**-63)
-# Numbers that the float64 steps hold at a time, per thread (32 MB).
+# Number of values that the float64 steps hold at a time, per thread (32 MB).
 CHUNK = 4_000_000
 
 
 def nearest_rows(X, k, *, Y=None, n_jobs=None):
     """Return the k nearest rows of X (Euclidean) for each row of Y, nearest first and ties by index."""
-    # X holds float32 or float64; a memory map is read block by block. Without a Y, the rows of X are searched for, each
-    # its own neighbor, in half the time. `n_jobs` threads work, by default as many as the BLAS library may use; the
-    # result does not depend on their number.
+    # X holds float32 or float64; a memory map is read block by block. Without Y, the queries are the rows of X, each of
+    # which is its own neighbor, and the search takes half the time. `n_jobs` is the number of threads, by default as
+    # many as the BLAS library may use; the result does not depend on it.
     queries = X if Y is None else Y
     n_candidates = min(len(X), k + max(4, k // 2))
     center, scale = center_and_scale(X)
@@ -53,7 +53,7 @@ def nearest_rows(X, k, *, Y=None, n_jobs=None):
 class one_blas_thread_each:
     """Context of a pool of threads in which every matrix product runs on one thread.
 
-    A product that is split between threads may round differently. On single threads their number cannot change it.
+    A product that is split between threads may round differently. On one thread, its result is always the same.
     """
 
     def __init__(self, n_jobs):
@@ -79,8 +79,8 @@ def slices(n, size):
 
 
 def center_and_scale(X):
-    """Return the mean row of X, float64, and the largest distance of a coordinate from it (1 for equal rows)."""
-    # Centered and divided by these, rows lie in [-1, 1]. So their float32 products lose few digits and cannot overflow.
+    """Return the mean row of X in float64, and the largest deviation of a coordinate from it (1 for equal rows)."""
+    # Rows centered and divided by these lie in [-1, 1], so their float32 products lose few digits and cannot overflow.
     parts = slices(len(X), BLOCK)
     center = sum(X[part].sum(axis=0, dtype=np.float64) for part in parts) / len(X)
     scale = max(np.abs(X[part] - center).max() for part in parts)
@@ -96,15 +96,15 @@ def float32_error(norms, distances, n_features, scale):
     """Return a bound on the error of squared distances from float32 products."""
     # A point nearer than `distances` has a norm of at most ``norms + distances``. The error of an inner product of d
     # terms grows like ``sqrt(d)`` times the rounding unit (N. Higham, T. Mary, "A new approach to probabilistic
-    # rounding error analysis", SIAM J. Sci. Comput. 41(5), 2019); 8 leaves room for the chance in it. Two rows without
-    # their vanishing coordinates have moved by `moved` at most.
+    # rounding error analysis", SIAM J. Sci. Comput. 41(5), 2019); the factor 8 allows for chance. Two rows without
+    # their vanishing coordinates have moved by at most `moved`.
     unit = np.finfo(np.float32).eps / 2
     moved = 2 * np.sqrt(n_features) * float(VANISHING) * scale
     return 8 * np.sqrt(n_features + 2) * unit * (2 * norms + distances) ** 2 + (2 * distances + moved) * moved
 
 
 def augmented_block(X, part, center, scale, side):
-    """Return rows with two more columns, so the product of a left and a right block is -1/2 distance^2."""
+    """Return rows with two more columns, so that the product of a left and a right block is -1/2 distance^2."""
     # ``[x, 1, -|x|^2 / 2] . [y, -|y|^2 / 2, 1] = -|x - y|^2 / 2``
     block = np.empty((part.stop - part.start, X.shape[1] + 2), dtype=np.float32)
     block[:, :-2] = (X[part] - center) / scale
@@ -128,12 +128,12 @@ class TopK:
 
     def candidates(self, products, queries, *, by_column=False):
         """Return the entries of a block of products that may be among the nearest, query by query."""
-        # The queries are the rows of the block, or its columns. Another thread may raise the threshold meanwhile: then
-        # a few entries too many are returned, never too few.
+        # The queries are the rows of the block, or its columns. If another thread raises the threshold meanwhile, a few
+        # extra entries are returned, never too few.
         threshold = self.threshold[queries]
         n_others, k = products.shape[0 if by_column else 1], self.values.shape[1]
         if n_others >= k and (threshold == -np.inf).all():
-            # The first block: sort only some of it, and let the k-th best of those be the threshold.
+            # In the first block, sort only part of the entries, and use the k-th best of those as the threshold.
             n_some = max(256, 2 * k)
             some = products[:n_some].T if by_column else products[:, :n_some]
             threshold = -np.partition(-some, k - 1, axis=1)[:, k - 1]
@@ -157,7 +157,7 @@ class TopK:
         counts = np.bincount(rows, minlength=len(kept))
         some = np.flatnonzero(counts)
         k = kept.shape[1]
-        # Of each query with a new candidate: the k old values and then the new ones, and their indices.
+        # For each query with a new candidate, the k old values followed by the new ones, and their indices.
         all_values = np.full((len(some), k + counts.max()), -np.inf, dtype=np.float32)
         all_indices = np.zeros(all_values.shape, dtype=np.int64)
         all_values[:, :k], all_indices[:, :k] = kept[some], indices[some]
@@ -171,7 +171,7 @@ class TopK:
 
 def search_among_themselves(X, _, n_candidates, center, scale, pool):
     """Return candidates for the neighbors of every row of X among its rows, multiplying each pair of blocks once."""
-    # The second result bounds the squared distance, in units of `scale`: no other row is nearer, but for rounding.
+    # The second result bounds the squared distance, in units of `scale`. No other row is nearer, apart from rounding.
     nearest = TopK(len(X), n_candidates)
     blocks = slices(len(X), BLOCK)
     for i, left in enumerate(blocks):
@@ -182,7 +182,7 @@ def search_among_themselves(X, _, n_candidates, center, scale, pool):
             of_right = nearest.candidates(products, right, by_column=True) if right is not left else None
             return nearest.candidates(products, left), of_right
 
-        # The blocks are merged in their order, whichever thread is done first.
+        # The blocks are merged in their order, regardless of which thread finishes first.
         found = pool.map(candidates_of_both, blocks[i:])
         for right, (of_left, of_right) in zip(blocks[i:], found, strict=True):
             nearest.merge(left, right.start, of_left)
@@ -206,7 +206,7 @@ def search_in(X, Y, n_candidates, center, scale, pool):
 
 
 def refine(X, rows, candidates, k):
-    """Return the k nearest of each row's candidates by float64 distance, ties by index, and the k-th distance."""
+    """Return each row's k nearest candidates by float64 distance, ties by index, and the k-th distance."""
     candidates = np.sort(candidates, axis=1)
     difference = X[candidates].astype(np.float64)
     difference -= rows[:, None, :]
@@ -226,7 +226,7 @@ def search_in_float64(X, rows, k, center):
         squares[:, part] = (block**2).sum(axis=1) + row_squares[:, None] - 2 * (centered @ block.T)
     indices = np.empty((len(rows), k), dtype=np.int64)
     for i, (row, square) in enumerate(zip(rows, squares, strict=True)):
-        # These products cancel too. So every row that rounding may have pushed past the k-th is compared again.
+        # These products also cancel, so compare every row again that rounding may have moved past the k-th.
         kth = np.partition(square, k - 1)[k - 1]
         slack = (
             8
@@ -235,7 +235,7 @@ def search_in_float64(X, rows, k, center):
             * (2 * np.sqrt(row_squares[i]) + np.sqrt(max(kth, 0))) ** 2
         )
         near = np.flatnonzero(square <= kth + slack)
-        # Take the rows as they are: subtracting a center far away would round away what tells close rows apart.
+        # Use uncentered rows: subtracting a distant center would round away the differences between close rows.
         exact = np.array([((X[j] - row.astype(np.float64)) ** 2).sum() for j in near])
         indices[i] = near[np.argsort(exact, kind="stable")[:k]]
     return indices
@@ -243,17 +243,17 @@ def search_in_float64(X, rows, k, center):
 
 def first_repeats(X, Y, k):
     """Return {row of Y: the first k of its copies in X}, for the rows that have at least k copies there."""
-    # Such rows (heatmaps that are zero everywhere, for example) are at distance 0 from all their copies, and rounding
-    # would choose among them.
+    # Such rows (for example, heatmaps that are zero everywhere) have distance 0 to all their copies, and rounding would
+    # choose among them.
     places = {}
     for part in slices(len(X), BLOCK):
-        # Adding 0 turns -0 into 0: they are equal, but not byte by byte.
+        # Adding 0 turns -0 into 0, because the two are equal but have different bytes.
         for i, row in enumerate(X[part] + X.dtype.type(0), start=part.start):
             places.setdefault(hash(row.tobytes()), []).append(i)
     crowded = {}
     for key, rows in places.items():
         if len(rows) >= k > 1:
-            # Equal hashes may belong to different rows.
+            # Different rows may have equal hashes.
             copies = [i for i in rows if (X[i] == X[rows[0]]).all()]
             if len(copies) >= k:
                 crowded[key] = np.array(copies[:k])

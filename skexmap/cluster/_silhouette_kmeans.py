@@ -16,15 +16,15 @@ from skexmap.cluster._cluster_labels import renumber_by_size
 from skexmap.cluster._neighbors import rows_are_identical
 from skexmap.exceptions import ConstantInputWarning
 
-# Rows that the silhouette is computed on, at most: it needs the square of their number.
+# Largest number of rows for the silhouette, whose cost is quadratic in it.
 SILHOUETTE_ROWS = 2000
 
 
 class SilhouetteKMeans(ClusterMixin, BaseEstimator):
     """k-means whose number of clusters has the highest mean silhouette.
 
-    k-means, and k-means on a 2-D UMAP, with 2 to 15 clusters are the other clusterers of ExMap's tables [1]_.
-    GEORGE [2]_ clusters the embeddings of each class like this.
+    The other clusterers in the tables of ExMap [1]_ are k-means with 2 to 15 clusters, with and without a 2-D UMAP.
+    GEORGE [2]_ clusters the embeddings of each class in this way.
 
     Parameters
     ----------
@@ -33,9 +33,9 @@ class SilhouetteKMeans(ClusterMixin, BaseEstimator):
     max_clusters : int, default=15
         Largest number of clusters to try, less than the number of rows.
     n_init : int, default=10
-        Number of starts of k-means, of which the best is kept.
+        Number of runs of k-means, of which the best is kept.
     random_state : int, RandomState instance or None, default=None
-        Starts k-means, and draws the at most 2,000 rows that the silhouette is computed on.
+        Seeds k-means and draws the rows (at most 2,000) for the silhouette.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class SilhouetteKMeans(ClusterMixin, BaseEstimator):
     n_clusters_ : int
         Number of clusters.
     silhouettes_ : dict of int to float
-        Mean silhouette of every number of clusters tried; empty if all rows are identical.
+        Mean silhouette for every number of clusters tried; empty if all rows are identical.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -54,18 +54,18 @@ class SilhouetteKMeans(ClusterMixin, BaseEstimator):
     Raises
     ------
     ValueError
-        In `fit`: for NaN or infinite values, ``min_clusters > max_clusters``, or not more rows than `min_clusters`.
+        In `fit`: for NaN or infinite values, ``min_clusters > max_clusters``, or at most `min_clusters` rows.
 
     Warns
     -----
     ConstantInputWarning
-        If all rows are identical: they form one cluster, whatever was asked for.
+        If all rows are identical. They form one cluster, regardless of the parameters.
 
     See Also
     --------
     sklearn.cluster.KMeans : For a given number of clusters.
     EigengapSpectralClustering : Reads the number of clusters off the spectrum.
-    skexmap.groups.PseudoGroupLabeler : Turns clusters into pseudo-groups. Around this clusterer, with
+    skexmap.groups.PseudoGroupLabeler : Turns clusters into pseudo-groups. With this clusterer,
         ``scope="local"`` and ``block="embedding"``, it is GEORGE.
 
     Notes
@@ -73,8 +73,8 @@ class SilhouetteKMeans(ClusterMixin, BaseEstimator):
     To cluster a 2-D UMAP of the rows, put it before this clusterer: ``make_pipeline(UMAP(), SilhouetteKMeans())``
     (``pip install umap-learn``).
 
-    There is no `predict`. `PseudoGroupLabeler` gives a new row the cluster of its nearest training row, which also
-    holds after a UMAP, whose `transform` would move even the training rows.
+    There is no `predict`. `PseudoGroupLabeler` gives a new row the cluster of its nearest training row. This also works
+    after a UMAP, whose `transform` moves even the training rows.
 
     References
     ----------
@@ -123,7 +123,7 @@ class SilhouetteKMeans(ClusterMixin, BaseEstimator):
         """
         X = validate_data(self, X, dtype=FLOATS, ensure_min_samples=2)
         numbers = self._numbers_to_try(len(X))
-        # Every number of clusters gets the same seed, and so the same rows for its silhouette.
+        # Every number of clusters uses the same seed, and so the same rows for its silhouette.
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         labels, self.silhouettes_ = np.zeros(len(X), dtype=np.int64), {}
         if rows_are_identical(X):

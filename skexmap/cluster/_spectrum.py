@@ -7,17 +7,17 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 from skexmap.cluster._cluster_labels import renumber_by_size
 
-# Below this many rows a dense solver takes milliseconds and cannot fail to converge.
+# Below this number of rows, a dense solver takes milliseconds and always converges.
 DENSE_BELOW = 512
-# Largest accepted |L v - w v|: the eigenvalues of interest differ by far more.
+# Largest accepted |L v - w v|. The eigenvalues of interest differ by far more.
 RESIDUAL = 1e-6
 
 
 def graph_spectrum(affinity, n_eigenpairs, random_state):
-    """Return the smallest Laplacian eigenpairs of a graph that may fall apart into components."""
-    # With C components the eigenvalue 0 occurs C times. A solver would return those zeros in an order, with gaps among
-    # them, that are rounding noise. So the components are counted first, their vectors ``D^(1/2) 1_C`` span the null
-    # space exactly, and the other eigenvalues are computed component by component.
+    """Return the smallest Laplacian eigenpairs of a graph that may have several components."""
+    # With C components the eigenvalue 0 occurs C times. A solver would return those zeros in an order and with gaps
+    # that are rounding noise. So the components are counted first, their vectors ``D^(1/2) 1_C`` span the null space
+    # exactly, and the other eigenvalues are computed component by component.
     n_components, components = csgraph.connected_components(affinity, directed=False)
     components = renumber_by_size(components)
     laplacian, sqrt_degree = normalized_laplacian(affinity)
@@ -41,18 +41,18 @@ def graph_spectrum(affinity, n_eigenpairs, random_state):
 
 def normalized_laplacian(affinity):
     """Return L = I - D^(-1/2) A D^(-1/2) as a csr_array, and the square root of the degrees."""
-    # The diagonal of A does not count. A row without neighbors has the eigenvalue 0 and the degree 1.
+    # The diagonal of A is ignored. A row without neighbors has the eigenvalue 0 and the degree 1.
     laplacian, sqrt_degree = csgraph.laplacian(affinity, normed=True, return_diag=True)
     return sparse.csr_array(laplacian), sqrt_degree
 
 
 def smallest_eigenpairs(laplacian, n_eigenpairs, random_state):
     """Return the smallest eigenpairs of the normalized Laplacian of a connected graph, ascending."""
-    # A dense solver decomposes small graphs. ARPACK works on ``2 I - L``, whose largest eigenvalues are wanted, so that
-    # nothing is factorized. If a pair has a residual ``|L v - w v|`` of 1e-6 or more, ARPACK runs again in shift-invert
-    # mode, which factorizes L but tells very close eigenvalues apart.
+    # A dense solver decomposes small graphs. For others, ARPACK computes the largest eigenvalues of ``2 I - L``, which
+    # needs no factorization. If a pair has a residual ``|L v - w v|`` of 1e-6 or more, ARPACK runs again in
+    # shift-invert mode, which factorizes L but resolves very close eigenvalues.
     n = laplacian.shape[0]
-    # ARPACK needs more Lanczos vectors than wanted pairs.
+    # ARPACK needs more Lanczos vectors than requested pairs.
     is_small = n < DENSE_BELOW or 3 * n_eigenpairs >= n
     starts = random_state.uniform(-1, 1, size=(n, n_eigenpairs))
     failures = []
@@ -65,7 +65,7 @@ def smallest_eigenpairs(laplacian, n_eigenpairs, random_state):
         residual = np.linalg.norm(laplacian @ vectors - vectors * eigenvalues, axis=0).max()
         if residual < RESIDUAL:
             order = np.argsort(eigenvalues, kind="stable")
-            # A Laplacian has no negative eigenvalue: anything below zero is rounding.
+            # A Laplacian has no negative eigenvalues: values below zero are rounding errors.
             return np.maximum(eigenvalues[order], 0.0), vectors[:, order]
         failures.append(f"{name}: largest residual {residual:.1e}")
     raise np.linalg.LinAlgError(
@@ -81,8 +81,8 @@ def _dense(laplacian, n_eigenpairs, starts):
 def _arpack(laplacian, n_eigenpairs, starts):
     n = laplacian.shape[0]
     values, vectors = _lanczos(lambda v: 2 * v - laplacian @ v, n, n_eigenpairs, starts[:, 0])
-    # Started from one vector, Lanczos may see a repeated eigenvalue only once. So look for a pair that it missed
-    # among the vectors orthogonal to those found, until there is none.
+    # From one starting vector, Lanczos may find a repeated eigenvalue only once. So search for missed pairs among the
+    # vectors orthogonal to those found, until there are none.
     for i in range(1, n_eigenpairs):
 
         def flipped_without_found(v, found=vectors):
@@ -114,15 +114,15 @@ SOLVERS = {"dense": _dense, "arpack": _arpack, "shift-invert": _shift_invert}
 
 def clusters_at_widest_gap(eigenvalues, min_clusters=2):
     """Return the number of clusters before the widest gap, at least `min_clusters`."""
-    # As in ExMap, ``min_clusters=2`` skips the first gap: one cluster would split nothing.
+    # As in ExMap, ``min_clusters=2`` skips the first gap, because one cluster would split nothing.
     gaps = np.diff(eigenvalues)
     return min_clusters + int(gaps[min_clusters - 1 :].argmax())
 
 
 def runner_up(eigengaps, chosen, min_clusters):
     """Return the best number of clusters that was not chosen, and how clear the choice is."""
-    # The number is None if there is no other. The margin is the chosen gap less the runner-up's, over the wider of the
-    # two: from 1 (clear) over 0 (a toss-up) to -1.
+    # The number is None if there is no other. The margin is the chosen gap minus the runner-up's, divided by the wider
+    # of the two: 1 is clear, 0 is a tie, and -1 is clearly against the choice.
     others = eigengaps.copy()
     others[: min_clusters - 1] = -np.inf
     chosen_gap = 0.0
@@ -138,9 +138,9 @@ def runner_up(eigengaps, chosen, min_clusters):
 
 def cluster_qr(vectors):
     """Return the cluster of each row of a matrix of eigenvectors by cluster-QR."""
-    # Pivoted QR picks, one after another, the rows that point in the most independent directions; the polar factor of
-    # those rows rotates the embedding so that each cluster lies along one axis. There are no restarts and nothing
-    # random, and any rotation of the columns (as in a degenerate eigenspace) gives the same labels.
+    # Pivoted QR picks, one after another, the rows with the most independent directions. The polar factor of those rows
+    # rotates the embedding so that each cluster lies along one axis. There are no restarts and no randomness, and any
+    # rotation of the columns (as in a degenerate eigenspace) gives the same labels.
     k = vectors.shape[1]
     _, _, pivots = linalg.qr(vectors.T, pivoting=True, mode="economic")
     left, _, right = linalg.svd(vectors[pivots[:k]].T)

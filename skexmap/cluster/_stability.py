@@ -21,12 +21,12 @@ GOOD_JACCARD, POOR_JACCARD = 0.75, 0.60
 
 @dataclass(frozen=True)
 class ClusterStability:
-    """What `cluster_stability` found.
+    """Result of `cluster_stability`.
 
     Attributes
     ----------
     adjusted_rand_indices : ndarray of shape (n_resamples,)
-        Agreement of each resample's clusters with those of all rows: 1 is the same, 0 is chance.
+        Agreement of each resample's clusters with those of all rows: 1 means identical, 0 means chance.
     jaccards : ndarray of shape (n_resamples, n_clusters)
         For each cluster of all rows, its overlap (intersection over union) with the most similar cluster
         of each resample; NaN if the resample holds none of its rows.
@@ -48,7 +48,7 @@ class ClusterStability:
 
     @property
     def mean_jaccards(self):
-        """Mean overlap of each cluster, ndarray of shape (n_clusters,); NaN for one that no resample held."""
+        """Mean overlap of each cluster, ndarray of shape (n_clusters,); NaN if no resample holds any of it."""
         held = ~np.isnan(self.jaccards)
         n_held = held.sum(axis=0)
         sums = np.where(held, self.jaccards, 0.0).sum(axis=0)
@@ -61,7 +61,7 @@ class ClusterStability:
 
     @property
     def verdict(self):
-        """One of "stable", "doubtful" and "do not trust"; a cluster that no resample held is not to be trusted."""
+        """One of "stable", "doubtful" and "do not trust"; the last if no resample holds a cluster."""
         weakest = np.nan_to_num(self.mean_jaccards).min()
         if self.mean_adjusted_rand_index < POOR_ARI or weakest < POOR_JACCARD:
             return "do not trust"
@@ -70,7 +70,7 @@ class ClusterStability:
         return "stable"
 
     def __str__(self):
-        # `argmin` takes NaN for the smallest number.
+        # `argmin` treats NaN as the smallest number.
         weakest = int(self.mean_jaccards.argmin())
         kept = self.mean_jaccards[weakest]
         overlap = "is in no resample" if np.isnan(kept) else f"keeps a Jaccard overlap of {kept:.2f}"
@@ -82,32 +82,32 @@ class ClusterStability:
 
 
 def cluster_stability(estimator, X, *, n_resamples=20, fraction=0.8, random_state=None, n_jobs=None):
-    """Cluster subsamples of X, and measure how much of the clusters of X is found again.
+    """Cluster subsamples of X, and measure how well the clusters of X are found again.
 
     Parameters
     ----------
     estimator : clusterer
         Anything with `fit_predict`; clones of it are fitted.
     X : array-like or structured ndarray of n_samples rows
-        What to cluster, in any form that the estimator takes. For an estimator with the tag ``pairwise``, such as
-        scikit-learn's clusterers of precomputed matrices, a subsample has its rows and columns.
+        What to cluster, in any form that the estimator accepts. For an estimator with the tag ``pairwise``, such as
+        scikit-learn's clusterers of precomputed matrices, a subsample selects both rows and columns.
     n_resamples : int, default=20
         Number of subsamples.
     fraction : float, default=0.8
-        Share of the rows in a subsample. Rows are drawn without replacement, because copies of a row would be its
-        neighbors.
+        Share of the rows in a subsample. Rows are drawn without replacement, because copies of a row would be each
+        other's neighbors.
     random_state : int, RandomState instance or None, default=None
         Draws the subsamples.
     n_jobs : int, default=None
-        Subsamples clustered at a time.
+        Number of subsamples that are clustered in parallel.
 
     Returns
     -------
     stability : ClusterStability
-        ``print`` it for a sentence. Its `verdict` is
+        ``print`` it for a summary. Its `verdict` is
 
         - "do not trust" if the mean adjusted Rand index is below 0.65 ("poor" by Steinley [1]_) or a
-          cluster keeps less than 0.6 of itself ("should not be trusted" by Hennig [2]_),
+          cluster has a mean overlap below 0.6 ("should not be trusted" by Hennig [2]_),
         - "stable" if they reach 0.80 ("good") and, for every cluster, 0.75 ("valid, stable"),
         - "doubtful" in between.
 
@@ -122,13 +122,11 @@ def cluster_stability(estimator, X, *, n_resamples=20, fraction=0.8, random_stat
     IrreproducibleClustersWarning
         If the verdict is "do not trust".
 
-    Notes
-    -----
-    Stable clusters need not be meaningful: an algorithm may cut rows without any clusters at the same place
-    each time. Unstable clusters are not meaningful. The clusters are judged one by one, because the smallest
-    one, the group that matters, hardly moves the adjusted Rand index.
+    Notes ----- Stable clusters need not be meaningful: an algorithm may split rows without any clusters at the same
+    place each time. Unstable clusters are not meaningful. The clusters are judged one by one, because the smallest one,
+    the group that matters, hardly changes the adjusted Rand index.
 
-    Rows marked -1 count as a cluster of their own for the adjusted Rand index, and have no Jaccard overlap.
+    Rows marked -1 count as one more cluster in the adjusted Rand index, and have no Jaccard overlap.
 
     References
     ----------
@@ -202,7 +200,7 @@ def labels_of_sample(estimator, X, sample):
 
 def jaccards(reference, sample, labels):
     """Return, for each reference cluster, its largest Jaccard overlap with a cluster of the sample."""
-    # NaN stands for a cluster without a row in the sample. `labels` are the clusters of the rows `sample`.
+    # The value is NaN for a cluster without rows in the sample. `labels` are the clusters of the rows `sample`.
     overlaps = []
     for cluster in np.unique(reference[reference >= 0]):
         members = reference[sample] == cluster
@@ -214,7 +212,7 @@ def jaccards(reference, sample, labels):
 
 def seed_agreement(labels, cluster_again, n_seeds, *, rows_name, clusterer_name):
     """Return the mean adjusted Rand index of labels with the clusters under other seeds; warn if it is poor."""
-    # `cluster_again` maps a seed to the clusters found under it.
+    # `cluster_again` maps a seed to the clusters found with it.
     # Use fixed seeds: fits stay reproducible and the user's random state is untouched.
     seeds = np.random.RandomState(0).randint(np.iinfo(np.int32).max, size=n_seeds).tolist()
     agreement = float(np.mean([adjusted_rand_score(labels, cluster_again(seed)) for seed in seeds]))

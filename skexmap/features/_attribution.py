@@ -1,4 +1,4 @@
-"""How a batch of images is attributed: by relevance propagation, or by a callable of the user."""
+"""Attribute a batch of images by relevance propagation or by a callable of the user."""
 
 import threading
 
@@ -8,12 +8,12 @@ from skexmap.lrp import LRP, RelevanceEngine
 from skexmap.lrp._engine import Attribution
 from skexmap.lrp._logits import check_logits, first_output
 
-# A callable may put hooks on the replica while it runs (captum does), and several threads share a replica.
+# A callable may register hooks on the replica (captum does), and several threads share a replica.
 _LOCK = threading.Lock()
 
 
 def as_lrp(attribution):
-    """Return the settings of LRP that an `attribution` parameter stands for; None if it is a callable."""
+    """Return the LRP settings of an `attribution` parameter; None if it is a callable."""
     return LRP() if isinstance(attribution, str) else attribution if isinstance(attribution, LRP) else None
 
 
@@ -49,7 +49,7 @@ def attribute_by(method, replica, images, choose_target):
 
 
 class _FirstOutput(torch.nn.Module):
-    """Makes a model that returns a tuple return its logits alone."""
+    """Wraps a model that returns a tuple, so that it returns the logits only."""
 
     def __init__(self, module):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What both image transformers share: checking X, choosing device and type, batches with progress."""
+"""Code that both image transformers share: checks of X, device and type, and batches with progress."""
 
 from contextlib import contextmanager
 
@@ -20,16 +20,17 @@ from skexmap.features._loading import (
 )
 from skexmap.groups._diagnosis import warn_of_constant_predictions
 
-# As many images as `fit` shows the model to learn shapes and to see whether it can be attributed.
+# Number of images on which `fit` runs the model, to learn shapes and to check that it can be attributed.
 N_TRIAL_IMAGES = 8
 
 
 class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
-    """Base of transformers that show images to a frozen model.
+    """Base class of transformers that run a frozen model on images.
 
-    A subclass implements ``_trial(images, replica) -> dict of blocks`` for the first few images, ``_learn(X, y)`` and
-    ``_transform(X, checked) -> output`` without what surrounds `fit` and `transform`, and hands to `_collect`
-    the function that turns a batch into blocks. In those, ``predicted`` is the index of the largest logit.
+    A subclass implements ``_trial(images, replica) -> dict of blocks`` for the first few images. It also implements
+    ``_learn(X, y)`` and ``_transform(X, checked) -> output``, the inner parts of `fit` and `transform`, and passes to
+    `_collect` the function that turns a batch into blocks. In these blocks, ``predicted`` is the index of the largest
+    logit.
     """
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -40,7 +41,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         ----------
         X : as for `fit`
         y : array-like of shape (n_samples,) or None, default=None
-            Labels; used for `classes_` only.
+            Labels, which are used only for `classes_`.
 
         Returns
         -------
@@ -63,13 +64,13 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         return tags
 
     def _dtypes_kept(self):
-        """Return the floating types that come out as they go in: the model's own; without weights, any."""
+        """Return the floating types that are preserved: the model's own, or any if the model has no weights."""
         parameters = self.model.parameters() if isinstance(self.model, torch.nn.Module) else ()
         dtype = next((p.dtype for p in parameters if p.is_floating_point()), None)
         return ["float64", "float32"] if dtype is None else [str(dtype).removeprefix("torch.")]
 
     def _check_images(self, X, *, reset):
-        """Check what can be checked of X without reading all of it, and return it indexable by rows."""
+        """Check X as far as possible without reading all of it, and return it in a form that can be indexed by rows."""
         check_model(self.model)
         if self.load is None and not hasattr(X, "ndim"):
             X = np.asarray(X)
@@ -87,7 +88,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
                 )
             return X
         refuse_paths_in_columns(X)
-        # NaN and infinity are looked for batch by batch, so that a memory map is read once.
+        # Each batch is checked for NaN and infinity later, so that a memory map is read once.
         if X.ndim <= 2:
             return validate_data(self, X, reset=reset, ensure_all_finite=False)
         return check_array(X, allow_nd=True, ensure_all_finite=False)
@@ -105,17 +106,17 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
                 f"of shape {tuple(self.image_shape_)} (channels, height, width)."
             )
         if replica.device.type == "cuda" and images.device.type == "cpu":
-            # From pinned memory the copy runs beside the computation.
+            # Pinned memory lets the copy run in parallel with the computation.
             images = images.pin_memory()
         if images.is_inference():
             images = images.clone()
         images = images.to(replica.device, dtype, non_blocking=True)
         return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
 
-    # Relevance is a backward pass, which a caller's inference mode would forbid.
+    # Relevance needs a backward pass, which is not possible in a caller's inference mode.
     @torch.inference_mode(False)
     def _fit_shapes(self, X, y):
-        """Show the model a few images; learn the classes, and the blocks' names, shapes and types."""
+        """Run the model on a few images; learn the classes, and the names, shapes and types of the blocks."""
         if y is not None:
             check_consistent_length(X, y)
         check_readable(X, self.load)
@@ -151,7 +152,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         if PREDICTED in result.dtype.names:
             codes = result[PREDICTED].copy()
             if checked and self._y_varies:
-                # These are the images of `fit`, and they are of more than one class.
+                # These are the images of `fit`, and they belong to more than one class.
                 warn_of_constant_predictions(
                     self.classes_[codes],
                     f"The frozen model ({type(self.model).__name__})",
@@ -162,7 +163,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         return result
 
     def _predicted_block(self, codes):
-        """Return what the block ``predicted`` says of the logits' indices; -1 where no label belongs to a logit."""
+        """Return the values of the block ``predicted`` for indices of logits; -1 if a logit has no label."""
         if self.classes_.dtype.kind not in "iufb":
             return codes
         return self.classes_[codes] if self._labels_are_numbers else -1
@@ -172,10 +173,10 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         raise NotImplementedError
 
     def _output(self, blocks):
-        """Return the blocks in the form that the user, or `set_output`, asked for."""
+        """Return the blocks in the form that the parameters and `set_output` select."""
         if not self._returns_blocks():
             return blocks_to_columns(without_block(blocks, PREDICTED))
-        # scikit-learn's output wrapper takes plain arrays only: convert before it sees them.
+        # Convert here, because scikit-learn's output wrapper only accepts plain arrays.
         return blocks if output_container(self) == "default" else blocks_to_columns(blocks)
 
     def get_feature_names_out(self, input_features=None):
@@ -198,7 +199,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
 
 @contextmanager
 def explained_failure(image_shape):
-    """Turn the error of a model that cannot process the images into one that says what was put in."""
+    """Turn the error of a model that cannot process the images into one that describes the input."""
     try:
         yield
     except NotImplementedError:
@@ -211,18 +212,18 @@ def explained_failure(image_shape):
 
 
 def predicted_classes(logits):
-    """Return the index of the class that each row of logits predicts; one logit tells two classes apart by its sign."""
+    """Return the index of the class that each row of logits predicts; a single logit does so by its sign."""
     return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
 
 
 def as_numpy(values):
-    """Return a tensor as an array; half precision, which NumPy lacks or is slow in, as float32."""
+    """Return a tensor as an array, with half precision, which NumPy lacks or computes slowly, as float32."""
     values = values.cpu()
     return (values.float() if values.dtype in (torch.bfloat16, torch.float16) else values).numpy()
 
 
 def classes_of_logits(y, n_logits):
-    """Return the class of each logit: the labels where their number fits, else the logits' indices."""
+    """Return the class of each logit: the labels if their number matches, else the logits' indices."""
     n_classes = max(2, n_logits)
     if y is not None:
         labels = np.unique(np.asarray(y))

@@ -6,26 +6,26 @@ import torch
 
 from skexmap.features._base import as_numpy
 
-# To be raised whenever the engine's maps, or what an entry holds, change: older entries are then computed anew.
+# Raise this whenever the engine's maps or the contents of an entry change, to invalidate older entries.
 FORMAT = 2
 
 
 def _keep(key, entry):
-    """Return the entry; joblib.Memory stores it under the key, and calls this without one if it cannot read it."""
+    """Return the entry for joblib.Memory to store; raise if it is None, because no readable entry is stored."""
     if entry is None:
         raise LookupError(f"The cache holds nothing readable under {key}.")
     return entry
 
 
 class ImageCache:
-    """Computes what is not stored, a batch at a time, and stores it image by image.
+    """Computes missing results batch by batch, and stores them image by image.
 
     Parameters
     ----------
     memory : str or joblib.Memory
         Where to store.
     settings : object
-        All that a result depends on besides the image (weights and parameters); hashed once.
+        Everything except the image that a result depends on (weights and parameters); hashed once.
     """
 
     def __init__(self, memory, settings):
@@ -45,7 +45,7 @@ class ImageCache:
         return {name: torch.from_numpy(np.stack([entry[name] for entry in entries])) for name in entries[0]}
 
     def _stored(self, key):
-        """Return what is stored under a key; None if nothing is, or nothing that can be read."""
+        """Return the entry stored under a key; None if there is no readable entry."""
         if not self._keep.check_call_in_cache(key, None):
             return None
         try:

@@ -1,4 +1,4 @@
-"""Catching the embedding on its way through the model, in a plain forward pass."""
+"""Capture the embedding in a plain forward pass of the model."""
 
 import threading
 
@@ -9,7 +9,7 @@ from skexmap.lrp._logits import check_logits, first_output
 
 
 class _DenseInputs(TorchFunctionMode):
-    """Remembers input and output of every dense layer that runs."""
+    """Records the input and output of every dense layer that runs."""
 
     def __init__(self):
         super().__init__()
@@ -24,7 +24,7 @@ class _DenseInputs(TorchFunctionMode):
 
 
 def capture_embedding(module, images, layer=None):
-    """Return logits and embedding of images, and the name of the layer between, from one forward pass."""
+    """Return the logits, the embedding and the name of the layer between them, from one forward pass."""
     with torch.no_grad():
         if layer is not None:
             return _capture_layer(module, images, layer)
@@ -32,12 +32,12 @@ def capture_embedding(module, images, layer=None):
             logits = first_output(module(images))
     check_logits(logits, len(images))
     for entered, weight, left in seen.calls:
-        # The same memory and size: the logits themselves or a reshaped view of them.
+        # With the same memory and size, this is the logits or a reshaped view of them.
         if left.data_ptr() == logits.data_ptr() and left.numel() == logits.numel():
             owners = [
                 name for name, owner in module.named_modules() if getattr(owner, "weight", None) is weight
             ]
-            # Of layers with tied weights the head is the last.
+            # Among layers with tied weights, the head is the last one.
             return logits, entered.flatten(1), owners[-1] if owners else None
     raise ValueError(NO_HEAD)
 
@@ -61,7 +61,7 @@ def _capture_layer(module, images, layer):
     takes_input = isinstance(modules[layer], torch.nn.Linear)
 
     def catch(_, inputs, output):
-        # The replica may be running in another thread as well.
+        # The replica may also run in another thread.
         if threading.get_ident() == thread:
             caught.append(inputs[0] if takes_input else first_output(output))
 

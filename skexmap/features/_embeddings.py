@@ -1,4 +1,4 @@
-"""EmbeddingTransformer: the features that the last dense layer sees."""
+"""EmbeddingTransformer: the features at the input of the last dense layer."""
 
 from numbers import Integral
 
@@ -15,38 +15,38 @@ from skexmap.features._capture import capture_embedding
 class EmbeddingTransformer(ImageTransformer):
     """Penultimate-layer features of a frozen classifier, in one forward pass.
 
-    The embedding of an image is the input of the dense layer whose output the logits are: what the last layer can tell
-    the classes apart by, and what `skexmap.retraining` trains on.
+    The embedding of an image is the input of the dense layer that outputs the logits. The estimators in
+    `skexmap.retraining` train on it.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Trained classifier. It is never changed; a copy of it runs, in evaluation mode.
+        Trained classifier. It is never changed: a copy of it runs in evaluation mode.
     layer : str or None, default=None
-        Name of a module as in ``model.named_modules()``. A dense layer stands for its input, any other module for its
-        output (flattened). None finds the dense layer whose output the logits are.
+        Name of a module as in ``model.named_modules()``. The embedding is the input of a dense layer, or the flattened
+        output of any other module. None selects the dense layer that outputs the logits.
     return_predicted : bool, default=False
         Whether `transform` returns a structured array with the blocks ``embedding`` and ``predicted``, the class that
         the model predicts, instead of a plain 2-D array of embeddings.
     load : callable or None, default=None
-        From an item of X to an image tensor; None for arrays, and for file paths, which are opened with
+        Function from an item of X to an image tensor. If None, X holds arrays, or file paths, which are opened with
         `ImageLoader`.
     batch_size : int, default=64
         Images per forward pass.
     device : str, default="auto"
-        Where to compute; "auto" is a GPU if there is one.
+        Where to compute; "auto" selects a GPU if there is one.
     num_workers : int, default=0
-        Processes that load images; 0 loads in this one.
+        Number of processes that load images; with 0, this process loads them.
     verbose : bool, default=False
         Whether to show progress.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Class of each logit: the sorted labels if y has as many as the model has logits (two for one logit), else the
-        logits' indices.
+        Class of each logit: the sorted labels if there are as many as logits (two for one logit), else the indices of
+        the logits.
     head_ : str or None
-        Name of the dense layer whose output the logits are; None where `layer` names another.
+        Name of the dense layer that outputs the logits; None if `layer` names another module.
     n_logits_ : int
         Number of logits that the model returns.
     image_shape_ : tuple of int
@@ -59,12 +59,12 @@ class EmbeddingTransformer(ImageTransformer):
     Raises
     ------
     skexmap.exceptions.UnreadableImagesError
-        If image files cannot be read; all their rows are in its `indices`. Files are checked if X holds paths and
+        If image files cannot be read. Its `indices` are the rows of all of them. Files are checked if X holds paths and
         `load` is None, an `ImageLoader` or an `ImageNetTransform`.
 
     See Also
     --------
-    HeatmapTransformer : Heatmaps, and the embedding beside them with ``return_embedding=True``.
+    HeatmapTransformer : Heatmaps, and with ``return_embedding=True`` also the embedding.
 
     Examples
     --------
@@ -117,7 +117,7 @@ class EmbeddingTransformer(ImageTransformer):
         X : array-like of shape (n_samples, channels, height, width), or paths or indices of shape (n_samples,)
             Images, or what `load` turns into them.
         y : array-like of shape (n_samples,) or None, default=None
-            Labels; used for `classes_` only.
+            Labels, which are used only for `classes_`.
 
         Returns
         -------
@@ -137,8 +137,8 @@ class EmbeddingTransformer(ImageTransformer):
         -------
         embeddings : ndarray of shape (n_samples, n_embedding_features_)
             In the model's floating type. With ``return_predicted=True``, a structured ndarray of shape (n_samples,)
-            with the fields ``embedding``, of shape (n_embedding_features_,), and ``predicted``, an integer, as
-            `HeatmapTransformer` makes them.
+            with the fields ``embedding``, of shape (n_embedding_features_,), and ``predicted``, an integer as in
+            `HeatmapTransformer`.
         """
         check_is_fitted(self)
         return self._transform(X)
@@ -170,14 +170,14 @@ class EmbeddingTransformer(ImageTransformer):
         return self._blocks(logits, embedding)
 
     def _blocks(self, logits, embedding):
-        # Where `layer` names the embedding, the model may return anything.
+        # If `layer` names the embedding, the model may return anything.
         return {
             EMBEDDING: embedding,
             **({} if self.layer is not None else {PREDICTED: predicted_classes(logits)}),
         }
 
     def adopt(self, fitted):
-        """Take over what a transformer of the same model has learned from the images, without showing them again.
+        """Copy the fitted attributes of a transformer of the same model, without running the model again.
 
         Parameters
         ----------

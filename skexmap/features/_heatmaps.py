@@ -1,4 +1,4 @@
-"""HeatmapTransformer: what a frozen classifier looks at, image by image."""
+"""HeatmapTransformer: a relevance heatmap of a frozen classifier for each image."""
 
 from numbers import Integral
 
@@ -16,74 +16,75 @@ from skexmap.features._capture import NO_HEAD, capture_embedding
 from skexmap.lrp import LRP
 from skexmap.lrp._logits import check_logits, first_output
 
-# Cosine between a map in float16 and in float32 below which the type is refused.
+# Smallest accepted cosine between a map in float16 and in float32.
 MIN_ALIGNMENT = 0.95
 
 
 class HeatmapTransformer(ImageTransformer):
     """Relevance heatmaps of a frozen image classifier.
 
-    Layer-wise relevance propagation starts with relevance 1 at the target logit of each image and shares it, layer by
-    layer, among the pixels: step one of ExMap [1]_. Maps are shrunk, then each is divided by its largest absolute
-    value.
+    Layer-wise relevance propagation starts with relevance 1 at the target logit of each image and distributes it, layer
+    by layer, over the pixels. This is the first step of ExMap [1]_. The maps are shrunk, and each is divided by its
+    largest absolute value.
 
     Parameters
     ----------
     model : torch.nn.Module
         Trained classifier that returns logits of shape (n, n_logits), or a tuple with them first. One logit means two
-        classes. It is never changed; a copy of it runs, in evaluation mode.
+        classes. It is never changed: a copy of it runs in evaluation mode.
     attribution : "lrp", LRP or callable, default="lrp"
-        How relevance is computed. ``"lrp"`` is `skexmap.lrp.LRP()`, layer-wise relevance propagation as published; its
-        settings are those of the object, and a grid search reaches them as ``attribution__gamma``. A callable
-        ``(model, images, targets) -> relevance`` gets a copy of the model in evaluation mode, a batch of images that
-        require gradients, and the index of the logit to explain of each; it returns a tensor of shape (n, channels,
-        height, width).
+        How relevance is computed. ``"lrp"`` stands for `skexmap.lrp.LRP()`, layer-wise relevance propagation as
+        published. Pass an `LRP` object for other settings; a grid search can set them as ``attribution__gamma``. A
+        callable ``(model, images, targets) -> relevance`` gets a copy of the model in evaluation mode, a batch of
+        images that require gradients, and the index of the logit to explain for each image. It returns a tensor of
+        shape (n, channels, height, width).
     target : "predicted", int or callable, default="predicted"
         The class whose logit is explained: the predicted one, one index for all images, or a function from the logits
         (tensor of shape (n, n_logits)) to n indices.
     evidence : {"magnitude", "signed"}, default="magnitude"
-        What of the relevance is kept. ``"magnitude"``: its absolute value, in every pixel and channel, before maps are
-        shrunk. ``"signed"`` (published): the relevance itself, positive where it speaks for the explained class.
+        Which part of the relevance is kept. ``"magnitude"`` takes its absolute value, in every pixel and channel,
+        before the maps are shrunk. ``"signed"`` (as published) keeps the sign, which is positive where the image
+        supports the explained class.
     size : int or None, default=28
-        Side of the square maps, in pixels; None keeps the resolution. Maps that are smaller stay so. Ignored where X
-        is no set of pictures (inputs that are not of shape (channels, height, width)).
+        Side of the square maps, in pixels; None keeps the resolution. Smaller maps are not enlarged. Ignored if X does
+        not contain images of shape (channels, height, width).
     normalize : {"max_abs"} or None, default="max_abs"
         Whether each map is divided by its largest absolute value. A map that is zero everywhere stays zero.
     resample : {"bilinear", "area"}, default="bilinear"
-        How maps are shrunk. ``"bilinear"`` is the published way; from 224 to 28 it reads 6% of the pixels. ``"area"``
-        averages all of them.
+        How maps are shrunk. ``"bilinear"`` (as published) reads only 6% of the pixels if maps shrink from 224 to 28.
+        ``"area"`` averages all of them.
     return_embedding : bool, default=False
         Whether `transform` returns a structured array with the blocks ``embedding``, ``heatmap`` and ``predicted``,
         from the same forward pass, instead of a plain 2-D array of maps.
     dtype : {"float64", "float32", "bfloat16", "float16"} or None, default=None
-        Floating type to compute in; None keeps the model's. Half precision is faster where the hardware has it; the
-        embedding then has that precision, and both come out as float32. "float16" has a small range: `fit` refuses it
-        where the maps of the first images differ from those in float32.
+        Floating type to compute in; None keeps the model's. Half precision is faster on hardware that supports it. The
+        embedding then has half precision too, and the output is converted to float32. "float16" has a small range:
+        `fit` raises an error if the maps of the first images differ from those in float32.
     load : callable or None, default=None
-        From an item of X to an image tensor of shape (channels, height, width); None for arrays, and for file paths,
-        which are opened with `ImageLoader`. It must be picklable to be cached or sent to workers.
+        Function from an item of X to an image tensor of shape (channels, height, width). If None, X holds arrays, or
+        file paths, which are opened with `ImageLoader`. It must be picklable to be cached or sent to workers.
     memory : str, joblib.Memory or None, default=None
-        Caches maps and embeddings per image, keyed by weights, settings and pixels.
+        Caches the maps and embedding of each image, keyed by weights, settings and pixels.
     batch_size : int, default=64
         Images per pass; only one batch of full-size maps is in memory.
     device : str, default="auto"
-        Where to compute; "auto" is a GPU if there is one.
+        Where to compute; "auto" selects a GPU if there is one.
     num_workers : int, default=0
-        Processes that load images; 0 loads in this one.
+        Number of processes that load images; with 0, this process loads them.
     verbose : bool, default=False
         Whether to show progress.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Class of each logit: the sorted labels if y has as many as the model has logits (two for one logit), else the
-        logits' indices.
+        Class of each logit: the sorted labels if there are as many as logits (two for one logit), else the indices of
+        the logits.
     head_ : str or None
-        Name of the dense layer whose output the logits are; None where no dense layer's is.
+        Name of the dense layer that outputs the logits; None if there is no such layer.
     image_shape_ : tuple of int
         Shape of one image.
     heatmap_shape_ : tuple of int
-        Shape of one map, ``(channels, size, size)`` for pictures.
+        Shape of one map, ``(channels, size, size)`` for images.
     n_logits_ : int
         Number of logits that the model returns.
     n_features_in_ : int
@@ -92,14 +93,14 @@ class HeatmapTransformer(ImageTransformer):
     Raises
     ------
     skexmap.lrp.UnsupportedOperationError
-        By `fit`, if the model does something that has no relevance rule; the message names it and where.
+        In `fit`, if an operation of the model has no relevance rule; the message names the operation and its location.
     skexmap.exceptions.UnreadableImagesError
-        If image files cannot be read; all their rows are in its `indices`. Files are checked if X holds paths and
+        If image files cannot be read. Its `indices` are the rows of all of them. Files are checked if X holds paths and
         `load` is None, an `ImageLoader` or an `ImageNetTransform`.
 
     See Also
     --------
-    EmbeddingTransformer : Only the embedding, in one forward pass.
+    EmbeddingTransformer : The embedding only, in one forward pass.
 
     References
     ----------
@@ -177,14 +178,14 @@ class HeatmapTransformer(ImageTransformer):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
-        """Check the model on a few images, and learn shapes and classes.
+        """Check the model on a few images, and learn the shapes and classes.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, channels, height, width), or paths or indices of shape (n_samples,)
             Images, or what `load` turns into them. Plain inputs of shape (n_samples, n_features) work too.
         y : array-like of shape (n_samples,) or None, default=None
-            Labels; used for `classes_` only.
+            Labels, which are used only for `classes_`.
 
         Returns
         -------
@@ -234,11 +235,11 @@ class HeatmapTransformer(ImageTransformer):
         return replica_of(self.model, pick_device(self.device), dtype)
 
     def _dtypes_kept(self):
-        # A structured array is of no floating type.
+        # A structured array does not have a floating type.
         return [] if self.return_embedding or self.dtype is not None else super()._dtypes_kept()
 
     def _trial(self, images, replica):
-        """Refuse a model that cannot be attributed right; return the blocks of a few images."""
+        """Raise if the model cannot be attributed correctly; return the blocks of a few images."""
         with explained_failure(self.image_shape_), torch.no_grad():
             logits = first_output(replica.module(images))
         check_logits(logits, len(images))
@@ -256,7 +257,7 @@ class HeatmapTransformer(ImageTransformer):
         return blocks
 
     def _check_range(self, images, maps):
-        """Refuse float16, which holds nothing below 6e-8, where relevance vanishes on its way to the pixels."""
+        """Raise if relevance vanishes on its way to the pixels in float16, which holds nothing below 6e-8."""
         replica = replica_of(self.model, pick_device(self.device), torch.float32)
         agreement = alignment(maps.float(), self._compute(images.float(), replica)[HEATMAP])
         worst = float(agreement.min())
@@ -269,7 +270,7 @@ class HeatmapTransformer(ImageTransformer):
             )
 
     def _settings(self):
-        """Return all that a map depends on besides the image."""
+        """Return everything except the image that a map depends on."""
         ignored = {"memory", "batch_size", "device", "num_workers", "verbose", "load"}
         state = self.__getstate__()
         return {name: state[name] for name in self.get_params(deep=False) if name not in ignored}
@@ -287,7 +288,7 @@ class HeatmapTransformer(ImageTransformer):
         maps = relevance
         lrp = as_lrp(self.attribution)
         if lrp is not None and lrp.layer is not None and maps.ndim == 4:
-            # The channels of a layer have no meaning that clusters could use, and there are many.
+            # The channels of a hidden layer are many and carry no meaning for the clusters.
             maps = maps.sum(1, keepdim=True)
         if self.size is not None and maps.ndim == 4:
             maps = resize(maps, self.size, self.resample)
@@ -329,7 +330,7 @@ class HeatmapTransformer(ImageTransformer):
 
 
 def resize(maps, size, how):
-    """Shrink maps of shape (n, channels, height, width) to (n, channels, size, size); smaller ones stay."""
+    """Shrink maps of shape (n, channels, height, width) to (n, channels, size, size); smaller ones are unchanged."""
     if max(maps.shape[-2:]) <= size:
         return maps
     if how == "area":
@@ -338,13 +339,13 @@ def resize(maps, size, how):
 
 
 def alignment(maps, others):
-    """Return the cosine between each map and its counterpart; two maps of zeros are the same."""
+    """Return the cosine between each map and its counterpart; it is 1 for two maps of zeros."""
     maps, others = maps.flatten(1), others.flatten(1)
     same = (maps == others).all(1)
     return torch.where(same, 1.0, F.cosine_similarity(maps, others, dim=1))
 
 
 def divide_by_largest(maps):
-    """Divide each map by its largest absolute value; a map of zeros stays as it is."""
+    """Divide each map by its largest absolute value; a map of zeros is unchanged."""
     largest = maps.abs().flatten(1).amax(1).reshape(-1, *[1] * (maps.ndim - 1))
     return maps / torch.where(largest > 0, largest, 1.0)

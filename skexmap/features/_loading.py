@@ -1,4 +1,4 @@
-"""From what a user passes as X to batches of images."""
+"""Turn the X that a user passes into batches of images."""
 
 import os
 
@@ -19,8 +19,8 @@ class ImageLoader:
     Parameters
     ----------
     transform : callable or None, default=None
-        From a PIL image to a tensor of shape (channels, height, width), for example a torchvision transform; it must
-        be picklable. None scales the pixels to [0, 1].
+        Function from a PIL image to a tensor of shape (channels, height, width), for example a torchvision transform.
+        It must be picklable. None scales the pixels to [0, 1].
 
     Examples
     --------
@@ -81,7 +81,7 @@ def are_paths(X):
 
 
 def refuse_paths_in_columns(X):
-    """Raise ValueError if X is a table of file paths: an image is one path, an X of paths one-dimensional."""
+    """Raise ValueError if X is a table of file paths: an X of paths must be one-dimensional."""
     if X.ndim != 2 or not (isinstance(X, np.ndarray) or hasattr(X, "columns")):
         return
     row = np.asarray(X.iloc[:1] if hasattr(X, "iloc") else X[:1]).ravel()
@@ -118,7 +118,7 @@ class _Images(Dataset):
         """Return the rows and their images."""
         if self.load is None:
             values = self.X[rows[0] : rows[-1] + 1]
-            # A memory map or a read-only array is copied, one batch at a time.
+            # Copy one batch at a time, because X may be a memory map or read-only.
             return rows, values if isinstance(values, torch.Tensor) else torch.from_numpy(np.array(values))
         images = [self._load(row) for row in rows]
         shapes = {tuple(image.shape) for image in images}
@@ -133,7 +133,7 @@ class _Images(Dataset):
     def _load(self, row):
         try:
             return torch.as_tensor(self.load(self.X[row]))
-        # `load` may raise anything. The row is known only here.
+        # `load` may raise any exception. The row is known only here.
         except Exception as error:
             item = self.X[row]
             shown = repr(str(item)) if are_paths(self.X) else item
@@ -145,7 +145,7 @@ class _Images(Dataset):
 
 def check_readable(X, load):
     """Raise UnreadableImagesError if files of X, or their masks, cannot be read."""
-    # Only paths that this package opens as images can be checked: those without a `load`, or with one of ours.
+    # Only paths that this package opens can be checked: those without a `load`, or with one of its own.
     if not (load is None or isinstance(load, ImageLoader | ImageNetTransform)) or not are_paths(X):
         return
     paths = [os.fspath(path) for path in X]
@@ -175,7 +175,7 @@ def image_batches(X, load, batch_size, num_workers):
         num_workers=num_workers,
         collate_fn=_identity,
         pin_memory=False,
-        # Without one of its own, the loader draws a number from the user's global generator.
+        # Without this, the loader would draw a number from the user's global generator.
         generator=torch.Generator(),
     )
 

@@ -1,4 +1,4 @@
-"""Named warnings about pseudo-groups and predictions that cannot be right, each with its remedy."""
+"""Warnings about implausible pseudo-groups and predictions, each with its remedy."""
 
 import warnings
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from skexmap.exceptions import ClassInOneClusterWarning, ConstantPredictionWarni
 def warn_of_undivided_classes(classes, class_codes, clusters, stacklevel=3):
     """Warn of classes that lie in one cluster."""
     if len(classes) < 2:
-        # With one class there is nothing to cross the clusters with.
+        # With one class, the clusters cannot be crossed with anything.
         return
     pairs = np.unique(np.column_stack([class_codes, clusters])[clusters >= 0], axis=0)
     undivided = classes[np.bincount(pairs[:, 0], minlength=len(classes)) == 1]
@@ -48,7 +48,7 @@ def warn_of_constant_predictions(predictions, who, remedy, stacklevel=3):
 
 @contextmanager
 def without_constant_prediction_warnings():
-    """Fit a part of an estimator, which says itself what constant predictions of the part mean."""
+    """Silence the warning for a part of an estimator, because the estimator itself judges constant predictions."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConstantPredictionWarning)
         yield

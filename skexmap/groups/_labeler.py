@@ -46,9 +46,9 @@ class PseudoGroupLabeler(TransformerMixin, BaseEstimator):
     class-major: group ``class * n_clusters_ + cluster``, so that every pair has a fixed number, whether
     or not an image falls into it.
 
-    A clusterer also tells apart what has nothing to do with a shortcut, bags from shoes. Each part of such a split
-    would weigh as much as a true group. So neighbouring clusters on which the frozen model is right equally often,
-    class by class, are merged before they are crossed with the classes.
+    A clusterer also separates images for reasons unrelated to a shortcut, for example bags from shoes. Each part of
+    such a split would weigh as much as a true group. So neighboring clusters on which the frozen model is right equally
+    often, class by class, are merged before they are crossed with the classes.
 
     Parameters
     ----------
@@ -56,55 +56,56 @@ class PseudoGroupLabeler(TransformerMixin, BaseEstimator):
         Anything with `fit_predict`, or a pipeline that ends in it; a clone of it is fitted. None means
         `EigengapSpectralClustering()`.
     scope : {"global", "local"}, default="global"
-        Cluster all rows at once, or the rows of each class by themselves.
+        Whether to cluster all rows at once, or the rows of each class separately.
     block : {"heatmap", "embedding"}, default="heatmap"
-        Which named block to cluster. ``"embedding"``, whose rows are divided by their largest absolute
-        value first, is the choice of GEORGE [2]_. A plain 2-D X is taken for that block.
+        Which named block to cluster. ``"embedding"`` is the choice of GEORGE [2]_; its rows are first divided by their
+        largest absolute value. A plain 2-D X is treated as that block.
     merge_alpha : float in (0, 1) or None, default=0.05
-        A tree is built over the clusters, by average linkage of their mean rows. From the leaves upwards, two branches
-        are merged unless, in some class, the model's right and wrong answers on the one differ from those on the other:
-        Fisher's exact test at this level, Bonferroni-corrected over the classes. Branches that differ end the merging
-        on their side of the tree. This needs the model's predictions. None merges nothing, as published.
+        Level of the test that decides which clusters are merged. A tree is built over the clusters, by average linkage
+        of their mean rows. From the leaves upwards, two branches are merged unless, in some class, the model is right
+        significantly more often on one of them. The test is Fisher's exact test, Bonferroni-corrected over the classes.
+        Branches that differ end the merging on their side of the tree. This needs the model's predictions. None merges
+        nothing, as published.
     n_seed_checks : int, default=1
-        With how many other seeds to compare the clusters, at the cost of one more clustering each. 0 skips the
-        check. Only a clusterer whose seed matters is checked: one with a `random_state`, its own or that of
-        a part, but not `EigengapSpectralClustering` with exact neighbors.
+        Number of other seeds with which the clusters are compared. Each one costs another clustering; 0 skips the
+        check. A clusterer is checked only if its seed matters: if it, or a part of it, has a `random_state`, except for
+        `EigengapSpectralClustering` with exact neighbors.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
         The classes in y.
     n_clusters_ : int
-        Number of clusters; with ``scope="local"`` the largest number found in any class.
+        Number of clusters; with ``scope="local"``, the largest number found in any class.
     n_clusters_per_class_ : ndarray of shape (n_classes,), int64
         Number of clusters of each class (all equal to `n_clusters_` with ``scope="global"``).
     cluster_labels_ : ndarray of shape (n_samples,), int64
         Cluster of each training row (within its class, with ``scope="local"``). Cluster 0 is the largest;
-        equal sizes are ordered by their first member. -1 where the clusterer said -1.
+        equal sizes are ordered by their first member. -1 if the clusterer returned -1.
     group_labels_ : ndarray of shape (n_samples,), int64
-        Pseudo-group of each training row; -1 ("belongs to none") where the cluster is -1.
+        Pseudo-group of each training row; -1 ("belongs to none") if the cluster is -1.
     clusterers_ : list of clusterers
         The fitted clusterer, or one per class with ``scope="local"``.
     merges_ : list of list of Merge
-        For each of them the pairs of clusters that were merged, in their order: named tuples ``(into, cluster,
-        p_value)``, with the numbers that the clusters had before.
+        For each fitted clusterer, the pairs of clusters that were merged, in order: named tuples ``(into, cluster,
+        p_value)``, with the numbers that the clusters had before merging.
     merged_into_ : list of ndarray of shape (n_found,), int64
-        For each of them the cluster, in `cluster_labels_`, that each cluster it found became, or became part of.
+        For each fitted clusterer, the number in `cluster_labels_` of each cluster that it found, after merging.
     seed_agreements_ : list of float or None
-        For each of them the mean adjusted Rand index of its clusters with those under the other seeds: 1 is the same,
-        0 is chance; None if nothing was compared.
+        For each fitted clusterer, the mean adjusted Rand index of its clusters with those under the other seeds: 1
+        means identical, 0 means chance. None if nothing was compared.
     n_features_in_ : int
         Number of features of the clustered block.
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Names of the features, when X was a data frame without blocks and all names were strings.
+        Names of the features, if X was a data frame without blocks and all names were strings.
 
     Raises
     ------
     ValueError
-        In `fit`: if y is missing, of another length or no classification target; if X holds NaN or
-        infinite values; if the block is missing; if a class has too few samples for the clusterer (the
-        message names the class); if the clusterer put every row of a class at -1; if the model's predictions are
-        missing, and `merge_alpha` is not None.
+        In `fit`: if y is missing, has another length than X or is not a classification target; if X holds NaN or
+        infinite values; if the block is missing; if a class has too few samples for the clusterer (the message names
+        the class); if the clusterer gives -1 to every row of a class; or if the model's predictions are missing and
+        `merge_alpha` is not None.
 
     Warns
     -----
@@ -119,24 +120,23 @@ class PseudoGroupLabeler(TransformerMixin, BaseEstimator):
 
     Notes
     -----
-    It is a transformer and not a `ClusterMixin`, because it needs y. As a pipeline step it replaces the
-    heatmaps by the block ``cluster``: shape ``(n_samples,)``, or ``(n_samples, n_classes)`` with
-    ``scope="local"``: a new row gets the cluster that it would have in every class, and the column of its
-    class is selected downstream.
+    It is a transformer, not a `ClusterMixin`, because it needs y. As a pipeline step it replaces the heatmaps by the
+    block ``cluster`` of shape ``(n_samples,)``. With ``scope="local"`` the shape is ``(n_samples, n_classes)``: a new
+    row gets the cluster that it would have in every class, and the column of its class is selected downstream.
 
     The clusterer's `predict` places new rows. If it has none (scikit-learn's `SpectralClustering`,
     `AgglomerativeClustering` and `DBSCAN`, or `SilhouetteKMeans`), a new row gets the cluster of its nearest
     training row, -1 included. A new row that `predict` puts into a cluster without training rows gets -1.
 
-    The predictions are read from the block ``predicted``, which a `HeatmapTransformer` with
-    ``return_embedding=True`` makes, or passed to `fit`. They are needed in `fit` alone: a new row gets the merged
-    cluster of the cluster that it falls into.
+    The predictions are passed to `fit`, or read from the block ``predicted``, which a `HeatmapTransformer` with
+    ``return_embedding=True`` returns. Only `fit` needs them: a new row that falls into a merged cluster gets the number
+    after merging.
 
-    Merging asks what the model gets wrong, so it needs wrong answers. If the model is right about nearly every image,
-    as on the images it was trained on, all clusters are alike.
+    Merging compares the errors of the model, so it needs errors. If the model is right about nearly every image, as on
+    the images it was trained on, all clusters are alike.
 
-    A single class in y is allowed: the groups then are the clusters. A single cluster is allowed too: the
-    groups then are the classes.
+    A single class in y is allowed: the groups are then the clusters. A single cluster is also allowed: the groups are
+    then the classes.
 
     References
     ----------
@@ -147,7 +147,7 @@ class PseudoGroupLabeler(TransformerMixin, BaseEstimator):
 
     Examples
     --------
-    Two classes, and in each of them two kinds of heatmap:
+    Two classes, each with two kinds of heatmaps:
 
     >>> import numpy as np
     >>> from sklearn.cluster import KMeans
@@ -195,7 +195,7 @@ class PseudoGroupLabeler(TransformerMixin, BaseEstimator):
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y, predicted=None):
-        """Cluster the rows of X, merge what the model treats alike, and cross the clusters with the classes.
+        """Cluster the rows of X, merge clusters that the model treats alike, and cross them with the classes.
 
         Parameters
         ----------
@@ -205,7 +205,7 @@ class PseudoGroupLabeler(TransformerMixin, BaseEstimator):
         y : array-like of shape (n_samples,)
             Class of each row: numbers or strings.
         predicted : array-like of shape (n_samples,), default=None
-            Class that the frozen model predicts for each row. None reads the block ``predicted``.
+            Class that the frozen model predicts for each row. If None, it is read from the block ``predicted``.
 
         Returns
         -------
@@ -257,7 +257,7 @@ class PseudoGroupLabeler(TransformerMixin, BaseEstimator):
         y : array-like of shape (n_samples,)
             Class of each row.
         predicted : array-like of shape (n_samples,), default=None
-            Class that the frozen model predicts for each row. None reads the block ``predicted``.
+            Class that the frozen model predicts for each row. If None, it is read from the block ``predicted``.
 
         Returns
         -------
@@ -267,7 +267,7 @@ class PseudoGroupLabeler(TransformerMixin, BaseEstimator):
         return self.fit(X, y, predicted).group_labels_
 
     def predict_groups(self, X, y):
-        """Return the pseudo-groups of new rows of known class.
+        """Return the pseudo-groups of new rows whose class is known.
 
         Parameters
         ----------
@@ -306,9 +306,8 @@ class PseudoGroupLabeler(TransformerMixin, BaseEstimator):
         Returns
         -------
         X_out : structured ndarray of shape (n_samples,), or ndarray of shape (n_samples, n_columns)
-            The blocks of X with ``heatmap`` replaced by ``cluster``; for an X without blocks the clusters
-            as one column, or with ``scope="local"`` one column per class. A data frame where `set_output`
-            asked for one.
+            The blocks of X with ``heatmap`` replaced by ``cluster``. If X has no blocks, the clusters as one column, or
+            as one column per class with ``scope="local"``. A data frame if `set_output` selects one.
         """
         check_is_fitted(self)
         rows, _ = self._read(X, None, reset=False)
@@ -327,7 +326,7 @@ class PseudoGroupLabeler(TransformerMixin, BaseEstimator):
         y : array-like of shape (n_samples,)
             Class of each row.
         predicted : array-like of shape (n_samples,), default=None
-            Class that the frozen model predicts for each row. None reads the block ``predicted``.
+            Class that the frozen model predicts for each row. If None, it is read from the block ``predicted``.
 
         Returns
         -------
@@ -367,9 +366,9 @@ class PseudoGroupLabeler(TransformerMixin, BaseEstimator):
         return tags
 
     def _read(self, X, y, *, reset):
-        """Return the rows to cluster and the checked y (None where `transform` has none)."""
+        """Return the rows to cluster and the checked y (None in `transform`)."""
         rows = flat_block(X, self.block, required_by=self)
-        # In `fit`, a y of None is refused in scikit-learn's words.
+        # In `fit`, scikit-learn raises its own error for a y of None.
         target = {"y": None} if reset and y is None else {}
         rows = validate_data(
             self, rows, **target, reset=reset, dtype=FLOATS, ensure_min_samples=2 if reset else 1
@@ -438,7 +437,7 @@ class FittedClusterer:
         return int(self.labels.max()) + 1
 
     def renumbered(self, numbers):
-        """Return the same clusterer with a new number for each cluster; two may get the same."""
+        """Return the same clusterer with a new number for each cluster; two clusters may share a number."""
         numbers = np.append(numbers, -1)
         return replace(
             self,
@@ -447,7 +446,7 @@ class FittedClusterer:
         )
 
     def predict(self, rows):
-        """Return the cluster of each row: the clusterer's answer, or that of the nearest training row."""
+        """Return the cluster of each row: the clusterer's prediction, or the cluster of the nearest training row."""
         if self.rows is not None:
             return self.labels[nearest_rows(self.rows, 1, Y=rows)[:, 0]]
         return np.array(
@@ -456,7 +455,7 @@ class FittedClusterer:
 
 
 def fit_clusterer(clusterer, rows, what, n_seed_checks=0):
-    """Fit a clusterer in place and number its clusters by size; `what` names the rows in errors and warnings."""
+    """Fit a clusterer in place and number its clusters by size; `what` names the rows in messages."""
     unfitted = clone(clusterer)
     try:
         given = np.asarray(clusterer.fit_predict(rows))
@@ -472,7 +471,7 @@ def fit_clusterer(clusterer, rows, what, n_seed_checks=0):
     agreement = None
     seeds = parameters_named(unfitted, "random_state")
     if isinstance(unfitted, EigengapSpectralClustering):
-        # Its own seed does not change the clusters, but that of a transformer in `neighbors` may.
+        # The seed of this clusterer does not change the clusters, but that of a transformer in `neighbors` may.
         seeds.remove("random_state")
     if n_seed_checks and seeds:
         agreement = seed_agreement(
@@ -488,12 +487,12 @@ def fit_clusterer(clusterer, rows, what, n_seed_checks=0):
 
 
 def codes_of_labels(labels, classes):
-    """Return the position of each label among the sorted classes; -1 if it is none of them."""
+    """Return the position of each label among the sorted classes; -1 for unknown labels."""
     codes = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
     return np.where(classes[codes] == labels, codes, -1)
 
 
 def divided_by_largest(rows):
-    """Divide each row by its largest absolute value; a row of zeros stays."""
+    """Divide each row by its largest absolute value; a row of zeros is unchanged."""
     largest = np.abs(rows).max(axis=1, keepdims=True)
     return rows / np.where(largest > 0, largest, 1)

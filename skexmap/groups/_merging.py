@@ -11,9 +11,9 @@ from skexmap.cluster._cluster_labels import cluster_means, renumber_by_size
 
 
 class Merge(NamedTuple):
-    """Two clusters that became one, by the numbers that the clusterer's clusters had before any merge.
+    """Two clusters that were merged, with the numbers that the clusters had before any merge.
 
-    A cluster that absorbed others before keeps its number, the smallest of theirs.
+    A cluster that has already absorbed others keeps the smallest of their numbers.
     """
 
     into: int
@@ -22,10 +22,10 @@ class Merge(NamedTuple):
 
 
 def merge_alike(labels, class_codes, correct, rows, alpha):
-    """Merge clusters that are neighbours and on which the model is right equally often."""
-    # In a tree over the clusters, from the leaves upwards, two branches become one cluster if each of them is one and
-    # the model behaves alike on both. So a cluster is never merged past a nearer one that differs: two shortcuts may
-    # fail equally often.
+    """Merge neighboring clusters on which the model is right equally often."""
+    # In a tree over the clusters, from the leaves upwards, two branches are merged if each of them is one cluster and
+    # the model behaves alike on both. So a cluster is never merged past a nearer one that differs, because two
+    # different shortcuts may fail equally often.
     n_clusters = int(labels.max()) + 1
     # Right and wrong answers: shape (n_clusters, n_classes, 2).
     answers = np.zeros((n_clusters, int(class_codes.max()) + 1, 2), dtype=np.int64)
@@ -33,7 +33,7 @@ def merge_alike(labels, class_codes, correct, rows, alpha):
     np.add.at(answers, (labels[member], class_codes[member], (~correct[member]).astype(int)), 1)
 
     into, merges = np.arange(n_clusters), []
-    # The cluster that each node of the tree became; None if it is several.
+    # The cluster of each node of the tree; None if the node holds several clusters.
     nodes = list(range(n_clusters))
     tree = linkage(pdist(cluster_means(rows, labels)), "average")[:, :2] if n_clusters > 1 else []
     for pair in np.asarray(tree, dtype=int):
@@ -57,7 +57,7 @@ def p_value_alike(answers, others):
     p_values = [
         fisher_exact([own, other]).pvalue
         for own, other in zip(answers, others, strict=True)
-        # Without an image in both clusters, or with equal answers on all, there is nothing to compare.
+        # Skip a class without images in one cluster, or whose answers are all right or all wrong: nothing can differ.
         if own.any() and other.any() and (own + other).all()
     ]
     return min(1.0, len(answers) * min(p_values, default=1.0))

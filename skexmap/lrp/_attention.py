@@ -1,4 +1,4 @@
-"""Attention, run as the operations it is made of, each with its rule (AttnLRP)."""
+"""Attention, split into basic operations that each have a rule (AttnLRP)."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 
 def scaled_dot_product_attention(run, call):
-    """Attention from its parts, each with its rule (AttnLRP)."""
+    """Compute attention from basic operations that each have a rule (AttnLRP)."""
     query, key, value = (call.argument(i, name) for i, name in enumerate(("query", "key", "value")))
     if call.argument(4, "dropout_p", 0.0) > 0:
         return run.refuse(call, "Its dropout is active in evaluation mode: pass `dropout_p=0`.")
@@ -35,7 +35,7 @@ def scaled_dot_product_attention(run, call):
 
 
 def multi_head_attention(run, call):
-    """nn.MultiheadAttention from its parts, each with its rule (AttnLRP)."""
+    """Compute nn.MultiheadAttention from basic operations that each have a rule (AttnLRP)."""
     a = call.bind(F.multi_head_attention_forward)
     if (
         a["bias_k"] is not None
@@ -82,7 +82,7 @@ def multi_head_attention(run, call):
 
 
 def _joint_mask(a, query, key):
-    """Join the attention mask and the key padding mask to one additive mask of shape (batch, heads, L, S)."""
+    """Combine the attention mask and the key padding mask into one additive mask of shape (batch, heads, L, S)."""
     batch, n_heads, n_queries, _ = query.shape
     n_keys = key.shape[2]
     joint = None

@@ -1,4 +1,4 @@
-"""One intercepted call of a torch function: its plain name, its arguments, what it writes to."""
+"""An intercepted call of a torch function: its plain name, its arguments and the tensor it writes to."""
 
 import inspect
 
@@ -6,7 +6,7 @@ import torch
 
 from skexmap.lrp._tags import tag_of, tensors_in
 
-# Properties of a tensor that are no computation.
+# Attributes and methods of a tensor that compute no values.
 FACTS = {
     "size", "dim", "stride", "numel", "nelement", "is_contiguous", "is_floating_point", "is_complex", "__len__",
     "__hash__", "storage_offset", "element_size", "data_ptr", "get_device", "is_same_size", "ndimension",
@@ -16,7 +16,7 @@ FACTS = {
     "is_meta.__get__", "is_mkldnn.__get__", "is_cpu.__get__", "is_mps.__get__", "is_xpu.__get__", "names.__get__",
     "grad_fn.__get__", "_version.__get__", "is_inference", "is_conj", "is_neg", "has_names",
 }  # fmt: skip
-# Functions through which values leave torch; what is done with them there can't be followed.
+# Functions that take values out of torch, where later operations cannot be traced.
 LEAVES_TORCH = {
     "numpy",
     "tolist",
@@ -44,7 +44,7 @@ _OPERATORS = {"__truediv__": "div", "__itruediv__": "div", "__rtruediv__": "rdiv
 
 
 class Call:
-    """One intercepted call, in-place variants turned into their plain function."""
+    """An intercepted call, with in-place variants replaced by their out-of-place function."""
 
     def __init__(self, run, name, func, args, kwargs):
         self.name = name
@@ -62,7 +62,7 @@ class Call:
         self.writes_to = None
         self.result_unknown = False
         if self.kwargs.pop("inplace", False) or _is_in_place(func):
-            # The tensor that the caller holds; `resolve` will follow it to the result.
+            # The caller keeps this tensor; `resolve` maps it to the result.
             self.writes_to = self.args[0]
             self.func = _out_of_place(func, name)
         self.tags = [tag for t in self._tensors() if (tag := tag_of(t)) is not None]
@@ -89,23 +89,23 @@ class Call:
         return self.kwargs.get(name, *default) if default else self.kwargs[name]
 
     def bind(self, function):
-        """Return all arguments of a Python function by name, defaults filled in."""
+        """Return all arguments of a Python function by name, including defaults."""
         bound = inspect.signature(function).bind(*self.args, **self.kwargs)
         bound.apply_defaults()
         return bound.arguments
 
     def has_negative_constant(self):
-        """Return whether an argument that does not depend on the image may bring in negative values."""
+        """Return whether an argument that does not depend on the image may be negative."""
         values = (*self.args, *self.kwargs.values())
         if any(tag_of(t) is None and t.is_floating_point() for t in self._tensors()):
             return True
-        # In these, numbers are values; elsewhere they are axes and sizes.
+        # In these functions, numbers are values; in all others they are axes and sizes.
         numbers = [value for value in values if isinstance(value, (int, float))]
         return self.name in _TAKES_VALUES and any(number < 0 for number in numbers)
 
 
 def plain_name(func):
-    """Return the name of a function without what marks operators (``__iadd__``) and in-place variants (``relu_``)."""
+    """Return a function's name without the marks of operators (``__iadd__``) and in-place variants (``relu_``)."""
     name = getattr(func, "__name__", repr(func))
     if name in ("__get__", "__set__"):
         owner = getattr(func, "__self__", None)
@@ -117,7 +117,7 @@ def plain_name(func):
         return name
     if name.startswith("__") and name.endswith("__"):
         name = name[2:-2]
-        # __radd__, __iadd__, ... but not __invert__ or __index__.
+        # __radd__, __iadd__ and so on, but not __invert__ or __index__.
         if name[0] in "ir" and name[1:] in ("add", "sub", "mul", "matmul"):
             return "rmatmul" if name == "rmatmul" else name[1:]
         return name
@@ -132,7 +132,7 @@ def _is_in_place(func):
 
 
 def _out_of_place(func, name):
-    """Return the plain function for an in-place one; functions with an `inplace` flag are it already."""
+    """Return the out-of-place version of an in-place function; one with an `inplace` flag is returned as it is."""
     if not _is_in_place(func):
         return func
     for home in (torch, torch.nn.functional, torch.Tensor):

@@ -1,4 +1,4 @@
-"""check_model: what the relevance engine makes of a model, operation by operation."""
+"""check_model: report how the relevance engine treats each operation of a model."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from skexmap.lrp._rules import Rule
 
 @dataclass(frozen=True)
 class LayerReport:
-    """How much relevance one layer was given and how much of it the layer handed on.
+    """How much relevance a layer received, and how much of it the layer passed on.
 
     Attributes
     ----------
@@ -26,11 +26,11 @@ class LayerReport:
         ``"convolution"``, ``"dense"``, ``"batch_norm"`` or ``"normalization"``.
     rule : Rule or str
     given : float
-        Relevance that arrived at its output, mean over the images (each started with 1). Layers on parallel branches
-        share it.
+        Relevance that arrived at the layer's output, averaged over the images (each started with 1). Layers on parallel
+        branches share it.
     kept : float
-        Share of it that the layer handed on to its input; biases and stabilisers absorb the rest. It is the slope of
-        handed on against given over the images, so that signs do not cancel.
+        Share of it that the layer passed on to its input; biases and stabilizers absorb the rest. It is the slope of
+        passed-on against received relevance over the images, so signs do not cancel.
     """
 
     name: str
@@ -42,12 +42,12 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class MissingRule:
-    """Something that a model does and that has no relevance rule.
+    """An operation of a model that has no relevance rule.
 
     Attributes
     ----------
     operation : str
-        Name of the torch function, or of what made the tensor.
+        Name of the torch function, or of the autograd node that made the tensor.
     where : str
         Module and line of code.
     why : str
@@ -68,17 +68,17 @@ class ModelReport:
     operations : list of tuple (str, str, int)
         Torch function, rule and number of calls, in the order of their first call.
     layers : list of LayerReport
-        Every call of a layer with weights or a normalisation, from the image to the logits; empty if a rule is missing.
+        Every call of a layer with weights or a normalization, from the image to the logits; empty if a rule is missing.
     missing : list of MissingRule
-        All that has no rule.
+        All operations without a rule.
     n_images : int
         Number of images in the example.
     n_negative_targets : int
-        Images whose explained logit is negative: started with relevance 1, the signs of their map are flipped.
+        Number of images whose explained logit is negative. Started with relevance 1, their maps have flipped signs.
     pixel_relevance : ndarray of shape (n_images,) or None
         Sum of each map; 1 if the layers lose nothing. None if a rule is missing.
     complete : bool
-        Whether the forward pass could be followed to its end.
+        Whether the forward pass could be traced to its end.
     """
 
     operations: list = field(default_factory=list)
@@ -91,7 +91,7 @@ class ModelReport:
 
     @property
     def ok(self):
-        """Whether everything the model does has a rule."""
+        """Whether every operation of the model has a rule."""
         return not self.missing
 
     def __str__(self):
@@ -116,9 +116,10 @@ class ModelReport:
 
 @torch.inference_mode(False)
 def check_model(model, example, *, composite="epsilon_gamma", target="predicted", device="cpu"):
-    """Report what relevance propagation makes of a model, before any heatmap is made.
+    """Report which relevance rule each operation of a model gets.
 
-    The model runs as a copy and is left as it is. Nothing is raised for what has no rule: the report lists all of it.
+    A copy of the model runs, so the model does not change. Operations without a rule do not raise an error: the report
+    lists them all.
 
     Parameters
     ----------
@@ -127,7 +128,7 @@ def check_model(model, example, *, composite="epsilon_gamma", target="predicted"
     example : array-like or tensor of shape (n, ...)
         A few images, as the model takes them.
     composite : str or Composite, default="epsilon_gamma"
-        Which rule each layer gets; ``epsilon_gamma(gamma=1.0)`` and the like for other settings.
+        Which rule each layer gets. Other settings are passed as, for example, ``epsilon_gamma(gamma=1.0)``.
     target : "predicted" or int, default="predicted"
         The class whose logit is explained.
     device : str, default="cpu"
@@ -136,12 +137,12 @@ def check_model(model, example, *, composite="epsilon_gamma", target="predicted"
     Returns
     -------
     report : ModelReport
-        ``report.ok`` says whether everything has a rule; ``print(report)`` shows a table.
+        ``report.ok`` is True if every operation has a rule; ``print(report)`` shows a table.
 
     Raises
     ------
     TypeError, ValueError
-        If `model` is no torch module, or does not return finite logits of shape (n, n_logits).
+        If `model` is not a torch module, or does not return finite logits of shape (n, n_logits).
 
     Examples
     --------
@@ -189,13 +190,13 @@ def check_model(model, example, *, composite="epsilon_gamma", target="predicted"
 
 
 def _follow(engine, images, plain, chosen, report):
-    """Run the intercepted forward and the backward pass, and write down what they meet."""
+    """Run the intercepted forward pass and the backward pass, and record them in the report."""
     notes = []
     try:
         run, leaf, logits = engine.forward(images, notes)
     except Exception as error:
         _describe(notes, report)
-        # What has no rule is computed as it is, which may end the pass: a NumPy function on a tensor with a graph.
+        # An operation without a rule runs as it is and may fail: a NumPy function does on a tensor that requires grad.
         if not report.missing:
             raise
         report.complete = False
@@ -222,7 +223,7 @@ def _follow(engine, images, plain, chosen, report):
         (coefficient,) = torch.autograd.grad(logits, leaf, initial)
         sums = (coefficient * run.image_values).flatten(1).sum(1)
         report.pixel_relevance = sums.double().cpu().numpy()
-        # A layer that a norm or a ReLU was folded into has no part in the backward pass under its first note.
+        # If a batch-norm or ReLU was folded into a layer, the node of its first note has no backward pass.
         report.layers = [w.report() for w in watched if w.given is not None]
     finally:
         run.close()
@@ -265,7 +266,7 @@ def _per_image(values):
 
 
 def _describe(notes, report):
-    """Count the operations by rule, and collect those without one."""
+    """Count the operations by rule and collect those without a rule."""
     counts = Counter()
     for note in notes:
         if note["rule"] is None:
@@ -305,7 +306,7 @@ def _target_logit(logits, chosen):
 
 
 def _table(head, rows):
-    """Align rows in columns, the head underlined."""
+    """Align rows in columns and underline the head."""
     cells = [tuple(map(str, head)), *(tuple(map(str, row)) for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     lines = [

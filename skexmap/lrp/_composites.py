@@ -1,4 +1,4 @@
-"""Composites: ordered tables that say which rule each weighted layer gets."""
+"""Composites: ordered tables that assign a rule to each weighted layer."""
 
 import inspect
 from dataclasses import dataclass
@@ -26,11 +26,11 @@ class On:
     Parameters
     ----------
     operation : {"convolution", "dense", "batch_norm"} or None, default=None
-        The kind of layer; None for any. ``"batch_norm"`` is one that could not be folded into the layer before it.
+        Kind of layer; None matches any. ``"batch_norm"`` matches those that cannot be folded into the layer before.
     layer : str or None, default=None
         Name of the module as in ``model.named_modules()``; ``*`` and ``?`` are wildcards.
     first : bool, default=False
-        Only layers that see the image itself, with no other weighted layer between.
+        Match only layers with no other weighted layer between the image and them.
     """
 
     operation: str | None = None
@@ -42,7 +42,7 @@ class On:
             raise ValueError(f"Unknown operation {self.operation!r}; choose from {list(OPERATIONS)}.")
 
     def matches(self, layer):
-        """Return whether the layer is one of those."""
+        """Return whether the layer matches."""
         return (
             (self.operation is None or layer.operation == self.operation)
             and (self.layer is None or fnmatchcase(layer.name, self.layer))
@@ -51,7 +51,7 @@ class On:
 
 
 class Composite:
-    """An ordered table from layers to rules; the first entry that matches a layer counts.
+    """An ordered table from layers to rules; the first entry that matches a layer applies.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class Composite:
 
     @property
     def carries_zero_inputs(self):
-        """Whether a rule inside the network gives relevance to inputs of zero, which a ReLU must then hand on."""
+        """Whether a rule inside the network gives relevance to inputs of zero, which a ReLU must then pass on."""
         return any(not rule.proportional and not match.first for match, rule in self.entries)
 
     @property
@@ -108,7 +108,7 @@ class Composite:
 
 
 def _composite(name, convolution, epsilon, first=None):
-    """Join the entries that all named composites share: dense layers and lone batch-norms get epsilon."""
+    """Return a named composite; dense layers and batch-norms that are not folded get epsilon."""
     dense = Epsilon(check_nonnegative(epsilon, "epsilon"))
     entries = [("convolution", convolution), ("dense", dense), ("batch_norm", dense)]
     return Composite(([first] if first else []) + entries, name=name)
@@ -130,12 +130,12 @@ def epsilon_gamma(gamma=4.0, epsilon=1e-6):
 
 
 def epsilon_gamma_box(low=0.0, high=1.0, gamma=4.0, epsilon=1e-6):
-    """Return `epsilon_gamma` with z-box for the convolutions that see the image.
+    """Return `epsilon_gamma` with z-box for the first convolutions.
 
     Parameters
     ----------
     low, high : float or sequence of floats, one per channel, default=0.0 and 1.0
-        Range of the pixels as the first layer sees them.
+        Range of the pixels at the input of the first layer.
     gamma : float, default=4.0
     epsilon : float, default=1e-6
 
@@ -162,7 +162,7 @@ def epsilon_plus(epsilon=1e-6):
 
 
 def epsilon_plus_flat(epsilon=1e-6):
-    """Return `epsilon_plus` with the flat rule for the layers that see the image.
+    """Return `epsilon_plus` with the flat rule for the first layers.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ def epsilon_alpha2_beta1(epsilon=1e-6):
 
 
 def epsilon_alpha2_beta1_flat(epsilon=1e-6):
-    """Return `epsilon_alpha2_beta1` with the flat rule for the layers that see the image.
+    """Return `epsilon_alpha2_beta1` with the flat rule for the first layers.
 
     Parameters
     ----------
@@ -222,7 +222,7 @@ def resolve_composite(composite, *, gamma=None, epsilon=None):
     composite : str or Composite
         A key of `COMPOSITES`, or the table itself.
     gamma, epsilon : float or None, default=None
-        Settings of a named composite. None is the composite's own.
+        Settings of a named composite. None keeps the composite's default.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Convolutions and their transposes, with the detour that makes a strided first layer cheap."""
+"""Convolutions and their transposes, with a shortcut that makes a strided first layer cheap."""
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ def transpose_convolution(share, weight, input_like, settings):
         return _transpose_by_phases(share, weight, input_like.shape[-2:], settings)
     return torch.ops.aten.convolution_backward(
         share,
-        # Only the shape and layout of the input count here, but the channels must fit the weights.
+        # Only the shape and layout of the input matter here, but its channels must match the weights.
         input_like,
         weight,
         None,
@@ -47,8 +47,8 @@ def _has_few_strided_channels(weight, share, settings):
 
 def _transpose_by_phases(share, weight, size, settings):
     """Transpose a strided convolution as one stride-1 convolution, whose channels are the phases of the pixels."""
-    # Pixel ``h`` with ``h + padding = stride q + r`` receives ``sum_j share[q - j] w[r + stride j]``: for each phase
-    # ``r`` an ordinary convolution with the taps ``w[r :: stride]`` reversed.
+    # Pixel ``h`` with ``h + padding = stride q + r`` receives ``sum_j share[q - j] w[r + stride j]``. For each phase
+    # ``r`` this is an ordinary convolution with the reversed taps ``w[r :: stride]``.
     stride = settings["stride"][0]
     n_out, n_in, *kernel = weight.shape
     taps = [-(-k // stride) for k in kernel]
@@ -61,6 +61,6 @@ def _transpose_by_phases(share, weight, size, settings):
     result = F.pixel_shuffle(phases, stride)
     top, left = settings["padding"]
     missing = [max(0, size[0] + top - result.shape[-2]), max(0, size[1] + left - result.shape[-1])]
-    # Pixels that the last stride did not reach were seen by no output: they get nothing.
+    # No output depends on the pixels beyond the last stride, so they get no relevance.
     result = F.pad(result, (0, missing[1], 0, missing[0]))
     return result[..., top : top + size[0], left : left + size[1]]

@@ -1,10 +1,10 @@
 """The relevance engine: one intercepted forward pass, one backward pass, and the relevance of every pixel.
 
-A `torch.overrides.TorchFunctionMode` sees every torch function that the model calls, whether from a module, a
-functional call or an operator, and hands it to its entry in `skexmap.lrp._operations.HANDLERS`. Nothing is attached to
-the model. Every tensor that depends on the image carries a tag with its version; an operation that is given a tensor
-without one, or one that has been written to since, was fed by something the mode cannot see (a scripted module, a
-custom autograd Function), and is refused on the spot.
+A `torch.overrides.TorchFunctionMode` intercepts every torch function that the model calls, whether from a module, a
+functional call or an operator, and passes it to its entry in `skexmap.lrp._operations.HANDLERS`. Nothing is attached to
+the model. Every tensor that depends on the image carries a tag with its version. If an operation receives such a tensor
+without a tag, or one that has been written to since, then code that cannot be intercepted made or changed it (a
+scripted module, a custom autograd Function). The engine then raises an error immediately.
 """
 
 import contextlib
@@ -24,20 +24,20 @@ from skexmap.lrp._tags import Tag, tag_of, tensors_in
 
 
 class UnsupportedOperationError(NotImplementedError):
-    """The model does something that has no relevance rule; the message names it and where it is called."""
+    """An operation of the model has no relevance rule; the message names the operation and its location."""
 
 
 @dataclass
 class Attribution:
-    """What one pass of the engine returns.
+    """Result of one pass of the engine.
 
     Attributes
     ----------
     logits : tensor of shape (n, n_logits)
     relevance : tensor of the shape of the images
-        In the type of the logits; of float16 logits in float32, because float16 cannot hold it.
+        In the type of the logits, or in float32 for float16 logits, because float16 cannot hold it.
     embedding : tensor of shape (n, n_features) or None
-        Input of the dense layer whose output the logits are; None if they come from none.
+        Input of the dense layer that outputs the logits; None if there is no such layer.
     """
 
     logits: torch.Tensor
@@ -51,13 +51,14 @@ class RelevanceEngine:
     Parameters
     ----------
     model : torch.nn.Module
-        In evaluation mode. It is called, never changed.
+        In evaluation mode; it is never changed.
     composite : Composite
         Which rule each weighted layer gets.
 
     Notes
     -----
-    Weight variants that the rules need are computed once and kept; they are recomputed when a weight's version changes.
+    The weight variants that the rules need are computed once and cached. They are recomputed if the version of a weight
+    changes.
     """
 
     def __init__(self, model, composite):
@@ -85,7 +86,7 @@ class RelevanceEngine:
         initial_relevance : {"one", "logit"}, default="one"
             Relevance that the target starts with: 1, or its logit.
         layer : str or None, default=None
-            Name of the module at whose output the propagation stops; None goes down to the pixels.
+            Name of the module at whose output the propagation stops. None propagates down to the pixels.
 
         Returns
         -------
@@ -118,13 +119,13 @@ class RelevanceEngine:
         ----------
         images : tensor of shape (n, ...)
         notes : list or None, default=None
-            Filled with what each operation was given (see `check_model`); then nothing is refused.
+            If a list, every operation is recorded in it (see `check_model`), and those without a rule do not raise.
 
         Returns
         -------
         run : Interception
         leaf : tensor
-            The images as the start of the graph.
+            The images, as a leaf of the graph.
         logits : tensor of shape (n, n_logits)
         """
         self._forget_outdated_weights()
@@ -146,10 +147,10 @@ class RelevanceEngine:
         return run, leaf, logits
 
     def check(self, images):
-        """Raise unless the model can be attributed on these images; return the attribution's forward facts.
+        """Raise if the model cannot be attributed on these images; return the name of its last dense layer.
 
-        The intercepted logits must equal those of the plain forward pass: anything the mode misses that changes the
-        values (an in-place write through a view, active dropout) shows here.
+        The intercepted logits must equal those of the plain forward pass. They differ if something that the mode cannot
+        intercept changes the values (an in-place write through a view, active dropout).
 
         Parameters
         ----------
@@ -158,7 +159,7 @@ class RelevanceEngine:
         Returns
         -------
         dense_name : str or None
-            Name of the dense layer whose output the logits are.
+            Name of the dense layer that outputs the logits.
         """
         with torch.no_grad():
             plain = first_output(self.model(images))
@@ -175,7 +176,7 @@ class RelevanceEngine:
 
     @contextlib.contextmanager
     def _catch_output(self, layer):
-        """Collect what the module of this name returns, in this thread."""
+        """Collect the outputs of the named module in this thread."""
         caught = []
         if layer is None:
             yield caught
@@ -228,18 +229,18 @@ class Interception(TorchFunctionMode):
         if name in FACTS:
             return func(*args, **kwargs)
         if not seen:
-            # Weights only: whatever is computed from them is a constant here.
+            # Only weights: any result computed from them is a constant here.
             for tensor in tensors:
                 self.check_seen(tensor, "an operation")
             with torch.no_grad():
                 return func(*args, **kwargs)
-        # A model may run parts of itself without gradients (a frozen body): relevance passes there all the same.
+        # A model may run some parts without gradients (a frozen body); relevance passes through them too.
         with torch.enable_grad():
             return self._handle(Call(self, name, func, args, kwargs))
 
     def _handle(self, call):
         if not call.tags:
-            # Weights only: whatever is computed from them is a constant here.
+            # Only weights: any result computed from them is a constant here.
             with torch.no_grad():
                 return call.func(*call.args, **call.kwargs)
         if "out" in call.kwargs and call.kwargs["out"] is not None:
@@ -258,30 +259,30 @@ class Interception(TorchFunctionMode):
         return output
 
     def _replace(self, tensor, output):
-        """Remember that a tensor that the caller holds stands for `output` from now on."""
+        """Record that a tensor of the caller stands for `output` from now on."""
         if tag_of(tensor) is None:
-            # A constant that image-dependent values were written into, as in `total = zeros(...); total += x`.
+            # Image-dependent values were written into a constant, as in `total = zeros(...); total += x`.
             tensor._relevance_tag = Tag()
             self._borrowed.append(tensor)
         tag_of(tensor).replacement = output
         self._replaced.append(tensor)
 
     def _without_handler(self, call):
-        """Let functions whose result is no floating tensor pass (comparisons, sizes); refuse the others."""
+        """Allow functions whose result is not a floating tensor (comparisons, sizes); refuse the others."""
         if call.name not in LEAVES_TORCH and call.writes_to is None:
             result = call.func(*call.args, **call.kwargs)
             if not any(t.is_floating_point() or t.is_complex() for t in tensors_in([result])):
                 return result
         return self.refuse(call, "")
 
-    # --- What the handlers use ---
+    # --- Used by the handlers ---
 
     def call(self, name, func, *args, **kwargs):
-        """Run an operation that a composed one is made of."""
+        """Run an operation that is part of a composed one."""
         return self._handle(Call(self, name, func, args, kwargs))
 
     def chunks(self, weight, n):
-        """Return a weight in n parts, the same tensors in every batch, so that their variants are kept."""
+        """Return a weight in n parts, which are the same tensors in every batch so that their variants stay cached."""
         cache = self._engine._caches.setdefault(("chunks", id(weight)), {})
         if "parts" not in cache:
             cache["parts"] = [part.detach() for part in weight.chunk(n)]
@@ -313,24 +314,24 @@ class Interception(TorchFunctionMode):
         return self._engine._names.get(id(weight), "?")
 
     def owns(self, *values):
-        """Return whether all tensors (None aside) live as long as the model: only then their identity is a key."""
+        """Return whether all tensors (ignoring None) live as long as the model; only then can their ids be keys."""
         return all(value is None or id(value) in self._engine._names for value in values)
 
     def cache_for(self, weight, bias):
-        """Return the store of a layer's weight variants; a fresh one for weights that no module owns."""
+        """Return the cache of a layer's weight variants; a new one for weights that no module owns."""
         if not self.owns(weight, bias):
             return {}
         return self._engine._caches.setdefault((id(weight), id(bias)), {})
 
     def note(self, call, operation, rule, output, layer=None):
-        """Write down what an operation was given, when a report was asked for."""
+        """Record an operation if a report was requested."""
         if self.notes is not None:
             self.notes.append(
                 {"operation": operation, "rule": rule, "output": output, "layer": layer, "call": call}
             )
 
     def refuse(self, call, why):
-        """Raise the error that names the operation and where it is called (or note it, for a report)."""
+        """Raise an error that names the operation and its location (or record it, for a report)."""
         where = self.where()
         message = (
             f"The operation '{call.name}' has no relevance rule{where}. {why}".rstrip() + " "
@@ -343,7 +344,7 @@ class Interception(TorchFunctionMode):
         return self.tag_all(call.compute(), Tag())
 
     def resolve(self, tensor):
-        """Follow a tensor to what in-place operations have made of it."""
+        """Return the tensor that in-place operations have turned this tensor into."""
         tag = tag_of(tensor)
         while tag is not None and tag.replacement is not None:
             tensor = tag.replacement
@@ -351,7 +352,7 @@ class Interception(TorchFunctionMode):
         return tensor
 
     def check_seen(self, tensor, what):
-        """Raise if a tensor that depends on the image was made or changed by something the mode cannot see."""
+        """Raise if an operation that the mode cannot intercept made or changed a tensor that depends on the image."""
         tag = tag_of(tensor)
         if tag is None:
             if not tensor.requires_grad:
@@ -381,7 +382,7 @@ class Interception(TorchFunctionMode):
         )
 
     def where(self):
-        """Describe the model's line of code that is running: ' in layer1.0 (resnet.py, line 102)'."""
+        """Describe the line of the model's code that is running: ' in layer1.0 (resnet.py, line 102)'."""
         frame, module, line = sys._getframe(1), None, None
         while frame is not None and frame.f_code is not RelevanceEngine.forward.__code__:
             filename = frame.f_code.co_filename.replace("\\", "/")
@@ -395,7 +396,7 @@ class Interception(TorchFunctionMode):
         return "".join(parts)
 
     def close(self):
-        """Cut the links from tensors to what in-place operations made of them, so that memory is freed at once."""
+        """Cut the links from tensors to the results of in-place operations, so that memory is freed at once."""
         for tensor in self._replaced:
             tag_of(tensor).replacement = None
         for tensor in self._borrowed:
@@ -404,7 +405,7 @@ class Interception(TorchFunctionMode):
 
 
 def _end_of_propagation(run, caught, layer):
-    """Return the tensor at which the propagation stops: what the named module returned."""
+    """Return the tensor at which the propagation stops: the output of the named module."""
     if not caught:
         raise ValueError(f"The module {layer!r} did not run in the model's forward pass.")
     end = run.resolve(caught[-1])

@@ -1,13 +1,13 @@
-"""The relevance that the explained logit starts with, in numbers that every floating type can hold."""
+"""The initial relevance of the explained logit, scaled so that every floating type can hold it."""
 
 import torch
 
 from skexmap.lrp._rules import stabilize
 
-# In float16 the explained logit starts with this relevance, unless its coefficient then is too near the largest number.
+# Initial relevance in float16. It is smaller if the coefficient would otherwise exceed `HALF_LARGEST`.
 HALF_START = 2.0**6
 HALF_LARGEST = 2.0**13
-# Relative to the largest, relevance below this on a value of zero is what `away_from_zero` left there.
+# Relevance of a zero input below this, relative to the largest, is a residue of `away_from_zero`.
 RESIDUE = 2.0**-40
 
 
@@ -18,7 +18,7 @@ def initial_coefficient(logits, target, initial_relevance):
     initial = torch.zeros_like(logits)
     target = torch.as_tensor(target, device=logits.device, dtype=torch.long)
     if logits.shape[1] == 1:
-        # The logit of class 0 is minus the only logit: started at 1, both sides have the same coefficient 1 / z.
+        # The logit of class 0 is minus the only logit, so for a relevance of 1 both have the coefficient 1 / z.
         if initial_relevance == "logit":
             return torch.where(target == 1, 1.0, -1.0).to(logits.dtype).unsqueeze(1)
         return 1 / stabilize(logits, 1e-12)
@@ -31,9 +31,9 @@ def initial_coefficient(logits, target, initial_relevance):
 
 
 def within_range(initial, dtype):
-    """Return the coefficient in the type of the logits, in units that float16 can hold, and the unit of each image."""
-    # float16 holds nothing below 6e-8: shared among all pixels of a photograph, a relevance of 1 vanishes, and the
-    # coefficient of a logit near 0 overflows. Relevance is proportional to its start, so each image starts with more.
+    """Return the coefficient in the type of the logits, scaled to fit into float16, and the scale of each image."""
+    # float16 holds nothing below 6e-8. A relevance of 1 vanishes if it is shared among all pixels of a photograph, and
+    # the coefficient of a logit near 0 overflows. Relevance is proportional to its initial value, so start with more.
     if dtype != torch.float16:
         return initial.to(dtype), None
     largest = initial.abs().amax(1)
@@ -42,8 +42,8 @@ def within_range(initial, dtype):
 
 
 def without_residue(relevance, x):
-    """Return the relevance with that of zeros at exactly zero, where the rule gives them none."""
-    # What is left there (about 1e-20 of the largest) is small enough to make products of maps subnormal numbers, with
-    # which processors take a hundred times longer.
+    """Return the relevance with exact zeros at the inputs of zero to which the rule gives none."""
+    # The residue there (about 1e-20 of the largest) is small enough to make products of maps subnormal numbers, which
+    # processors handle a hundred times more slowly.
     largest = relevance.abs().flatten(1).amax(1).reshape(-1, *[1] * (relevance.ndim - 1))
     return relevance.masked_fill_((x == 0) & (relevance.abs() < RESIDUE * largest), 0.0)

@@ -1,4 +1,4 @@
-"""The weighted layer as a rule sees it: its input and output, its (folded) weights, and the linear map itself."""
+"""The weighted layer that a rule works on: its input and output, its (folded) weights and its linear map."""
 
 import torch
 import torch.nn.functional as F
@@ -7,9 +7,9 @@ from skexmap.lrp._convolution import FEW_CHANNELS, convolve, transpose_convoluti
 
 
 class BatchNormStatistics:
-    """The affine map that a batch-norm in evaluation mode is.
+    """The affine map of a batch-norm in evaluation mode.
 
-    `owned` says that its tensors live as long as the model, so that what is derived from them may be kept.
+    `owned` means that its tensors live as long as the model, so values derived from them may be cached.
     """
 
     def __init__(self, mean, variance, weight, bias, eps, *, owned):
@@ -17,7 +17,7 @@ class BatchNormStatistics:
         self.key = (*map(id, self._values[:4]), eps) if owned else None
 
     def affine(self):
-        """Return scale and shift, one per channel: the batch-norm is ``scale * z + shift``."""
+        """Return the scale and shift of each channel: the batch-norm is ``scale * z + shift``."""
         mean, variance, weight, bias, eps = self._values
         scale = (variance.detach() + eps).rsqrt()
         if weight is not None:
@@ -35,9 +35,9 @@ class WeightedLayer:
         Name of the module that owns the weights, ``"?"`` if none does.
     operation : {"convolution", "dense", "batch_norm"}
     input, output : tensor
-        The values that went in and came out (after the batch-norm that is folded in; after the ReLU if `rectified`).
+        Values at its input and output. The output follows the folded batch-norm, and the ReLU if `rectified`.
     rectified : bool
-        Whether a ReLU follows directly: then `output` is non-negative and no relevance arrives where it is zero.
+        Whether a ReLU follows directly. Then `output` is non-negative, and no relevance arrives where it is zero.
     input_nonnegative : bool
         Whether the input is known to have no negative entry.
     first : bool
@@ -87,16 +87,16 @@ class WeightedLayer:
 
     @property
     def weight(self):
-        """The weights, batch-norm folded in."""
+        """The weights, including the folded batch-norm."""
         return self.weights("own")[0]
 
     @property
     def bias(self):
-        """The bias, batch-norm folded in; None if there is none."""
+        """The bias, including the folded batch-norm; None if there is none."""
         return self.weights("own")[1]
 
     def weights(self, variant, *factors, shift=0.0):
-        """Return weights and bias in a variant, computed once for all batches."""
+        """Return a variant of the weights and bias, computed once for all batches."""
         key = (variant, factors, shift)
         if key not in self._cache:
             weight, bias = self._cache.get("own") or self._cache.setdefault("own", self._fold_weights())
@@ -145,7 +145,7 @@ class WeightedLayer:
         n = self.input.shape[1]
         plain = self.operation == "convolution" and not self._settings["transposed"]
         if plain and self._settings["groups"] == 1 and 2 * n <= FEW_CHANNELS:
-            # A handful of channels leaves vector lanes idle: both results cost what one does.
+            # So few channels leave vector lanes idle: both results together cost as much as one.
             both = torch.cat([weight, other_weight], dim=1)
             like = self.input.new_empty(1).expand(len(self.input), 2 * n, *self.input.shape[2:])
             result = transpose_convolution(share, both, like, self._settings)
@@ -166,7 +166,7 @@ def _scale_outputs(weight, scale, settings):
     """Multiply the weights of every output channel by its scale."""
     if settings is None or not settings["transposed"]:
         return weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
-    # A transposed convolution has its output channels second, group by group.
+    # In a transposed convolution, the output channels are on the second axis, group by group.
     groups = settings["groups"]
     grouped = weight.reshape(groups, -1, *weight.shape[1:])
     grouped = grouped * scale.reshape(groups, 1, weight.shape[1], *[1] * (weight.ndim - 2))

@@ -1,4 +1,4 @@
-"""Which of a model's outputs are the logits, and whether relevance can start there."""
+"""Find the logits among a model's outputs and check whether relevance can start there."""
 
 import torch
 
@@ -15,12 +15,12 @@ _PROBABILITIES = {
 
 
 def first_output(output):
-    """Return the logits among what a model returns: itself, the first of a tuple, or the entry "logits"."""
+    """Return the logits among a model's outputs: the tensor itself, the first in a tuple, or the entry "logits"."""
     if isinstance(output, torch.Tensor):
         return output
     if isinstance(output, (tuple, list)) and output:
         return first_output(output[0])
-    if hasattr(output, "keys") and "logits" in output.keys():  # noqa: SIM118 (model outputs are no plain dicts)
+    if hasattr(output, "keys") and "logits" in output.keys():  # noqa: SIM118 (model outputs are not plain dicts)
         return output["logits"]
     raise TypeError(
         f"The model returned {type(output).__name__}, not logits: it must return a tensor of shape (n, n_logits), or a "
@@ -42,7 +42,7 @@ def check_logits(logits, n_images):
 
 
 def logits_differ(logits, plain):
-    """Say how the intercepted logits differ from the plain ones; empty if they do not."""
+    """Describe how the intercepted logits differ from the plain ones; empty if they do not."""
     difference = (logits - plain).abs().max()
     scale = plain.abs().max().clamp(min=torch.finfo(plain.dtype).tiny)
     if difference <= LOGIT_TOLERANCE.get(plain.dtype, 1e-3) * scale:

@@ -1,4 +1,4 @@
-"""The settings of layer-wise relevance propagation as one object, which a grid search can reach into."""
+"""The settings of layer-wise relevance propagation as one object whose parameters can be searched over."""
 
 from numbers import Real
 
@@ -16,20 +16,20 @@ class LRP(BaseEstimator):
     composite : str or Composite, default="epsilon_gamma"
         Which rule each layer gets: a key of `skexmap.lrp.COMPOSITES`, or the table itself.
     gamma : float or None, default=None
-        Gamma of a named composite that has one. None is the composite's own, 4.0 as published.
+        Gamma of a named composite that has one. None keeps the composite's default (4.0, as published).
     epsilon : float or None, default=None
-        Stabilizer of a named composite. None is the composite's own, 1e-6 as published.
+        Stabilizer of a named composite. None keeps the composite's default (1e-6, as published).
     initial_relevance : {"one", "logit"}, default="one"
-        Relevance at the target: 1 (published; a target whose logit is negative gets a map of flipped sign), or its
-        logit. A model with one logit starts with 1 at the predicted side.
+        Relevance at the target: 1 (as published), or its logit. With 1, the signs of a map are flipped if the target's
+        logit is negative. A model with one logit starts with 1 at the predicted class.
     layer : str or None, default=None
-        Name of a module at whose output the propagation stops, for example ``"layer3"`` of a ResNet: a coarser and
-        cheaper map, the sum over the channels of that layer. None goes down to the pixels.
+        Name of a module at whose output the propagation stops, for example ``"layer3"`` of a ResNet. The map is then
+        coarser and cheaper: it is the sum over the channels of that layer. None propagates down to the pixels.
 
     Raises
     ------
     ValueError
-        When used: if the composite is unknown, or if it does not have the gamma or epsilon that is given.
+        When it is used, if the composite is unknown or does not have the given `gamma` or `epsilon`.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The nodes in autograd's graph whose backward pass is a relevance rule: it takes and returns coefficients."""
+"""Autograd nodes whose backward pass is a relevance rule: they take and return coefficients."""
 
 import torch
 
@@ -7,7 +7,7 @@ from skexmap.lrp._tags import Tag, tag_of, tensors_in
 
 
 class PassOn(torch.autograd.Function):
-    """An elementwise function that hands its relevance on: the coefficient is multiplied by output / input."""
+    """An elementwise function that passes its relevance on: the coefficient is multiplied by output / input."""
 
     @staticmethod
     def forward(ctx, x, output):
@@ -22,7 +22,7 @@ class PassOn(torch.autograd.Function):
 
 
 class Halve(torch.autograd.Function):
-    """Identity whose coefficient is halved: two factors of a product get equal halves of its relevance."""
+    """Identity that halves the coefficient, so that both factors of a product get half of its relevance."""
 
     @staticmethod
     def forward(ctx, x):
@@ -45,13 +45,13 @@ class ByRule(torch.autograd.Function):
     @staticmethod
     def backward(ctx, coefficient):
         result = ctx.rule.coefficient(ctx.layer, coefficient)
-        # The layer holds its input and output: let them go as soon as the relevance has passed.
+        # The layer holds its input and output: free them as soon as the relevance has passed.
         ctx.layer = None
         return result, None, None
 
 
 class Normalize(torch.autograd.Function):
-    """Normalisation whose scale is treated as a constant; centring shares relevance in proportion.
+    """Normalization whose scale is treated as a constant; centering shares relevance in proportion.
 
     The input is grouped as (rows, entries); `scale` multiplies the entries after normalisation.
     """
@@ -76,7 +76,7 @@ class Normalize(torch.autograd.Function):
 
 
 def apply_rule(run, call, x, layer, tag):
-    """Make the layer's output a node whose backward is the composite's rule for it."""
+    """Make the layer's output a node whose backward pass is the composite's rule for the layer."""
     rule = run.rule_for(layer, call)
     output = ByRule.apply(x, layer, rule)
     if rule is not None:

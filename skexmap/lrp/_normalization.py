@@ -26,14 +26,14 @@ def rms_norm(run, call):
 
 
 def group_norm(run, call):
-    """Group-norm: as layer-norm, inside each group of channels."""
+    """Group-norm: like layer-norm, inside each group of channels."""
     x, groups = call.args[0], call.argument(1, "num_groups")
     scale = _per_channel(call.argument(2, "weight", None), x)
     return _normalize(run, call, (len(x), groups, -1), scale, call.argument(4, "eps", 1e-5))
 
 
 def instance_norm(run, call):
-    """Instance-norm: as layer-norm, inside each channel; with running statistics it is a batch-norm."""
+    """Instance-norm: like layer-norm, inside each channel; with running statistics it is a batch-norm."""
     x = call.args[0]
     if not call.argument(5, "use_input_stats", True):
         return batch_norm(run, call)

@@ -1,9 +1,9 @@
 """The table from torch function to relevance rule.
 
-A `HANDLERS` entry takes the running `Interception` and the call, computes the value, and arranges that autograd, later,
-propagates the coefficient (relevance / value) by the rule of the operation. For most operations that is their ordinary
-gradient; then the handler only keeps track of what is known of the result (its `Tag`). A new torch function gets its
-rule by an entry here.
+A `HANDLERS` entry takes the running `Interception` and the call and computes the value. It also prepares autograd to
+propagate the coefficient (relevance / value) by the rule of the operation. For most operations the rule is the ordinary
+gradient, and the handler only records what is known about the result (its `Tag`). To give another torch function a
+rule, add an entry here.
 """
 
 import math
@@ -26,7 +26,7 @@ _KEEP_EVERY_VALUE = {
 
 
 def pass_through(run, call):
-    """Reshape, select or average: relevance follows the values; every property of the input is kept."""
+    """Reshape, select or average: relevance follows the values, and every property of the input is kept."""
     output = call.compute()
     if len(call.tags) == 1 and call.name not in ("pad", "constant_pad_nd", "where", "masked_fill"):
         kept = kept_by_reshaping(call.tags[0])
@@ -38,9 +38,9 @@ def pass_through(run, call):
 
 
 def share_proportionally(run, call):
-    """Sum or scale: inputs share relevance in proportion to their contribution (the rule `Norm`)."""
-    # A shift or scaling of the pixels inside the model hands relevance on where a rule may give it to zeros (flat,
-    # w-square, z-box): in proportion, a pixel whose shifted value is zero would get an infinite share.
+    """Sum or scale: inputs share relevance in proportion to their contributions (the rule `Norm`)."""
+    # If a rule may give relevance to zeros (flat, w-square, z-box), a shift or scaling of the pixels inside the model
+    # passes relevance on. In proportion, a pixel whose shifted value is zero would get an infinite share.
     if call.name in _SHIFTS and run.composite.gives_to_zeros and len(call.tags) == 1 and call.tags[0].pixels:
         return pass_pixels_on(run, call)
     output = call.compute()
@@ -60,13 +60,13 @@ def interpolate(run, call):
 
 
 def make_constant(run, call):
-    """Create a tensor that takes only shape and type from the image's: it depends on no pixel."""
+    """Create a tensor that takes only its shape and type from the image, so it depends on no pixel."""
     with torch.no_grad():
         return call.compute()
 
 
 def drop_out(run, call):
-    """Dropout does nothing in evaluation mode; a call that drops all the same makes the model random."""
+    """Dropout does nothing in evaluation mode; a call that still drops values makes the model random."""
     if call.argument(1, "p", 0.5) > 0 and call.argument(2, "training", call.kwargs.get("train", False)):
         return run.refuse(call, "It is active in evaluation mode: pass `training=self.training`.")
     return run.tag_all(call.args[0].view_as(call.args[0]), kept_by_reshaping(call.tags[0]))
@@ -75,8 +75,8 @@ def drop_out(run, call):
 def multiply(run, call):
     """Multiply by a constant, by a gate, or by another activation."""
     # A constant scales. If exactly one factor is a gate (the output of a sigmoid, hard sigmoid or softmax, as in
-    # squeeze-excite), the gate is treated as a constant and the signal takes all relevance (Arras et al. 2017);
-    # otherwise both factors get half (the uniform rule of AttnLRP, Achtibat et al. 2024, eq. 13), which conserves it.
+    # squeeze-excite), the gate is treated as a constant and the signal takes all relevance (Arras et al. 2017).
+    # Otherwise each factor gets half, which conserves it (the uniform rule of AttnLRP, Achtibat et al. 2024, eq. 13).
     left, right = call.args[:2]
     tags = tag_of(left), tag_of(right)
     if None in tags:
@@ -100,7 +100,7 @@ def divide(run, call):
 
 
 def matrix_product(run, call):
-    """Multiply matrices: by weights a dense layer; of two activations each gets half (AttnLRP, eq. 13)."""
+    """Multiply matrices: by weights it is a dense layer; of two activations each gets half (AttnLRP, eq. 13)."""
     operands = list(tensors_in(call.args))
     tagged = [tag_of(operand) is not None for operand in operands]
     if all(tagged):
@@ -120,12 +120,12 @@ def matrix_product(run, call):
 
 
 def share_proportionally_signed(run, call):
-    """As `share_proportionally`, with weights of unknown sign."""
+    """Like `share_proportionally`, with weights of unknown sign."""
     return run.tag_all(call.compute(), Tag())
 
 
 def relu(run, call):
-    """ReLU hands relevance on; it is folded into the weighted layer before it where that is possible."""
+    """ReLU passes relevance on; it is folded into the weighted layer before it if possible."""
     x = call.args[0]
     if run.composite.carries_zero_inputs:
         return activation(run, call)
@@ -140,7 +140,7 @@ def relu(run, call):
 
 
 def activation(run, call):
-    """Any other elementwise function hands relevance on (the rule `Pass`)."""
+    """Any other elementwise function passes relevance on (the rule `Pass`)."""
     x = call.args[0]
     if len(call.tags) > 1 or tag_of(x) is None:
         return run.refuse(call, "Its bounds or weights depend on the image.")
@@ -224,7 +224,7 @@ HANDLERS = {
 }
 
 
-# What a report says of the operations that have no rule from the composite.
+# How reports describe the operations whose rule does not come from the composite.
 DESCRIPTIONS = {
     **dict.fromkeys(set(HANDLERS.values()), "made of its parts"),
     pass_through: "pass",

@@ -1,23 +1,23 @@
 """The relevance rules: how a layer's relevance is shared among its inputs.
 
 What autograd carries from layer to layer is not the relevance ``R`` but the *coefficient* ``c = R / x`` of the tensor
-``x`` it belongs to. In this form every step whose rule is "share in proportion to the contribution" (sums, average
-pools, ReLU, dropout, reshaping, multiplication by a constant) is the ordinary gradient and costs nothing extra, and the
-multiplication by the input happens once, at the image. A weighted layer gets the rule of the composite:
-`Rule.coefficient` takes the coefficient of its output and returns that of its input.
+``x`` it belongs to. In this form the rule "share in proportion to the contribution" (sums, average pools, ReLU,
+dropout, reshaping, multiplication by a constant) is the ordinary gradient and costs nothing extra. The multiplication
+by the input happens once, at the image. A weighted layer gets the rule of the composite: `Rule.coefficient` takes the
+coefficient of its output and returns that of its input.
 """
 
 from numbers import Real
 
 import torch
 
-# Inputs smaller than this count as this when a relevance is divided by its input; the division is undone at the
-# image, exactly, because it is a power of two. It keeps relevance on pixels that are exactly zero (flat, z-box).
+# Replaces smaller inputs when relevance is divided by its input. The multiplication at the image undoes the division
+# exactly, because this is a power of two. So pixels that are exactly zero keep their relevance (flat, z-box).
 TINY = 2.0**-60
 
 
 def away_from_zero(x):
-    """Return x with every entry of magnitude below `TINY` set to ``TINY`` with its sign (that of zero is positive)."""
+    """Return x with every entry of magnitude below `TINY` replaced by ``TINY`` with its sign (positive for zero)."""
     return torch.where(x.abs() < TINY, torch.where(x < 0, -TINY, TINY).to(x.dtype), x)
 
 
@@ -45,7 +45,7 @@ class Rule:
         Parameters
         ----------
         layer : skexmap.lrp.WeightedLayer
-            The layer as the rule sees it: ``layer.input``, ``layer.output``, ``layer.weight``, ``layer.bias``, and
+            The layer, with ``layer.input``, ``layer.output``, ``layer.weight``, ``layer.bias``, and with
             ``layer.apply(x, weight, bias)`` and ``layer.transpose(s, weight)`` for any weights of the same shape.
         relevance : tensor of the shape of the output
 
@@ -72,7 +72,7 @@ class Rule:
 
 
 class Epsilon(Rule):
-    """LRP-epsilon: relevance in proportion to ``x_i w_ij``, with a stabilised denominator (Bach et al. 2015, eq. 58).
+    """LRP-epsilon: relevance in proportion to ``x_i w_ij``, with a stabilized denominator (Bach et al. 2015, eq. 58).
 
     Parameters
     ----------
@@ -92,26 +92,27 @@ class Epsilon(Rule):
 
 
 class Gamma(Rule):
-    r"""LRP-gamma, sign-symmetric: contributions of the output's own sign weigh ``1 + gamma``.
+    r"""LRP-gamma, sign-symmetric: contributions with the sign of the output are weighted by ``1 + gamma``.
 
-    With the positive and negative parts of the pre-activation, ``P`` and ``N`` (``z = P + N``), the denominator is
-    ``z + gamma P`` where ``P >= |N|`` and positive contributions weigh ``1 + gamma``; elsewhere it is ``z + gamma N``
-    and negative ones do (Montavon et al. 2019, made sign-symmetric as in Andeol et al. 2021 and ExMap).
+    Let ``P`` and ``N`` be the positive and negative parts of the pre-activation ``z = P + N``. If ``P >= |N|``, the
+    denominator is ``z + gamma P`` and positive contributions are weighted by ``1 + gamma``. Otherwise the denominator
+    is ``z + gamma N`` and negative contributions get this weight (Montavon et al. 2019, made sign-symmetric as in
+    Andeol et al. 2021 and ExMap).
 
     Parameters
     ----------
     gamma : float, default=4.0
-        How much contributions of the output's sign are favoured; 0 gives `Epsilon`.
+        How strongly contributions with the sign of the output are favored; 0 gives `Epsilon`.
     epsilon : float, default=1e-6
-        Stabiliser of the denominator.
+        Stabilizer of the denominator.
 
     Notes
     -----
-    With ``A = |x| |w| + |b|``, the parts are ``P = (z + A) / 2`` and ``N = (z - A) / 2``, so that for inputs of any
-    sign the denominator is ``sign(z) ((1 + gamma/2) |z| + gamma/2 A)`` and the numerator
-    ``(1 + gamma/2) x w + sign(z) gamma/2 |x| |w|``: one extra forward and two transposed operations. Where the input
-    is non-negative and relevance arrives only at positive outputs (a ReLU follows), both collapse to the weights
-    ``w + gamma w+``: one extra forward and one transposed operation.
+    With ``A = |x| |w| + |b|``, the parts are ``P = (z + A) / 2`` and ``N = (z - A) / 2``. So for inputs of any sign the
+    denominator is ``sign(z) ((1 + gamma/2) |z| + gamma/2 A)`` and the numerator is
+    ``(1 + gamma/2) x w + sign(z) gamma/2 |x| |w|``, which take one extra forward and two transposed operations. If the
+    input is non-negative and relevance arrives only at positive outputs (a ReLU follows), both reduce to the weights
+    ``w + gamma w+``, which take one extra forward and one transposed operation.
     """
 
     proportional = True
@@ -123,11 +124,11 @@ class Gamma(Rule):
     def coefficient(self, layer, coefficient):
         half = self.gamma / 2
         if layer.rectified and layer.input_nonnegative:
-            # The stabiliser rides in the bias: every pass over a feature map that is saved counts.
+            # Put the stabilizer into the bias to save a pass over the feature map.
             weight, bias = layer.weights("plus", 1.0, self.gamma, shift=self.epsilon)
-            # At least (1 + gamma) z + epsilon where z > 0; elsewhere the share is zero whatever divides it.
+            # At least (1 + gamma) z + epsilon where z > 0; elsewhere the share is zero for any denominator.
             denominator = layer.apply(layer.input, weight, bias).clamp_(min=max(self.epsilon, TINY))
-            # In place: fresh memory for a feature map costs more than the arithmetic on it.
+            # Work in place: new memory for a feature map costs more than the arithmetic on it.
             share = torch.div(coefficient, denominator, out=denominator).mul_(layer.output)
             return layer.transpose(share, weight)
         signed_weight, _ = layer.weights("plus", 1 + half, 0.0)
@@ -151,14 +152,14 @@ class Gamma(Rule):
 
 
 class AlphaBeta(Rule):
-    """LRP-alpha-beta: positive and negative contributions normalised on their own (Bach et al. 2015, eq. 60).
+    """LRP-alpha-beta: positive and negative contributions normalized separately (Bach et al. 2015, eq. 60).
 
     Parameters
     ----------
     alpha, beta : float, default=2.0 and 1.0
         Weights of the two parts; ``alpha - beta`` must be 1 for relevance to be conserved.
     epsilon : float, default=1e-6
-        Stabiliser of the denominators.
+        Stabilizer of the denominators.
     """
 
     proportional = True
@@ -186,7 +187,7 @@ class ZPlus(AlphaBeta):
     Parameters
     ----------
     epsilon : float, default=1e-6
-        Stabiliser of the denominator.
+        Stabilizer of the denominator.
     """
 
     def __init__(self, epsilon=1e-6):
@@ -219,12 +220,12 @@ class ZBox(Rule):
     low, high : float or sequence of floats, one per channel, default=0.0 and 1.0
         Smallest and largest value that the layer's input can take.
     epsilon : float, default=1e-6
-        Stabiliser of the denominator.
+        Stabilizer of the denominator.
 
     Raises
     ------
     ValueError
-        When an input lies outside the box.
+        If an input lies outside the box.
     """
 
     def __init__(self, low=0.0, high=1.0, epsilon=1e-6):
@@ -271,7 +272,7 @@ class Flat(Rule):
     Parameters
     ----------
     epsilon : float, default=1e-6
-        Stabiliser of the denominator.
+        Stabilizer of the denominator.
     """
 
     def __init__(self, epsilon=1e-6):
@@ -289,7 +290,7 @@ class WSquare(Rule):
     Parameters
     ----------
     epsilon : float, default=1e-6
-        Stabiliser of the denominator.
+        Stabilizer of the denominator.
     """
 
     def __init__(self, epsilon=1e-6):
@@ -302,26 +303,26 @@ class WSquare(Rule):
 
 
 class Norm(Rule):
-    """Share relevance in proportion to the contributions, with no stabiliser: the rule of sums and average pools.
+    """Share relevance in proportion to the contributions, without a stabilizer: the rule of sums and average pools.
 
-    For a layer with weights it is `Epsilon` with an epsilon of zero. Sums, average pools and means always use it: in
-    the form that the engine propagates it is their ordinary gradient.
+    For a layer with weights it equals `Epsilon` with an epsilon of zero. Sums, average pools and means always use it:
+    for the coefficients that the engine propagates, it is their ordinary gradient.
     """
 
     proportional = True
 
     def coefficient(self, layer, coefficient):
         if layer.rectified:
-            # Behind a ReLU a coefficient may arrive where the output, and so the relevance, is zero.
+            # After a ReLU, a coefficient may arrive where the output, and so the relevance, is zero.
             coefficient = coefficient * (layer.output > 0)
         return layer.transpose(coefficient, layer.weight)
 
 
 class Pass(Rule):
-    """Hand the relevance of every output to the input of the same position: the rule of activations.
+    """Pass the relevance of every output to the input at the same position: the rule of activations.
 
-    ReLU, dropout, flattening and reshaping always use it. A layer with weights can use it where its input and output
-    have the same shape.
+    ReLU, dropout, flattening and reshaping always use it. A layer with weights can use it if its input and output have
+    the same shape.
     """
 
     def relevance(self, layer, relevance):

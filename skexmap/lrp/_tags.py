@@ -1,33 +1,33 @@
-"""What is known of the tensors that depend on the image."""
+"""Known properties of the tensors that depend on the image."""
 
 import torch
 
 
 class Tag:
-    """What is known of a tensor that depends on the image.
+    """Known properties of a tensor that depends on the image.
 
     Attributes
     ----------
     nonnegative : bool
-        No entry is negative.
+        Whether no entry is negative.
     gate : str or None
         Name of the function (sigmoid, softmax, ...) that bounded it; kept through reshaping.
     pixels : bool
-        No weighted layer lies between the image and it.
+        Whether no weighted layer lies between the image and the tensor.
     layer : WeightedLayer or None
-        The layer whose output it is, exactly.
+        The layer whose output is exactly this tensor.
     is_folded : bool
         Whether a later operation was folded into that layer, so that its relevance bypasses this tensor.
     source : tensor or None
         The input of that layer, as part of the graph.
     dense : tuple or None
-        Input and name of the dense layer whose output it is, up to reshaping.
+        Input and name of the dense layer whose output, up to reshaping, is this tensor.
     version : int
-        The tensor's version when it was tagged; another one means that something unseen has written to it.
+        The tensor's version when it was tagged. If it has changed, an operation that was not intercepted wrote to it.
     node : int or None
-        Number of its node in autograd's graph; another one means that something unseen has wrapped it.
+        Number of its node in autograd's graph. If it has changed, an operation that was not intercepted wrapped it.
     replacement : tensor or None
-        What an in-place operation has turned it into.
+        The tensor that an in-place operation has turned it into.
     """
 
     __slots__ = (
@@ -56,11 +56,11 @@ class Tag:
         self.replacement = None
 
     def sign(self, tensor):
-        """Remember the state of the tensor that is tagged."""
+        """Record the state of the tagged tensor."""
         self.version, self.node = tensor._version, _node_number(tensor)
 
     def fits(self, tensor):
-        """Return whether the tensor is still in that state."""
+        """Return whether the tensor is still in the recorded state."""
         return self.version == tensor._version and self.node == _node_number(tensor)
 
 
@@ -74,7 +74,7 @@ def tag_of(value):
 
 
 def tensors_in(values):
-    """Yield the tensors among values, also those one list or tuple deep."""
+    """Yield the tensors among values, including those inside a list or tuple."""
     for value in values:
         if isinstance(value, torch.Tensor):
             yield value

@@ -1,4 +1,4 @@
-"""Layers with weights, whose rule is the composite's."""
+"""Layers with weights, which get the rule of the composite."""
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ WEIGHTS_DEPEND = "Its weights depend on the image."
 
 
 def dense(run, call):
-    """Apply a dense layer: the composite's rule."""
+    """Apply a dense layer, by the composite's rule."""
     weight, bias = call.argument(1, "weight"), call.argument(2, "bias", None)
     if len(call.tags) > 1 or tag_of(call.args[0]) is None:
         return run.refuse(call, WEIGHTS_DEPEND)
@@ -26,7 +26,7 @@ def apply_dense(run, call, x, weight, bias):
 
 
 def convolution(run, call):
-    """Convolve: the composite's rule."""
+    """Apply a convolution, by the composite's rule."""
     x, weight = call.args[0], call.argument(1, "weight")
     if len(call.tags) > 1 or tag_of(x) is None:
         return run.refuse(call, WEIGHTS_DEPEND)
@@ -74,7 +74,7 @@ def _per_axis(value, n):
 
 
 def _pad_to_same(run, x, weight, dilation):
-    """Pad as padding="same" does, so that the convolution itself needs none where the two sides differ."""
+    """Return x and the padding that padding="same" stands for; pad x itself if its two sides differ."""
     totals = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
     if all(total % 2 == 0 for total in totals):
         return x, [total // 2 for total in totals]
@@ -84,7 +84,7 @@ def _pad_to_same(run, x, weight, dilation):
 
 
 def batch_norm(run, call):
-    """Normalise by running statistics: folded into the layer before it, else an affine layer of its own."""
+    """Normalize by running statistics: folded into the layer before it, or else a separate affine layer."""
     x = call.args[0]
     mean, variance = call.argument(1, "running_mean"), call.argument(2, "running_var")
     weight, bias = call.argument(3, "weight", None), call.argument(4, "bias", None)

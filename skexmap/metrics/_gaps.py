@@ -1,4 +1,4 @@
-"""How much accuracy is lost when each of several shortcuts points to the wrong class."""
+"""The accuracy lost when each of several shortcuts points to the wrong class."""
 
 from itertools import combinations
 
@@ -12,9 +12,9 @@ from skexmap.metrics._group_metrics import mean_accuracy
 def shortcut_gaps(y_true, y_pred, *, shortcuts, group_labels=None, weights=None, sample_weight=None):
     """Accuracy lost on samples with uncommon shortcuts, relative to the mean accuracy.
 
-    A sample's shortcut is *common* if it points to the sample's own class, else *uncommon*. A gap is the
-    accuracy on the samples on which exactly the named shortcuts are uncommon, less the mean accuracy: 0 means
-    that nothing is lost, -0.4 that 40 points are.
+    A sample's shortcut is *common* if it points to the sample's own class, else *uncommon*. A gap is the accuracy on
+    the samples for which exactly the named shortcuts are uncommon, minus the mean accuracy. 0 means that no accuracy is
+    lost, and -0.4 that 40 percentage points are lost.
 
     Parameters
     ----------
@@ -23,29 +23,28 @@ def shortcut_gaps(y_true, y_pred, *, shortcuts, group_labels=None, weights=None,
     y_pred : array-like of shape (n_samples,)
         Predicted classes.
     shortcuts : dict of str to array-like of shape (n_samples,)
-        Name of each shortcut -> the class that it points to in each sample, written as in `y_true`. In
-        UrbanCars the background of a car and the object beside it are each "urban" or "country", as the car
-        is.
+        Name of each shortcut -> the class that it points to in each sample, written as in `y_true`. In UrbanCars, the
+        background of a car and the object beside it are each "urban" or "country", like the car.
     group_labels : array-like of shape (n_samples,), default=None
-        Groups for the mean accuracy; needed if `weights` weigh them.
+        Groups for the mean accuracy; required if `weights` refers to them.
     weights : {None, "macro"}, dict or array-like of shape (n_groups,), default=None
-        How the mean accuracy weighs the groups, as in `mean_accuracy`: usually their shares of the training
-        set, ``group_shares(training_group_labels)``. None weighs every sample alike.
+        How the mean accuracy weights the groups, as in `mean_accuracy`: usually by their shares of the training set,
+        ``group_shares(training_group_labels)``. None weights every sample equally.
     sample_weight : array-like of shape (n_samples,), default=None
         Weight of each sample.
 
     Returns
     -------
     gaps : dict of str to float
-        ``"mean_accuracy"``; then for every single shortcut its name -> the gap if it alone is uncommon;
-        then the combinations: ``"both"`` of two shortcuts, else their names joined by ``"+"``. In a gap every
-        class weighs the same.
+        ``"mean_accuracy"``; then, for every single shortcut, its name -> the gap if it alone is uncommon; then the
+        combinations: ``"both"`` for two shortcuts, else their names joined by ``"+"``. In a gap, every class has the
+        same weight.
 
     Raises
     ------
     ValueError
-        If `shortcuts` is empty or does not fit y_true; if no sample of some class has exactly these shortcuts
-        uncommon; as `mean_accuracy` does.
+        If `shortcuts` is empty or does not match y_true, if some class has no sample for which exactly the named
+        shortcuts are uncommon, or as in `mean_accuracy`.
 
     References
     ----------
@@ -55,7 +54,7 @@ def shortcut_gaps(y_true, y_pred, *, shortcuts, group_labels=None, weights=None,
 
     Examples
     --------
-    A model that looks at the background alone, on one sample of each kind and class:
+    A model that only uses the background, on one sample of each kind and class:
 
     >>> from skexmap.metrics import shortcut_gaps
     >>> car = ["urban"] * 4 + ["country"] * 4
@@ -76,7 +75,7 @@ def shortcut_gaps(y_true, y_pred, *, shortcuts, group_labels=None, weights=None,
         for names in combinations(shortcuts, size):
             rows = _exactly(uncommon, names, y_true, sample_weight)
             weight = None if sample_weight is None else np.asarray(sample_weight)[rows]
-            # The classes are the groups here, so that large and small classes weigh the same.
+            # The classes are the groups here, so that large and small classes have the same weight.
             accuracy = mean_accuracy(
                 y_true[rows],
                 np.asarray(y_pred)[rows],
@@ -89,7 +88,7 @@ def shortcut_gaps(y_true, y_pred, *, shortcuts, group_labels=None, weights=None,
 
 
 def _uncommon(y_true, shortcuts):
-    """Return for each shortcut the mask of the samples in which it points to another class than y_true."""
+    """Return, for each shortcut, the mask of the samples for which it points to another class than y_true."""
     if not hasattr(shortcuts, "items") or not shortcuts:
         raise ValueError("`shortcuts` must be a dict, name -> class that the shortcut points to, not empty.")
     uncommon = {}
@@ -108,7 +107,7 @@ def _uncommon(y_true, shortcuts):
 
 
 def _exactly(uncommon, names, y_true, sample_weight):
-    """Return the mask of the samples on which these shortcuts are uncommon and all others common."""
+    """Return the mask of the samples for which these shortcuts are uncommon and all others are common."""
     rows = np.all([mask == (name in names) for name, mask in uncommon.items()], axis=0)
     # If a class is missing, the difference to the mean over all classes is not due to the shortcuts alone.
     counts = np.full(len(rows), True) if sample_weight is None else np.asarray(sample_weight) > 0

@@ -1,4 +1,4 @@
-"""Accuracy and other scores per group, and how they are summed up."""
+"""Accuracy of each group, and summaries over the groups."""
 
 from dataclasses import dataclass
 from numbers import Integral
@@ -13,10 +13,10 @@ from skexmap._validation import check_group_labels
 
 @dataclass(frozen=True)
 class Membership:
-    """Which samples belong to which group.
+    """Assignment of samples to groups.
 
     labels : list of the groups present, sorted.
-    codes : ndarray of shape (n_samples,), position of each sample's group in `labels`; -1 where it has none.
+    codes : ndarray of shape (n_samples,), position of each sample's group in `labels`; -1 if it has none.
     sample_weight : ndarray of shape (n_samples,).
     """
 
@@ -42,7 +42,7 @@ class Membership:
 
 
 def membership(group_labels, n_samples, sample_weight=None, *, name="group_labels"):
-    """Sort the samples into groups; group -1 and samples of weight zero are left out."""
+    """Assign the samples to groups; group -1 and samples of weight zero are left out."""
     group_labels = check_group_labels(group_labels, n_samples, name=name)
     if n_samples == 0:
         raise ValueError("There are 0 samples: no group has an accuracy.")
@@ -64,7 +64,7 @@ def membership(group_labels, n_samples, sample_weight=None, *, name="group_label
 
 
 def _belongs_to_none(group_labels):
-    # Beside strings, NumPy turns -1 into "-1": it means the same.
+    # If other labels are strings, NumPy turns -1 into "-1", which means the same.
     none = str(NO_GROUP) if group_labels.dtype.kind in "US" else NO_GROUP
     return np.asarray(group_labels == none, dtype=bool)
 
@@ -89,11 +89,11 @@ def check_min_group_size(min_group_size):
 
 
 def correct_predictions(y_true, y_pred):
-    """Return which predictions are right, as float array of shape (n_samples,)."""
+    """Return which predictions are right, as a float array of shape (n_samples,)."""
     y_true, y_pred = column_or_1d(y_true), column_or_1d(y_pred)
     if len(y_true) != len(y_pred):
         raise ValueError(f"`y_true` has {len(y_true)} entries, `y_pred` has {len(y_pred)}.")
-    # NaN, continuous scores, and strings beside numbers would all silently count as wrong.
+    # NaN, continuous scores, and strings mixed with numbers would silently count as wrong.
     assert_all_finite(y_true, input_name="y_true")
     assert_all_finite(y_pred, input_name="y_pred")
     if len(y_true):
@@ -163,7 +163,7 @@ def worst_group_accuracy(y_true, y_pred, *, group_labels, sample_weight=None, mi
     Raises
     ------
     ValueError
-        As `group_accuracies` does, and if every group has fewer than `min_group_size` samples.
+        As in `group_accuracies`, and if every group has fewer than `min_group_size` samples.
 
     See Also
     --------
@@ -187,7 +187,7 @@ def worst_group_accuracy(y_true, y_pred, *, group_labels, sample_weight=None, mi
 
 
 def group_shares(group_labels):
-    """Share of the samples that each group has.
+    """Share of the samples in each group.
 
     Parameters
     ----------
@@ -215,10 +215,10 @@ def group_shares(group_labels):
 
 
 def mean_accuracy(y_true, y_pred, *, group_labels, weights=None, sample_weight=None):
-    """Mean accuracy, with the groups weighted by shares of your choice.
+    """Mean accuracy, with groups weighted by given shares.
 
-    The benchmarks of this field weigh the accuracy of each test group by the group's share of the *training*
-    set. So a test set with balanced groups shows the accuracy on the distribution of the training set.
+    The benchmarks of this field weight the accuracy of each test group by the group's share of the *training* set. So a
+    test set with balanced groups gives the accuracy on the distribution of the training set.
 
     Parameters
     ----------
@@ -231,8 +231,8 @@ def mean_accuracy(y_true, y_pred, *, group_labels, weights=None, sample_weight=N
     weights : {None, "macro"}, dict or array-like of shape (n_groups,), default=None
         - a dict, group label -> share or count: usually ``group_shares(training_group_labels)``;
         - an array: entry i is the share or count of group number i;
-        - "macro": every group present weighs the same;
-        - None: every sample weighs the same (the plain accuracy).
+        - "macro": every group present has the same weight;
+        - None: every sample has the same weight (the plain accuracy).
 
         They need not sum to 1. Every group present needs a weight, and every group with a weight above 0 must
         be present.
@@ -247,7 +247,7 @@ def mean_accuracy(y_true, y_pred, *, group_labels, weights=None, sample_weight=N
     Raises
     ------
     ValueError
-        As `group_accuracies` does, and if groups and weights do not match.
+        As in `group_accuracies`, and if groups and weights do not match.
 
     References
     ----------
@@ -269,7 +269,7 @@ def mean_accuracy(y_true, y_pred, *, group_labels, weights=None, sample_weight=N
 
 
 def check_weights(weights, groups):
-    """Return one weight per group present, from what `mean_accuracy` takes."""
+    """Return one weight per group present, from the `weights` of `mean_accuracy`."""
     if weights is None:
         return groups.total(np.ones(len(groups.codes)))
     if isinstance(weights, str):

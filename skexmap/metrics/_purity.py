@@ -1,4 +1,4 @@
-"""How well pseudo-groups keep the true groups apart."""
+"""How well pseudo-groups separate the true groups."""
 
 from sklearn.metrics.cluster import contingency_matrix
 from sklearn.utils.validation import _num_samples
@@ -9,8 +9,8 @@ from skexmap.metrics._group_metrics import membership
 def purity_score(group_labels, pseudo_group_labels):
     """Share of the samples whose true group is the most frequent one of their pseudo-group.
 
-    1 means that no pseudo-group mixes true groups. The number of pseudo-groups does not matter: one for every sample is
-    pure too. So look at their number and sizes as well [1]_.
+    1 means that no pseudo-group mixes true groups. The score does not penalize many pseudo-groups: one for every sample
+    is pure too. So consider their number and sizes as well [1]_.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def purity_score(group_labels, pseudo_group_labels):
 
     See Also
     --------
-    sklearn.metrics.adjusted_rand_score : Also counts true groups that are split, and is 0 for chance.
+    sklearn.metrics.adjusted_rand_score : Also penalizes split true groups, and is 0 for chance.
 
     References
     ----------
@@ -39,7 +39,7 @@ def purity_score(group_labels, pseudo_group_labels):
 
     Examples
     --------
-    One of the four samples of pseudo-group 0 is of another group than the others:
+    One of the four samples of pseudo-group 0 belongs to another group than the others:
 
     >>> from skexmap.metrics import purity_score
     >>> purity_score([0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 5, 6])

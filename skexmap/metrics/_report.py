@@ -1,4 +1,4 @@
-"""All groups at a glance."""
+"""A table of all groups with sizes, accuracies and intervals."""
 
 from dataclasses import dataclass
 
@@ -12,17 +12,17 @@ CONFIDENCE = 0.95
 
 
 def wilson_interval(rate, size):
-    """Return the ends of Wilson's interval of a rate of `size` samples (JASA 22, 1927, pages 209-212)."""
+    """Return the ends of Wilson's interval for a rate of `size` samples (JASA 22, 1927, pages 209-212)."""
     z = ndtri((1 + CONFIDENCE) / 2)
     center = (rate + z**2 / (2 * size)) / (1 + z**2 / size)
     half = z / (1 + z**2 / size) * np.sqrt(rate * (1 - rate) / size + z**2 / (4 * size**2))
-    # At a rate of 0 or 1 rounding would leave the end an epsilon outside.
+    # At a rate of 0 or 1, rounding could put an end slightly outside.
     return np.clip(center - half, 0, 1), np.clip(center + half, 0, 1)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GroupReport:
-    """What `group_report` found; prints as an aligned table.
+    """Result of `group_report`; prints as an aligned table.
 
     Attributes
     ----------
@@ -37,11 +37,11 @@ class GroupReport:
     lower, upper : ndarray of shape (n_groups,), float64
         Ends of the 95% Wilson interval.
     worst_group : int or str
-        Label of the worst group among those of at least `min_group_size` samples; the first if several tie.
+        Label of the worst group among those with at least `min_group_size` samples; in a tie, the first.
     worst_group_accuracy : float
         Its accuracy.
     macro_mean : float
-        Mean of the groups' accuracies, every group alike.
+        Mean of the groups' accuracies, with equal weights.
     plain_mean : float
         Accuracy over all samples that belong to a group.
     min_group_size : int
@@ -95,7 +95,7 @@ class GroupReport:
 
 
 def group_report(y_true, y_pred, *, group_labels, sample_weight=None, names=None, min_group_size=1):
-    """Size, accuracy and 95% confidence interval of every group, the worst marked.
+    """Size, accuracy and 95% confidence interval of every group, with the worst marked.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def group_report(y_true, y_pred, *, group_labels, sample_weight=None, names=None
     Raises
     ------
     ValueError
-        As `worst_group_accuracy` does.
+        As in `worst_group_accuracy`.
 
     See Also
     --------

@@ -1,4 +1,4 @@
-"""Scorers for model selection by the worst group, or by the worst pseudo-group of one fixed partition."""
+"""Scorers for model selection by the worst group, or by the worst pseudo-group of a fixed partition."""
 
 from functools import partial
 
@@ -15,14 +15,14 @@ PRECOMPUTED = "precomputed"
 
 
 class WorstGroupAccuracyScorer:
-    """Scorer of the accuracy of the worst group, for given group labels.
+    """Scorer for the accuracy of the worst group, with given group labels.
 
     The only instance is `worst_group_accuracy_scorer`. It is called as ``scorer(estimator, X, y, group_labels=...)``.
     If scikit-learn's metadata routing is on, searches and `cross_validate` pass `group_labels` to it.
 
     Examples
     --------
-    A shortcut agrees with the class in 95 of 100 samples.
+    A shortcut agrees with the class in 95 of 100 samples:
 
     >>> import numpy as np
     >>> import sklearn
@@ -69,20 +69,20 @@ worst_group_accuracy_scorer = WorstGroupAccuracyScorer()
 
 
 def make_worst_pseudo_group_scorer(labeler, *, min_group_size=6):
-    """Make a scorer of the accuracy of the worst pseudo-group, which needs no group labels.
+    """Make a scorer for the accuracy of the worst pseudo-group, which needs no group labels.
 
-    All candidates of a search must be scored on the same pseudo-groups. So the labeler is fitted beforehand.
+    All candidates of a search must be scored on the same pseudo-groups, so the labeler must already be fitted.
 
     Parameters
     ----------
     labeler : fitted labeler, Pipeline that ends in one, or "precomputed"
-        Has `predict_groups(X, y)`, as `PseudoGroupLabeler`, `EIILLabeler` and `ExMapClassifier` have, and gets the
-        same X as the estimator that is scored: if X is images, pass a pipeline of `HeatmapTransformer` and
-        `PseudoGroupLabeler`. ``"precomputed"`` reads the clusters from the block ``cluster`` of X, as a search over the
-        last step alone has it; the pseudo-groups are class x cluster.
+        It must have `predict_groups(X, y)`, like `PseudoGroupLabeler`, `EIILLabeler` and `ExMapClassifier`. It gets the
+        same X as the estimator that is scored: if X holds images, pass a pipeline of `HeatmapTransformer` and
+        `PseudoGroupLabeler`. ``"precomputed"`` reads the clusters from the block ``cluster`` of X, which is present if
+        only the last step is searched; the pseudo-groups are class x cluster.
     min_group_size : int, default=6
-        Smallest pseudo-group that can be the worst. Those with fewer samples in the data being scored are left out,
-        because clusters have slivers and the accuracy on a handful of images is noise. With 1, every one counts.
+        Smallest pseudo-group that can be the worst. Those with fewer samples in the scored data are left out, because
+        clusters can be tiny and the accuracy on a handful of images is noise. With 1, every pseudo-group counts.
 
     Returns
     -------
@@ -104,7 +104,7 @@ def make_worst_pseudo_group_scorer(labeler, *, min_group_size=6):
 
     Notes
     -----
-    A pseudo-group that is absent from a fold cannot be the worst there: stratify the folds by pseudo-group,
+    A pseudo-group that is absent from a fold cannot be the worst there. Stratify the folds by pseudo-group:
     ``cv=list(StratifiedKFold().split(X, pseudo_groups))``.
 
     Examples
@@ -139,7 +139,7 @@ def make_worst_pseudo_group_scorer(labeler, *, min_group_size=6):
 
 
 def _worst_pseudo_group_accuracy(estimator, X, y, *, labeler, min_group_size):
-    """Score a fitted estimator on the pseudo-groups of a labeler; a function, so that it can be pickled."""
+    """Score a fitted estimator on the pseudo-groups of a labeler (a module-level function, so it can be pickled)."""
     if labeler == PRECOMPUTED:
         groups = _groups_in_blocks(X, y, estimator.classes_)
     elif isinstance(labeler, Pipeline):
@@ -150,7 +150,7 @@ def _worst_pseudo_group_accuracy(estimator, X, y, *, labeler, min_group_size):
 
 
 def _groups_in_blocks(X, y, classes):
-    """Return class x cluster, with the clusters that X carries."""
+    """Return class x cluster, with the clusters in X."""
     if CLUSTER not in block_names(X):
         raise ValueError(
             f"A scorer with labeler={PRECOMPUTED!r} needs the block 'cluster' in X, and it is missing. Transform once, "
