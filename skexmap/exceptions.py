@@ -1,4 +1,4 @@
-"""The warnings of skexmap, so that they can be filtered one by one, and an error with more to it than a message."""
+"""Warnings of skexmap, which can be filtered one by one, and an error with additional data."""
 
 __all__ = [
     "ClassInOneClusterWarning",
@@ -19,23 +19,23 @@ class SkexmapWarning(UserWarning):
 
 
 class EmptyErrorSetWarning(SkexmapWarning):
-    """The identification model makes no error, so that there is nothing to upweight."""
+    """The identification model makes no errors, so there is nothing to upweight."""
 
 
 class FullErrorSetWarning(SkexmapWarning):
-    """The identification model gets every sample wrong, so that upweighting changes nothing."""
+    """The identification model gets every sample wrong, so upweighting changes nothing."""
 
 
 class DisconnectedGraphWarning(SkexmapWarning):
-    """The neighbour graph has more connected components than clusters were allowed."""
+    """The neighbor graph has more connected components than the allowed number of clusters."""
 
 
 class IrreproducibleClustersWarning(SkexmapWarning):
-    """The clusters are barely found again: under another seed, or in `cluster_stability` on other samples."""
+    """The clusters are not reproducible under another seed or, in `cluster_stability`, on other samples."""
 
 
 class ConstantInputWarning(SkexmapWarning):
-    """All rows are identical, so that there is one cluster whatever was asked for."""
+    """All rows are identical, so there is one cluster regardless of the parameters."""
 
 
 class OneClusterWarning(SkexmapWarning):
@@ -47,18 +47,18 @@ class ClassInOneClusterWarning(SkexmapWarning):
 
 
 class ConstantPredictionWarning(SkexmapWarning):
-    """The frozen net, or the retrained last layer, gives the same answer for every sample."""
+    """The frozen model, or the retrained last layer, predicts the same class for every sample."""
 
 
 class UnreadableImagesError(ValueError):
-    """Image files cannot be read. Raised before the first image is shown to the model.
+    """Image files cannot be read. Raised before the model runs on any image.
 
     Parameters
     ----------
     message : str
-        How many there are, and the first ones.
+        Number of unreadable files, and the first ones.
     indices : array-like of int of shape (n_unreadable,), default=()
-        All their rows in X: ``np.delete(X, error.indices)`` can be read.
+        Rows of all unreadable files in X: ``np.delete(X, error.indices)`` can be read.
     """
 
     def __init__(self, message, indices=()):
