@@ -1,11 +1,11 @@
 """The named blocks that travel between pipeline steps.
 
-The last step of a pipeline needs the embedding *and* the cluster of every image, so the steps hand on one NumPy
-structured array of length n with a field per block (``embedding``, ``heatmap``, ``predicted``, ``cluster``). When a
-step's output is set to pandas or polars, the same blocks are columns named ``embedding_0``, ``heatmap_0``, ... Only
-this module knows these names and touches ``dtype.names``.
+The last step of a pipeline needs the embedding *and* the cluster of every image, so the steps pass on one NumPy
+structured array of length n with a field per block (``embedding``, ``heatmap``, ``predicted``, ``cluster``). If a
+step's output is set to pandas or polars, the same blocks are columns named ``embedding_0``, ``heatmap_0`` and so on.
+Only this module uses these names and ``dtype.names``.
 
-The block ``predicted`` holds the class that the frozen model predicts, as whole numbers: the label itself if the labels
+The block ``predicted`` holds the class that the frozen model predicts, as an integer: the label itself if the labels
 are numbers, else its position among the sorted labels.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 
 EMBEDDING, HEATMAP, PREDICTED, CLUSTER = BLOCK_NAMES = ("embedding", "heatmap", "predicted", "cluster")
 
-# What would have produced a missing block: the end of the error message.
+# What produces each block; this is the end of the error message for a missing block.
 _ORIGINS = {
     EMBEDDING: "Set `return_embedding=True` on the HeatmapTransformer step, or use an EmbeddingTransformer.",
     HEATMAP: "Put a HeatmapTransformer (with `return_embedding=True` if a later step needs the embedding) before it.",
@@ -39,7 +39,7 @@ def make_blocks(**blocks):
 
 
 def block_names(X):
-    """Return the names of the blocks in X, in order; empty when X is a plain array."""
+    """Return the names of the blocks in X, in order; empty if X is a plain array."""
     if isinstance(X, np.ndarray):
         return tuple(name for name in X.dtype.names or () if name in BLOCK_NAMES)
     names = []
@@ -51,7 +51,7 @@ def block_names(X):
 
 
 def has_blocks(X):
-    """Return whether X carries named blocks (a structured array, or a data frame with block columns)."""
+    """Return whether X has named blocks (a structured array, or a data frame with block columns)."""
     return bool(block_names(X))
 
 
@@ -68,13 +68,13 @@ def get_block(X, name, *, required_by):
     values = X[columns].to_numpy()
     if name in (PREDICTED, CLUSTER):
         values = values.astype(np.int64)
-        # A frame cannot tell one number per sample from a list of one: one column is one number per sample.
+        # In a frame, one column means one number per sample: a list of one number cannot be told from it.
         return values[:, 0] if values.shape[1] == 1 else values
     return values
 
 
 def replace_block(X, old, **new):
-    """Return X with the block `old` dropped (where present) and the blocks `new` appended."""
+    """Return X without the block `old` (if present) and with the blocks `new` appended."""
     kept = {
         name: get_block(X, name, required_by=None)
         for name in block_names(X)
@@ -84,7 +84,7 @@ def replace_block(X, old, **new):
 
 
 def without_block(X, name):
-    """Return the fields of a structured array but one."""
+    """Return a structured array without one of its fields."""
     return X[[field for field in X.dtype.names if field != name]]
 
 
@@ -101,10 +101,10 @@ def block_columns(X):
 
 
 def blocks_to_columns(X):
-    """Return the blocks of a structured array side by side as a plain 2-D array, of the type of its floats."""
+    """Return the blocks of a structured array side by side, as a plain 2-D array of its floating type."""
     dtypes = [X.dtype[name].base for name in X.dtype.names]
     dtype = np.result_type(*([dtype for dtype in dtypes if dtype.kind == "f"] or dtypes))
-    # Clusters and classes are small numbers, as a rule: they need no wider type than the embedding has.
+    # Clusters and classes are usually small numbers, which the floating type of the embedding can hold.
     whole = [X[name] for name in X.dtype.names if X.dtype[name].base.kind in "iu"]
     if any((values.astype(dtype).astype(values.dtype) != values).any() for values in whole):
         dtype = np.dtype(np.float64)

@@ -1,4 +1,4 @@
-"""The method on one screen: heatmaps, clusters, pseudo-groups, a fair last layer."""
+"""The whole method: heatmaps, clusters, pseudo-groups and a retrained last layer."""
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
@@ -23,7 +23,7 @@ from skexmap.metrics import group_report
 from skexmap.retraining import DFRClassifierCV, EIILLabeler
 from skexmap.retraining._inputs import read_classes
 
-# Recipe -> what it sets wherever a step has a parameter of that name. The steps' own defaults are the default recipe.
+# Recipe -> the values that it sets in every step with a parameter of that name. "default" keeps the steps' defaults.
 RECIPES = {
     "default": {},
     "published": {"evidence": "signed", "merge_alpha": None, "tuning": "published"},
@@ -41,28 +41,28 @@ def make_exmap_pipeline(
     memory=None,
     random_state=None,
 ):
-    """Return the pipeline heatmaps -> clusterer -> retrained last layer: the steps of `ExMapClassifier`.
+    """Return the steps of `ExMapClassifier` as a pipeline: heatmaps -> clusterer -> retrained last layer.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Trained classifier; never changed.
+        Trained classifier; it is never changed.
     heatmaps : HeatmapTransformer or None, default=None
-        How to explain; a clone gets `model` and ``return_embedding=True``. None is the default.
+        How to explain. A clone gets `model` and ``return_embedding=True``. If None, `HeatmapTransformer` with defaults.
     clusterer : clusterer or None, default=None
-        How to cluster the heatmaps; `EigengapSpectralClustering` for None. It is wrapped in a `PseudoGroupLabeler`,
-        unless it is one, or an `EIILLabeler`.
+        How to cluster the heatmaps; if None, `EigengapSpectralClustering`. It is wrapped in a `PseudoGroupLabeler`
+        unless it is a `PseudoGroupLabeler` or an `EIILLabeler`.
     scope : {"global", "local"}, default="global"
-        Whether all heatmaps are clustered at once (G-ExMap) or those of each class (L-ExMap).
+        Whether to cluster all heatmaps at once (G-ExMap) or those of each class separately (L-ExMap).
     strategy : classifier or None, default=None
-        How to retrain; `DFRClassifierCV` for None.
+        How to retrain; if None, `DFRClassifierCV`.
     recipe : {"default", "published"}, default="default"
-        ``"default"`` leaves the steps as they are. ``"published"`` is the paper's method: it sets
-        ``evidence="signed"``, ``merge_alpha=None`` and ``tuning="published"`` in every step that has the parameter.
+        ``"default"`` does not change the steps. ``"published"`` is the paper's method: it sets ``evidence="signed"``,
+        ``merge_alpha=None`` and ``tuning="published"`` in every step that has the parameter.
     memory : str, joblib.Memory or None, default=None
         Caches fitted steps, as in `sklearn.pipeline.Pipeline`.
     random_state : int, RandomState instance or None, default=None
-        Seeds the steps whose own `random_state` is None.
+        Seeds the steps whose `random_state` is None.
 
     Returns
     -------
@@ -76,7 +76,7 @@ def make_exmap_pipeline(
 
     See Also
     --------
-    ExMapClassifier : The same in one estimator, whose `predict` computes no heatmaps.
+    ExMapClassifier : The same method in one estimator, whose `predict` computes no heatmaps.
 
     Examples
     --------
@@ -98,7 +98,7 @@ def make_exmap_pipeline(
 
 
 def _steps(model, heatmaps, clusterer, scope, strategy, recipe, random_state):
-    """Return the transformer, the labeler and the strategy, unfitted: what both front doors are made of."""
+    """Return the unfitted transformer, labeler and strategy of the pipeline and of the classifier."""
     for name, value, known in (("recipe", recipe, RECIPES), ("scope", scope, ("global", "local"))):
         if value not in known:
             raise ValueError(f"`{name}` must be one of {sorted(known)}, got {value!r}.")
@@ -128,34 +128,34 @@ def _strategy_has(method):
 
 
 class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
-    """Retrain the last layer of a frozen classifier so that no pseudo-group is left behind (ExMap [1]_).
+    """Retrain the last layer of a frozen classifier to be accurate on every pseudo-group (ExMap [1]_).
 
-    `fit` explains the model's prediction for every image by a relevance heatmap, clusters the heatmaps, merges the
-    clusters on which the model behaves alike, crosses them with the classes, and retrains the last layer on these
-    pseudo-groups. No group labels are needed.
+    `fit` explains the model's prediction for every image by a relevance heatmap and clusters the heatmaps. It merges
+    clusters on which the model behaves alike, crosses the clusters with the classes, and retrains the last layer on
+    these pseudo-groups. No group labels are needed.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Trained classifier that returns logits; never changed.
+        Trained classifier that returns logits; it is never changed.
     heatmaps : HeatmapTransformer or None, default=None
-        How to explain; `model` is set to this one and `return_embedding` switched on. None for the default.
+        How to explain. A clone gets `model` and ``return_embedding=True``. If None, `HeatmapTransformer` with defaults.
     clusterer : clusterer or None, default=None
-        How to cluster the heatmaps; `EigengapSpectralClustering` for None. A `PseudoGroupLabeler` is taken as it is,
-        and so is an `EIILLabeler`. Where it looks at the embeddings (an `EIILLabeler`, ``block="embedding"``), no
-        heatmap is computed unless `keep_heatmaps` asks for them.
+        How to cluster the heatmaps; if None, `EigengapSpectralClustering`. It is wrapped in a `PseudoGroupLabeler`
+        unless it is a `PseudoGroupLabeler` or an `EIILLabeler`. If it uses the embeddings (an `EIILLabeler`, or
+        ``block="embedding"``), heatmaps are computed only with `keep_heatmaps`.
     scope : {"global", "local"}, default="global"
-        Whether all heatmaps are clustered at once (G-ExMap) or those of each class (L-ExMap).
+        Whether to cluster all heatmaps at once (G-ExMap) or those of each class separately (L-ExMap).
     strategy : classifier or None, default=None
-        How to retrain: any estimator that reads the blocks ``embedding`` and ``cluster``, a search over one included;
-        `DFRClassifierCV` for None.
+        How to retrain: any estimator that reads the blocks ``embedding`` and ``cluster``, or a search over one. If
+        None, `DFRClassifierCV`.
     recipe : {"default", "published"}, default="default"
-        ``"default"`` leaves the steps as they are. ``"published"`` is the paper's method: it sets
-        ``evidence="signed"``, ``merge_alpha=None`` and ``tuning="published"`` in every step that has the parameter.
+        ``"default"`` does not change the steps. ``"published"`` is the paper's method: it sets ``evidence="signed"``,
+        ``merge_alpha=None`` and ``tuning="published"`` in every step that has the parameter.
     keep_heatmaps : bool, default=False
         Whether to keep the heatmaps as `heatmaps_`.
     random_state : int, RandomState instance or None, default=None
-        Seeds the clusterer and the strategy where their own `random_state` is None.
+        Seeds the clusterer and the strategy if their `random_state` is None.
 
     Attributes
     ----------
@@ -164,23 +164,23 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
     strategy_ : classifier
         The retrained last layer.
     group_labels_ : ndarray of shape (n_samples,)
-        Pseudo-group of each training image, ``class * n_clusters + cluster`` (or the labels that were passed).
+        Pseudo-group of each training image, ``class * n_clusters + cluster``, or the labels passed to `fit`.
     cluster_labels_ : ndarray of shape (n_samples,)
-        Cluster of each training image; missing when group labels were passed.
+        Cluster of each training image; absent if group labels were passed.
     embeddings_ : ndarray of shape (n_samples, n_embedding_features)
-        What the last layer sees.
+        Input of the last layer.
     heatmaps_ : ndarray of shape (n_samples, channels, size, size)
-        With `keep_heatmaps`.
+        Heatmaps of the training images; only with `keep_heatmaps`.
     labeler_ : PseudoGroupLabeler or EIILLabeler
-        The fitted pseudo-groups; missing when group labels were passed.
+        The fitted labeler; absent if group labels were passed.
     transformer_ : HeatmapTransformer or EmbeddingTransformer
-        What the model was looked at with.
+        The fitted transformer of the images.
     report_ : skexmap.metrics.GroupReport
         Accuracy of the *retrained* last layer on each group of the images it was fitted on.
     n_features_in_ : int
         Number of values in one image.
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Names of the pixels, where X is a data frame with string columns.
+        Names of the pixels, if X is a data frame with string columns.
 
     See Also
     --------
@@ -189,9 +189,9 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
 
     Notes
     -----
-    Fit it on held-out images where you have them: on the training set, a model that has memorised its images gives
-    embeddings that separate the classes perfectly, and reweighting groups changes little. Use the training set where
-    the held-out set has hardly any image of the groups that the shortcut fails.
+    Fit it on held-out images if you have them. On the training set, a model that has memorized its images gives
+    embeddings that separate the classes perfectly, and reweighting groups changes little. Use the training set if the
+    held-out set has hardly any images of the groups on which the shortcut fails.
 
     References
     ----------
@@ -214,7 +214,7 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
     ((300,), (300,))
     """
 
-    # What is passed to a search goes to its scorer, not here, unless the user requests it.
+    # Group labels that are passed to a search go to its scorer, not to `fit`, unless the user requests it.
     __metadata_request__fit = {"group_labels": False}
 
     _parameter_constraints = {
@@ -260,13 +260,13 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         y : array-like of shape (n_samples,)
             Labels.
         group_labels : array-like of shape (n_samples,) or None, default=None
-            True groups, where they are known: then no heatmap is computed, and the strategy is fitted on them.
+            True groups, if they are known. Then no heatmaps are computed, and the strategy is fitted on these groups.
 
         Returns
         -------
         self : ExMapClassifier
         """
-        # Before any heatmap is computed: an unusable y is found out in no time.
+        # Validate y first, because computing heatmaps is expensive.
         self.classes_, class_codes = read_classes(self, y, _num_samples(X))
         y = self.classes_[class_codes]
         heatmaps, labeler, strategy = _steps(
@@ -278,10 +278,10 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
             self.recipe,
             self.random_state,
         )
-        # Nobody else looks at these if no heatmap is computed.
+        # If no heatmaps are computed, nothing else validates these parameters.
         if hasattr(heatmaps, "_validate_params"):
             heatmaps._validate_params()
-        # What only one of the two ways below learns must not outlive a refit that went the other way.
+        # Drop attributes of a previous fit that this branch will not set.
         for name in ("labeler_", "cluster_labels_", "heatmaps_"):
             vars(self).pop(name, None)
 
@@ -332,7 +332,7 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If the classifier was fitted on given group labels.
+            If group labels were passed to `fit`.
         """
         check_is_fitted(self)
         if not hasattr(self, "labeler_"):
@@ -342,7 +342,7 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         return self.labeler_.predict_groups(self.transformer_.transform(X), y)
 
     def predict(self, X):
-        """Return the predicted classes, after one forward pass of the model.
+        """Return the predicted classes, from one forward pass of the model.
 
         Parameters
         ----------
@@ -357,7 +357,7 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
 
     @available_if(_strategy_has("predict_proba"))
     def predict_proba(self, X):
-        """Return the class probabilities, after one forward pass of the model.
+        """Return the class probabilities, from one forward pass of the model.
 
         Parameters
         ----------
@@ -372,7 +372,7 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
 
     @available_if(_strategy_has("decision_function"))
     def decision_function(self, X):
-        """Return the decision scores, after one forward pass of the model.
+        """Return the decision scores, from one forward pass of the model.
 
         Parameters
         ----------
@@ -391,12 +391,12 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
 
 
 def _clusters_heatmaps(labeler):
-    """Return whether a labeler looks at heatmaps; one that looks at the embeddings spares computing them."""
+    """Return whether a labeler uses heatmaps; if it uses embeddings, heatmaps need not be computed."""
     return isinstance(labeler, PseudoGroupLabeler) and labeler.block == HEATMAP
 
 
 def _embeddings_like(transformer, *, fitted=False, **params):
-    """Return the EmbeddingTransformer that loads and runs as a HeatmapTransformer does."""
+    """Return an EmbeddingTransformer that loads and runs images like a HeatmapTransformer."""
     if isinstance(transformer, EmbeddingTransformer):
         return transformer
     shared = ("load", "batch_size", "device", "num_workers", "verbose")
@@ -408,7 +408,7 @@ def _embeddings_like(transformer, *, fitted=False, **params):
 
 
 def _fit_strategy(strategy, X, y, **groups):
-    """Fit a strategy; where it cannot take what strategies are given, say what that is."""
+    """Fit a strategy; if it does not accept the blocks, raise an error that describes them."""
     try:
         return strategy.fit(X, y, **groups)
     except TypeError as error:
@@ -420,7 +420,7 @@ def _fit_strategy(strategy, X, y, **groups):
 
 
 def _in_own_class(cluster_labels, class_codes, n_classes):
-    """Return clusters that were formed inside each class with a column per class: whoever knows y picks its entry."""
+    """Return clusters formed inside each class as one column per class; the column of y is selected downstream."""
     clusters = np.full((len(cluster_labels), n_classes), -1)
     clusters[np.arange(len(clusters)), class_codes] = cluster_labels
     return clusters

@@ -1,7 +1,7 @@
 """Class x attribute arithmetic: the only place that numbers groups.
 
-A group is a pair (class, attribute). Groups are numbered class-major: group ``y * n_attributes + a``, so that every
-pair has a fixed number whether or not a sample of it exists. Attribute -1 ("belongs to none") makes group -1.
+A group is a pair (class, attribute). Groups are numbered class-major, as ``y * n_attributes + a``, so every pair has a
+fixed number even if it has no samples. Attribute -1 ("belongs to none") gives group -1.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ NO_GROUP = -1
 
 
 def encode_groups(class_codes, attribute_codes, n_attributes):
-    """Return ``class * n_attributes + attribute`` of each sample, or -1 where the attribute is -1."""
+    """Return ``class * n_attributes + attribute`` of each sample, or -1 if the attribute is -1."""
     class_codes = np.asarray(class_codes, dtype=np.int64)
     attribute_codes = np.asarray(attribute_codes, dtype=np.int64)
     if attribute_codes.size and attribute_codes.max() >= n_attributes:
@@ -31,7 +31,7 @@ def decode_groups(groups, n_attributes):
 
 
 def cluster_of_class(clusters, class_codes):
-    """Return one cluster per sample; of clusters per sample and class, that of the sample's class."""
+    """Return one cluster per sample; from clusters per sample and class, select the column of the sample's class."""
     clusters = np.asarray(clusters, dtype=np.int64)
     if clusters.ndim == 1:
         return clusters
@@ -52,7 +52,7 @@ def class_by_cluster(clusters, classes, class_codes):
 
 
 def large_enough(sizes, min_group_size):
-    """Return which groups have at least `min_group_size` samples, as a mask; refuse groups that are all smaller."""
+    """Return which groups have at least `min_group_size` samples, as a mask; raise if no group has."""
     large = sizes >= min_group_size
     if not large.any():
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The frozen model: a private replica to run, and a pickle that is the same for equal weights."""
+"""The frozen model: a private replica that runs, and a pickle that is identical for equal weights."""
 
 import copy
 import hashlib
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
-# Model -> {(device, type): its Held replica}, and (content, device, type) -> replica, for as long as somebody holds it.
+# Model -> {(device, type): its Held replica}, and (content, device, type) -> replica, while it is referenced.
 _REPLICAS = weakref.WeakKeyDictionary()
 _SHARED = weakref.WeakValueDictionary()
 # The replica that a worker process used last.
@@ -27,7 +27,7 @@ _LOCK = threading.RLock()
 
 
 def pick_device(device):
-    """Return the torch device that a `device` argument asks for; "auto" is a GPU if there is one, else the CPU."""
+    """Return the torch device of a `device` argument; "auto" selects a GPU if there is one, else the CPU."""
     if device != "auto":
         return torch.device(device)
     if torch.cuda.is_available():
@@ -36,11 +36,11 @@ def pick_device(device):
 
 
 class Replica:
-    """A copy of a user's model to run in its place: evaluation mode, its own tensors, convolutions in channels-last.
+    """A copy of a user's model in evaluation mode that runs in its place, with its own tensors in channels-last format.
 
-    The user's module is never called, moved or switched, so that nothing that happens here, an exception or Ctrl-C
-    included, can leave a trace in it. Replicas are shared by all estimators that hold the same model or one of equal
-    content, kept for as long as such a model lives, and made anew when its weights change.
+    The user's module is never called, moved or switched, so nothing that happens here, even an exception or Ctrl-C, can
+    change it. All estimators with the same model, or one of equal content, share a replica. It is kept while such a
+    model exists, and made again if the weights change.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class Replica:
         Floating type of its weights.
     device : torch.device
     extras : dict
-        What others derive from the weights and want to keep (relevance engines); emptied when the weights change.
+        Cache of objects derived from the weights (relevance engines); emptied when the weights change.
     """
 
     def __init__(self, model, device, dtype=None):
@@ -65,7 +65,7 @@ class Replica:
             ) from error
         self.module.eval().requires_grad_(False)
         for part in self.module.modules():
-            # Hooks on the backward pass are for the user's gradients: relevance is none of their business.
+            # Remove backward hooks: they expect gradients, not relevance.
             part._backward_hooks.clear()
             part._backward_pre_hooks.clear()
         self.dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), None)
@@ -74,16 +74,16 @@ class Replica:
 
 @dataclass
 class Held:
-    """What is kept of a model: its quick fingerprint, and the replica that stands for it."""
+    """A model's quick fingerprint and its replica."""
 
     fingerprint: tuple
     replica: Replica
 
 
 def replica_of(model, device, dtype=None):
-    """Return the replica of a model on a device, shared with everyone who asks for the same."""
-    # Models of equal content share one. That is for worker processes, where every task unpickles a model of its own:
-    # there the last replica is kept until another is asked for, so that tasks that follow one another share it as well.
+    """Return the shared replica of a model on a device."""
+    # Models of equal content share a replica. This helps in worker processes, where every task unpickles its own model.
+    # There the last replica is kept until another one is requested, so that consecutive tasks share it too.
     with _LOCK:
         held = _REPLICAS.setdefault(model, {})
         key = (str(device), dtype)
@@ -96,7 +96,7 @@ def replica_of(model, device, dtype=None):
 
 
 def _replica_of_content(model, device, dtype):
-    """Return the replica of a model of this content, made if there is none."""
+    """Return the replica for the content of this model; make it if there is none."""
     content = content_of(model)
     if content is None:
         return Replica(model, device, dtype)
@@ -108,21 +108,21 @@ def _replica_of_content(model, device, dtype):
 
 
 def content_of(model):
-    """Return a digest of all that makes up a model, equal for its copies in this process; None if it cannot be told."""
-    # It is the model's pickle, in which tensors are replaced by digests of their values, and classes, functions and
-    # modules by their identity: a class that was defined anew under its old name is another one. What cannot be
-    # pickled, or copies itself in its own way, has no digest.
+    """Return a digest of a model's content, equal for its copies in this process; None if there is none."""
+    # The digest is that of the model's pickle, with tensors replaced by digests of their values, and classes, functions
+    # and modules replaced by their identity (a class that is redefined under its old name is another class). Models
+    # that cannot be pickled, or that define how they are copied, have no digest.
     written = io.BytesIO()
     try:
         _ContentPickler(written).dump(model)
     except Exception:
-        # Pickling runs the code of whoever wrote the modules. A model that resists is not shared: no harm is done.
+        # Pickling runs code of the modules, which may raise anything. Such a model is simply not shared.
         return None
     return hashlib.sha256(written.getbuffer()).digest()
 
 
 class _ContentPickler(pickle.Pickler):
-    """Writes what a model is made of, for `content_of`; nothing can read it."""
+    """Writes the content of a model for `content_of`; the result cannot be unpickled."""
 
     def __init__(self, file):
         super().__init__(file, protocol=5)
@@ -130,14 +130,14 @@ class _ContentPickler(pickle.Pickler):
 
     def persistent_id(self, thing):
         if isinstance(thing, torch.Tensor):
-            # Tied weights are one tensor, equal ones two.
+            # Tied weights are one tensor; equal weights are two.
             number = self._tensors.setdefault(id(thing), len(self._tensors))
             return "tensor", number, id(type(thing)), _digest_of_tensor(thing)
         if isinstance(thing, (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)):
-            # Replicas hold these objects themselves, so that their numbers are not given to others.
+            # Replicas keep references to these objects, so that their ids are not reused.
             return "object", id(thing)
         if isinstance(thing, types.MethodType):
-            # A pickle would only have its name.
+            # A pickle would only hold the name.
             return "method", thing.__func__, thing.__self__
         if hasattr(type(thing), "__deepcopy__") and not isinstance(thing, (np.ndarray, np.generic)):
             raise TypeError(f"{type(thing).__name__} copies itself in its own way.")
@@ -145,7 +145,7 @@ class _ContentPickler(pickle.Pickler):
 
 
 def _digest_of_tensor(values):
-    """Return type, shape and a digest of the values of a tensor."""
+    """Return the type, the shape and a digest of the values of a tensor."""
     values = values.detach()
     if values.layout != torch.strided or values.is_quantized:
         raise TypeError("Only dense tensors have a digest.")
@@ -163,7 +163,7 @@ def check_model(model):
 
 
 def compiled_parts(model):
-    """Yield name, kind and remedy of every submodule that is scripted, traced or compiled, outermost ones only."""
+    """Yield name, kind and remedy of every outermost submodule that is scripted, traced or compiled."""
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
     found = []
@@ -183,7 +183,7 @@ def compiled_parts(model):
 
 
 def _tensors_of(model):
-    """Yield every tensor that hangs on a module: parameters, buffers and plain attributes."""
+    """Yield every tensor of a module: parameters, buffers and plain attributes."""
     for module in model.modules():
         for home in (module._parameters, module._buffers, vars(module)):
             for values in home.values():
@@ -192,7 +192,7 @@ def _tensors_of(model):
 
 
 def _copy_tensor(values, device, dtype):
-    """Copy a tensor to a device and type; filters of convolutions in channels-last."""
+    """Copy a tensor to a device and type, with filters of convolutions in channels-last format."""
     with torch.no_grad():
         new = values.detach()
         new = new.to(device, dtype if new.is_floating_point() else None, copy=True)
@@ -204,7 +204,7 @@ def _copy_tensor(values, device, dtype):
 
 
 def _quick_fingerprint(model):
-    """Return what changes when the model does: its structure, and each tensor's identity, version and checksum."""
+    """Return a value that changes with the model: its structure, and each tensor's id, version and checksum."""
     tensors = tuple((id(values), *_fingerprint_of_tensor(values)) for values in _tensors_of(model))
     return _structure_of(model), tensors
 
@@ -214,12 +214,12 @@ def _fingerprint_of_tensor(values):
 
 
 def _version_of(values):
-    # Tensors made in inference mode have no version; their checksum must do.
+    # Tensors made in inference mode have no version, so only their checksum is used.
     return None if values.is_inference() else values._version
 
 
 def _structure_of(model):
-    """Return name, type and plain settings (stride, eps, p, ...) of every module; evaluation mode does not count."""
+    """Return the name, type and plain settings (stride, eps, p, ...) of every module, ignoring evaluation mode."""
     return tuple(
         (
             name,
@@ -239,7 +239,7 @@ def _is_plain(value):
 
 
 def _checksum(values):
-    """Return a number that changes with the values: edits through `.data` or NumPy leave the version as it is."""
+    """Return a number that changes with the values, because edits through `.data` or NumPy keep the version."""
     values = values.detach()
     if values.layout != torch.strided or values.is_meta or values.is_quantized:
         return None
@@ -247,16 +247,16 @@ def _checksum(values):
         values = torch.view_as_real(values)
     bits = values.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()])
     if bits.device.type != "cpu":
-        # Multiplying by the position tells values that were exchanged; integers overflow alike every time.
+        # Multiply by the position to detect exchanged values; the overflow of integers is deterministic.
         bits = bits.flatten().long()
         return int((bits * torch.arange(1, 2 * len(bits), 2, device=bits.device)).sum())
-    # Channels-last is contiguous in another order of its axes.
+    # A channels-last tensor is contiguous in another order of its axes.
     bits = bits.permute(sorted(range(bits.ndim), key=bits.stride, reverse=True))
     return zlib.crc32(bits.contiguous().numpy())
 
 
 class TensorState:
-    """A tensor as it is pickled: its values as a NumPy array, so that equal tensors have equal pickles."""
+    """The pickled form of a tensor: its values as a NumPy array, so that equal tensors have equal pickles."""
 
     def __init__(self, values):
         detached = values.detach().cpu()
@@ -265,13 +265,13 @@ class TensorState:
         self.dtype = str(detached.dtype).removeprefix("torch.")
         self.channels_last = detached.ndim == 4 and not detached.is_contiguous()
         detached = detached.contiguous()
-        # NumPy has no bfloat16: its bits travel as integers.
+        # NumPy has no bfloat16, so store its bits as integers.
         self.array = (detached.view(torch.int16) if detached.dtype == torch.bfloat16 else detached).numpy()
 
     def restore(self):
-        """Return the tensor; it shares the array's memory where that is writable or mapped from a file."""
+        """Return the tensor; it shares the array's memory if that is writable or mapped from a file."""
         if "_restored" in vars(self):
-            # Tied weights, and a model that was pickled twice, share their tensors.
+            # Tied weights share a tensor, and so do two copies of a model in one pickle.
             return self._restored
         array = writable(self.array)
         values = torch.from_numpy(array)
@@ -285,8 +285,8 @@ class TensorState:
 
 def writable(array):
     """Return an array that may be written to: itself, a private mapping of its file, or a copy."""
-    # joblib hands large arrays to worker processes as read-only maps of one file. Mapped once more, copy on write, the
-    # weights of a model are in memory once for all workers, and yet nothing that is written to them reaches the file.
+    # joblib passes large arrays to worker processes as read-only maps of one file. Map the file again, copy-on-write:
+    # all workers then share the weights in memory, and writes to them do not reach the file.
     if array.flags.writeable:
         return array
     if isinstance(array, np.memmap) and array.filename is not None and array.mode == "r":
@@ -294,24 +294,24 @@ def writable(array):
         try:
             return np.memmap(array.filename, array.dtype, "c", array.offset, array.shape, order)
         except OSError:
-            # The file was removed: what is mapped stays readable.
+            # The file was removed, but the mapped memory is still readable.
             return np.array(array)
     return np.array(array)
 
 
 def freeze_for_pickle(model):
-    """Return a copy of a module whose tensors are `TensorState` objects: it pickles and hashes the same everywhere."""
-    # A plain module pickles differently after every copy (storages are numbered as they come), so that caches keyed by
-    # ``joblib.hash`` would never hit. The arrays share the model's memory where it is on the CPU.
+    """Return a copy of a module with `TensorState` objects as tensors, whose pickle and hash are reproducible."""
+    # A plain module pickles differently after every copy, because storages are numbered in the order of their creation.
+    # So caches keyed by ``joblib.hash`` would never hit. The arrays share the model's memory if it is on the CPU.
     frozen = copy.deepcopy(model, {id(values): _state_of(values) for values in _tensors_of(model)})
     _ORIGINS[frozen] = weakref.ref(model)
     return frozen
 
 
 def _state_of(values):
-    """Return the pickled form of a tensor; the same object as long as the values stay."""
-    # joblib, which tells arrays by identity, then writes the weights to disk once for all its tasks, and estimators
-    # that are pickled together share them.
+    """Return the pickled form of a tensor; the same object until the values change."""
+    # joblib identifies arrays by their id, so it writes the weights to disk once for all its tasks, and estimators that
+    # are pickled together share them.
     if values.device.type != "cpu" or not values.is_contiguous():
         return TensorState(values)
     with _LOCK:
@@ -324,8 +324,8 @@ def _state_of(values):
 
 def thaw(model):
     """Undo `freeze_for_pickle`, and return the module."""
-    # A copy that was frozen in this process and never left it (as in ``copy.copy``) stands for the model it was made
-    # of; any other is restored in place.
+    # A frozen copy that never left this process (as in ``copy.copy``) is replaced by its original model. Any other copy
+    # is restored in place.
     origin = _ORIGINS.get(model, lambda: None)()
     if origin is not None:
         return origin
@@ -338,13 +338,14 @@ def thaw(model):
 
 
 class FrozenModelMixin:
-    """For estimators whose parameter `model` is a torch module that they never change.
+    """Mixin for estimators whose parameter `model` is a torch module that they never change.
 
-    `clone` shares the module instead of copying it; the pickle, and so ``joblib.hash``, is the same for equal weights.
+    `clone` shares the module instead of copying it. Equal weights give the same pickle, and so the same
+    ``joblib.hash``.
     """
 
     def __sklearn_clone__(self):
-        # scikit-learn's own clone of a stand-in without the model: output settings and metadata requests come along.
+        # Let scikit-learn clone a stand-in without the model, to keep output settings and metadata requests.
         stand_in = object.__new__(type(self))
         vars(stand_in).update(vars(self), model=None)
         new = super(FrozenModelMixin, stand_in).__sklearn_clone__()

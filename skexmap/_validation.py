@@ -1,4 +1,4 @@
-"""Input checks, and the only home of scikit-learn's private imports and version differences."""
+"""Input checks. Private imports from scikit-learn and differences between its versions belong here."""
 
 import numpy as np
 import sklearn
@@ -28,7 +28,7 @@ _SKLEARN_VERSION = parse_version(parse_version(sklearn.__version__).base_version
 
 
 def check_group_labels(group_labels, n_samples, *, name="group_labels"):
-    """Return the group labels as an array; refuse missing ones, and any number of them but one per sample."""
+    """Return the group labels as an array; raise if any is missing or there is not one per sample."""
     try:
         group_labels = column_or_1d(group_labels)
     except ValueError as error:
@@ -48,7 +48,7 @@ def check_group_labels(group_labels, n_samples, *, name="group_labels"):
 
 
 def output_container(estimator):
-    """Return the container that `set_output` chose for `transform`: "default", "pandas" or "polars"."""
+    """Return the container that `set_output` selects for `transform`: "default", "pandas" or "polars"."""
     return _get_output_config("transform", estimator)["dense"]
 
 
@@ -61,7 +61,7 @@ def l1_logistic_regression(C, **params):
 
 
 def codes_of_known_classes(y, classes, n_samples):
-    """Return the position of each label among the sorted classes of `fit`; refuse labels that are not among them."""
+    """Return the position of each label among the sorted classes of `fit`; raise for unknown labels."""
     if y is None:
         raise ValueError(f"y is None. Pass the class of each of {n_samples} samples.")
     y = column_or_1d(y, warn=True)
@@ -77,20 +77,20 @@ def codes_of_known_classes(y, classes, n_samples):
 
 
 def parameters_named(estimator, name):
-    """Return the full names of an estimator's parameters of a name, nested ones included, sorted."""
-    # For "random_state" that can be ``["kmeans__random_state", "random_state"]``.
+    """Return the sorted full names of an estimator's parameters with a name, including nested ones."""
+    # For "random_state", this can be ``["kmeans__random_state", "random_state"]``.
     return sorted(full for full in estimator.get_params() if full.rpartition("__")[2] == name)
 
 
 def seed_parts(random_state, *estimators):
-    """Replace every `random_state` that is None, nested ones included, by an integer drawn from `random_state`."""
-    # The estimators are changed in place. If `random_state` is None, nothing is.
+    """Replace every `random_state` that is None, including nested ones, by an integer drawn from `random_state`."""
+    # The estimators are changed in place. If `random_state` is None, nothing changes.
     if random_state is None:
         return
     rng = check_random_state(random_state)
     for estimator in estimators:
         values = estimator.get_params()
-        # Sorted, so that the draws do not depend on the order of parameters.
+        # Sort them, so that the draws do not depend on the order of parameters.
         for name in parameters_named(estimator, "random_state"):
             if values[name] is None:
                 estimator.set_params(**{name: int(rng.randint(np.iinfo(np.int32).max))})

@@ -11,41 +11,41 @@ from skexmap.cluster import EigengapSpectralClustering
 from skexmap.groups import PseudoGroupLabeler
 from skexmap.retraining import EIILLabeler
 
-# Logit of a class that the retraining data lacked: far below any other, and finite, so that softmax and ONNX take it.
+# Logit of a class that the retraining data lacked. It is far below any other, and finite for softmax and ONNX.
 ABSENT_CLASS_LOGIT = -1e4
 # Steps that only add groups to the embedding.
 KEEP_THE_EMBEDDING = (EigengapSpectralClustering, PseudoGroupLabeler, EIILLabeler)
 
 
 def export_model(classifier, *, classes=None):
-    """Return a copy of the user's model whose last dense layer carries the retrained weights.
+    """Return a copy of the user's model whose last dense layer has the retrained weights.
 
     Parameters
     ----------
     classifier : ExMapClassifier, Pipeline, or a search over one of them
-        Fitted, with a linear strategy (one that has `coef_` and `intercept_`).
+        Fitted estimator with a linear strategy (one that has `coef_` and `intercept_`).
     classes : array-like of shape (n_logits,) or None, default=None
-        Which class each logit of the model stands for (two for one logit). None takes what the transformer learned.
+        Class of each logit of the model (two classes for one logit). If None, the `classes_` of the transformer.
 
     Returns
     -------
     model : torch.nn.Module
-        In evaluation mode. Its `state_dict` loads into the original architecture (if the head had no bias, it now has
-        one).
+        The model, in evaluation mode. Its `state_dict` can be loaded into the original architecture, except that a head
+        without a bias now has one.
 
     Raises
     ------
     ValueError
-        If the strategy is not linear, its classes cannot be matched to the logits, or a step of the pipeline stands
-        between the embedding and the strategy.
+        If the strategy is not linear, if its classes cannot be matched to the logits, or if a step of the pipeline
+        changes the embedding before the strategy.
 
     Notes
     -----
-    With one logit, the logit is the `decision_function`. With two logits and two classes, their *difference* is; each
-    gets half of it, so that the softmax is `predict_proba`. With more classes, logit k is column k of the
-    `decision_function`; one-versus-rest probabilities are then not the softmax of the logits, but the predicted class
-    is the same. A class that the retraining data lacked keeps a row of zeros with a bias of -10,000: it is never
-    predicted.
+    With one logit, the logit is the `decision_function`. With two logits and two classes, the *difference* of the
+    logits is the `decision_function`. Each logit gets half of it, so that the softmax is `predict_proba`. With more
+    classes, logit k is column k of the `decision_function`. One-versus-rest probabilities are then not the softmax of
+    the logits, but the predicted class is the same. A class that the retraining data lacked gets a row of zeros with a
+    bias of -10,000, so it is never predicted.
 
     Examples
     --------
@@ -85,7 +85,7 @@ def export_model(classifier, *, classes=None):
             f"The weight of the last layer, {transformer.head_!r}, is computed from others (weight normalisation, or "
             "another parametrisation). Remove that first, for example with torch.nn.utils.remove_weight_norm."
         )
-    # New parameters, not new values: a weight that is tied to another layer's must not change that one.
+    # Make new parameters instead of new values, because changing a tied weight would change the other layer.
     old_bias = head.weight if head.bias is None else head.bias
     head.weight = _parameter_like(head.weight, weight)
     if head.bias is not None or np.any(bias):
@@ -94,14 +94,14 @@ def export_model(classifier, *, classes=None):
 
 
 def _parameter_like(old, values):
-    """Return values as a parameter of the type, device and `requires_grad` of another."""
+    """Return values as a parameter with the type, device and `requires_grad` of another."""
     return torch.nn.Parameter(
         torch.as_tensor(values).to(device=old.device, dtype=old.dtype), requires_grad=old.requires_grad
     )
 
 
 def head_weights(strategy, classes, n_logits):
-    """Return weight and bias of a dense layer with n_logits outputs that decides as a linear classifier does."""
+    """Return the weight and bias of a dense layer with n_logits outputs that is equivalent to a linear classifier."""
     if len(classes) != max(2, n_logits) or len(set(classes.tolist())) != len(classes):
         raise ValueError(
             f"`classes` must name each of {n_logits} logits once (two classes for one logit), got "
@@ -117,7 +117,7 @@ def head_weights(strategy, classes, n_logits):
     coef, intercept = np.atleast_2d(strategy.coef_), np.atleast_1d(strategy.intercept_)
     rows = [position[label] for label in strategy.classes_.tolist()]
     if n_logits == 1:
-        # The only logit speaks for the second class.
+        # The only logit is that of the second class.
         sign = 1.0 if rows == [0, 1] else -1.0
         return sign * coef, sign * intercept
     weight = np.zeros((n_logits, coef.shape[1]))
@@ -129,7 +129,7 @@ def head_weights(strategy, classes, n_logits):
 
 
 def _parts(classifier):
-    """Return the image transformer and the fitted last layer of what the user passed."""
+    """Return the image transformer and the fitted last layer of the user's estimator."""
     check_is_fitted(classifier)
     classifier = getattr(classifier, "best_estimator_", classifier)
     if hasattr(classifier, "strategy_"):

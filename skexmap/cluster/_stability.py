@@ -122,7 +122,9 @@ def cluster_stability(estimator, X, *, n_resamples=20, fraction=0.8, random_stat
     IrreproducibleClustersWarning
         If the verdict is "do not trust".
 
-    Notes ----- Stable clusters need not be meaningful: an algorithm may split rows without any clusters at the same
+    Notes
+    -----
+    Stable clusters need not be meaningful: an algorithm may split rows without any clusters at the same
     place each time. Unstable clusters are not meaningful. The clusters are judged one by one, because the smallest one,
     the group that matters, hardly changes the adjusted Rand index.
 

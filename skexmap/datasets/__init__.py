@@ -1,4 +1,4 @@
-"""Data sets with a known shortcut: `make_*` generates, `load_*` reads a layout on disk."""
+"""Data sets with a known shortcut: `make_*` functions generate data, `load_*` functions read files."""
 
 from skexmap.datasets._colored_digits import make_colored_digits
 from skexmap.datasets._colored_mnist import load_colored_mnist, load_two_shortcut_fashion

@@ -1,4 +1,4 @@
-"""Handwritten digits in coloured ink: the data set that needs no download."""
+"""Handwritten digits in colored ink, a data set that needs no download."""
 
 import numbers
 
@@ -18,14 +18,14 @@ CLASS_NAMES = ("digit 0-4", "digit 5-9")
 
 
 def _enlarged_digits():
-    """Return scikit-learn's 1,797 digits as (n, 20, 20) intensities in [0, 1], and which digit each is."""
+    """Return scikit-learn's 1,797 digits as (n, 20, 20) intensities in [0, 1], and their digits."""
     digits = load_digits()
     enlarged = zoom(digits.images / 16.0, (1, DIGIT_SIDE / 8, DIGIT_SIDE / 8), order=1)
     return enlarged.astype(np.float32), digits.target
 
 
 def _place(digits, max_shift, rng):
-    """Put each digit on an empty canvas, off centre by up to `max_shift` pixels each way."""
+    """Put each digit on an empty canvas, off center by up to `max_shift` pixels each way."""
     canvas = np.zeros((len(digits), CANVAS, CANVAS), dtype=np.float32)
     corners = MARGIN + rng.randint(-max_shift, max_shift + 1, size=(len(digits), 2))
     for image, digit, (top, left) in zip(canvas, digits, corners, strict=True):
@@ -36,7 +36,7 @@ def _place(digits, max_shift, rng):
 def _dye(intensities, ink, noise):
     """Return (n, 3, 28, 28) images: each intensity in its ink, plus noise, clipped to [0, 1]."""
     images = INKS[ink][:, :, None, None] * intensities[:, None]
-    # The noise swaps channels with the ink: an image and its twin in the other ink differ by that swap alone.
+    # The noise swaps channels with the ink, so an image and its twin in the other ink differ only by that swap.
     noise = np.where((ink == 0)[:, None, None, None], noise, noise[:, [1, 0, 2]])
     return np.clip(images + noise, 0.0, 1.0)
 
@@ -63,41 +63,40 @@ def make_colored_digits(
     test_size=0.3,
     random_state=None,
 ):
-    """Make images of real handwritten digits whose ink colour is a shortcut for their class.
+    """Make images of handwritten digits whose ink color is a shortcut for their class.
 
-    The 1,797 digits that scikit-learn ships (8 x 8 pixels) are enlarged to 20 x 20 and placed on a 28 x 28
-    canvas with small random shifts and pixel noise. The class is ``digit > 4``. The ink is green or red and
-    agrees with the class (class 0 green, class 1 red, as in coloured MNIST [1]_) for a chosen share of each
-    class. Train, validation and test come from *disjoint* handwritten digits, stratified by digit.
+    The 1,797 digits that scikit-learn ships (8 x 8 pixels) are enlarged to 20 x 20 and placed on a 28 x 28 canvas, with
+    small random shifts and pixel noise. The class is ``digit > 4``. The ink is green or red. For a given share of each
+    class it agrees with the class (class 0 green, class 1 red, as in colored MNIST [1]_). The train, validation and
+    test splits use *disjoint* handwritten digits, stratified by digit.
 
     Parameters
     ----------
     correlation : float in [0, 1], default=0.98
-        Share of each class whose ink agrees with the class, in the train, validation and correlated test
-        split.
+        Share of each class whose ink agrees with the class, in the train, validation and correlated test splits.
     n_copies : int, default=5
-        Images made of every train and validation digit; each has its own shift, noise and ink.
-        Test digits are used once.
+        Number of images of every train and validation digit; each has its own shift, noise and ink. Test digits are
+        used once.
     max_shift : int from 0 to 4, default=2
-        Largest shift off the centre, in pixels, along each axis.
+        Largest shift from the center along each axis, in pixels.
     noise : float, default=0.05
         Standard deviation of the Gaussian noise on each pixel and channel, on a scale where full ink is 1.
         Values are clipped to [0, 1] afterwards.
     validation_size, test_size : float in (0, 1), default=0.3
         Shares of the handwritten digits kept for validation and test; the rest is for training.
     random_state : int, RandomState instance or None, default=None
-        Controls the splits, shifts, noise and which images have the other ink.
+        Controls the splits, the shifts, the noise and which images have the other ink.
 
     Returns
     -------
     dataset : :class:`~sklearn.utils.Bunch`
         Four splits and ``DESCR``:
 
-        - ``train``, ``validation``: `correlation` of each class has the ink of its class.
+        - ``train``, ``validation``: the share `correlation` of each class has the ink of its class.
         - ``test``: every test digit in *both* inks, so that each of the four groups holds all test digits of
-          its class. Images ``i`` and ``n_samples / 2 + i`` differ in ink alone.
-        - ``test_correlated``: the same test digits, each in one ink, `correlation` of each class in the ink
-          of its class. Its smallest groups have a handful of images.
+          its class. Images ``i`` and ``n_samples / 2 + i`` differ only in ink.
+        - ``test_correlated``: the same test digits, each in one ink; the share `correlation` of each class has the ink
+          of its class. The smallest groups have a handful of images.
 
         Each split is a Bunch with
 
@@ -109,13 +108,13 @@ def make_colored_digits(
         ``group_labels`` : ndarray of shape (n_samples,), int64
             ``2 * target + ink``: the shortcut fails on groups 1 and 2.
         ``digit``, ``source`` : ndarray of shape (n_samples,)
-            The digit, and which of the 1,797 handwritten digits the image was made of.
+            The digit, and the index of the handwritten digit (of 1,797) from which the image was made.
         ``target_names``, ``attribute_names``, ``group_names`` : list of str
 
     Raises
     ------
     ValueError
-        If a parameter is out of its range, or the validation and test shares leave too little to train on.
+        If a parameter is out of its range, or the validation and test shares leave too few digits for training.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""MNIST-like IDX files: coloured ink, and a second shortcut beside it."""
+"""Data sets from MNIST-like IDX files, with colored ink and optionally a second shortcut."""
 
 import gzip
 import math
@@ -55,17 +55,17 @@ def read_mnist(root):
 
 
 def _find_idx(root, part, kind, n_dimensions):
-    """Return the path of an IDX file under any of its usual names; the published name if there is none."""
+    """Return the path of an IDX file under any of its usual names, or the published name if no file exists."""
     stems = [f"{part}-{kind}{separator}idx{n_dimensions}-ubyte" for separator in "-."]
     paths = [root / f"{stem}{ending}" for stem in stems for ending in ("", ".gz")]
     return next((path for path in paths if path.is_file()), paths[0])
 
 
 def _three_parts(root, split_at):
-    """Return images, labels and classes of train, validation and test: the first 50,000 train, the rest validates."""
+    """Return images, labels and classes of train (the first 50,000 images), validation (the rest) and test."""
     parts = read_mnist(root)
     images, labels = parts["train"]
-    # A smaller file of the same layout keeps the proportions.
+    # Split a smaller file of the same layout in the same proportions.
     n_train = N_TRAIN if len(images) == 60_000 else round(len(images) * 5 / 6)
     splits = {
         "train": (images[:n_train], labels[:n_train]),
@@ -79,7 +79,7 @@ def _three_parts(root, split_at):
 
 
 def _dye(images, ink):
-    """Return (n, 3, height, width) float32 images in [0, 1]: each grey image in its ink."""
+    """Return (n, 3, height, width) float32 images in [0, 1]: each gray image in its ink."""
     dyed = INKS[ink][:, :, None, None] * images[:, None]
     dyed *= np.float32(1 / 255)
     return dyed
@@ -96,7 +96,7 @@ def _check(correlation, name):
 
 
 def load_colored_mnist(root, correlation=0.99, *, split_at=4, random_state=None):
-    """Load MNIST or Fashion-MNIST in coloured ink that is a shortcut for the class (Arjovsky et al., 2019 [1]_).
+    """Load MNIST or Fashion-MNIST in colored ink that is a shortcut for the class (Arjovsky et al., 2019 [1]_).
 
     The class is ``label > split_at``. Class 0 is mostly green, (0, 255, 0), class 1 mostly red, (255, 0, 0).
 
@@ -105,7 +105,7 @@ def load_colored_mnist(root, correlation=0.99, *, split_at=4, random_state=None)
     root : path-like
         Folder with the four IDX files as published, gzipped or not.
     correlation : float in [0, 1], default=0.99
-        Share of each class whose ink agrees with the class, in the train, validation and correlated test split.
+        Share of each class whose ink agrees with the class, in the train, validation and correlated test splits.
     split_at : int from 0 to 8, default=4
         Largest label of class 0.
     random_state : int, RandomState instance or None, default=None
@@ -115,8 +115,8 @@ def load_colored_mnist(root, correlation=0.99, *, split_at=4, random_state=None)
     -------
     dataset : :class:`~sklearn.utils.Bunch`
         The splits ``train`` (the first 50,000 images), ``validation`` (the other 10,000), ``test`` (10,000 test images,
-        each in *both* inks; image ``i`` and ``10,000 + i`` are twins) and ``test_correlated`` (the published test: each
-        in one ink). Each is a Bunch with
+        each in *both* inks; images ``i`` and ``10,000 + i`` are twins) and ``test_correlated`` (the published test set,
+        with each image in one ink). Each is a Bunch with
 
         ``data`` : ndarray of shape (n_samples, 3, 28, 28), float32, values in [0, 1]
             All splits together take about 850 MB.
@@ -129,7 +129,7 @@ def load_colored_mnist(root, correlation=0.99, *, split_at=4, random_state=None)
     Raises
     ------
     FileNotFoundError
-        If files are missing; all of them are named.
+        If files are missing; the message names all of them.
     ValueError
         If a file is truncated or not an IDX file, images and labels differ in number, or a parameter is out of range.
 
@@ -188,11 +188,11 @@ def _mark(images, mark):
 def load_two_shortcut_fashion(
     root, *, ink_correlation=0.95, mark_correlation=0.95, split_at=4, random_state=None
 ):
-    """Load MNIST or Fashion-MNIST with two shortcuts, ink colour and a corner mark.
+    """Load MNIST or Fashion-MNIST with two shortcuts: ink color and a corner mark.
 
     This is the setting of UrbanCars ("Whac-A-Mole" [1]_: mitigating one shortcut may amplify the other) on small data.
-    The class is ``label > split_at``; class 0 is mostly green with a white 4 x 4 mark in the top left corner, class 1
-    mostly red with the mark in the bottom right. Given the class, the two are independent.
+    The class is ``label > split_at``. Class 0 is mostly green with a white 4 x 4 mark in the top left corner, and class
+    1 is mostly red with the mark in the bottom right corner. Given the class, the two shortcuts are independent.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ def load_two_shortcut_fashion(
         Folder with the four IDX files of Fashion-MNIST (or MNIST) as published, gzipped or not.
     ink_correlation, mark_correlation : float in [0, 1], default=0.95
         Share of each class whose ink, or mark, agrees with the class, in the train, validation and correlated test
-        split.
+        splits.
     split_at : int from 0 to 8, default=4
         Largest label of class 0.
     random_state : int, RandomState instance or None, default=None
@@ -210,14 +210,14 @@ def load_two_shortcut_fashion(
     -------
     dataset : :class:`~sklearn.utils.Bunch`
         The splits ``train``, ``validation``, ``test`` (every test image in both inks with both marks: 40,000 images,
-        5,000 in each of the eight groups) and ``test_correlated``, as `load_colored_mnist` describes them. The
-        attribute is the pair, ``2 * ink + mark``; ``ink`` and ``mark``, each written as the class that it points to,
-        are what `skexmap.metrics.shortcut_gaps` takes.
+        5,000 in each of the eight groups) and ``test_correlated``, as in `load_colored_mnist`. The attribute is the
+        pair, ``2 * ink + mark``. The arrays ``ink`` and ``mark`` hold the class that each shortcut points to, as
+        `skexmap.metrics.shortcut_gaps` needs them.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        As `load_colored_mnist` does.
+        As in `load_colored_mnist`.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Loaders of published image data sets, and of one's own, from their layout on disk."""
+"""Loaders of published image data sets, and of image folders listed in a CSV file."""
 
 from itertools import product
 from pathlib import Path
@@ -25,7 +25,7 @@ SPLIT_NAMES = {name: name for name in SPLITS} | {"val": "validation", "valid": "
 
 
 def _in_splits(paths, target, attributes, split, *, splits=SPLITS, where, as_frame, extra=(), **names):
-    """Return a Bunch with one Bunch per split; refuse a split without images."""
+    """Return a Bunch with one Bunch per split; raise if a split has no images."""
     empty = [name for name in splits if not np.any(split == name)]
     if empty:
         raise ValueError(f"{where} names no image of the split {' and '.join(empty)}.")
@@ -47,16 +47,16 @@ def _in_splits(paths, target, attributes, split, *, splits=SPLITS, where, as_fra
 
 
 def load_waterbirds(root, foreground_only=False, *, as_frame=False):
-    r"""Load Waterbirds: landbirds and waterbirds before land and water (Sagawa et al., 2020 [1]_).
+    r"""Load Waterbirds: landbirds and waterbirds in front of land and water (Sagawa et al., 2020 [1]_).
 
     Parameters
     ----------
     root : path-like
-        Folder with ``metadata.csv`` (columns ``img_filename``, ``y``, ``split`` and ``place`` or ``spurious``) and
+        Folder with ``metadata.csv`` (columns ``img_filename``, ``y``, ``split``, and ``place`` or ``spurious``) and
         the images that it names.
     foreground_only : bool, default=False
-        Black out the background of the *test* images, by the CUB mask beside each (same name, ``.png``; pixels of at
-        most 200 of 255 are background).
+        Whether to black out the background of the *test* images, by the CUB mask beside each image (same name,
+        ``.png``; pixels with values of at most 200 of 255 are background).
     as_frame : bool, default=False
         Whether each split also has `frame`, a pandas DataFrame.
 
@@ -71,23 +71,24 @@ def load_waterbirds(root, foreground_only=False, *, as_frame=False):
             Class, spurious attribute, and group ``n_attributes * target + attribute``.
         ``target_names``, ``attribute_names``, ``group_names`` : list of str
         ``transform`` : ImageNetTransform
-            From a path to the array that the published models take (resize 256, crop 224, ImageNet statistics). Pass
-            it as `load`: ``HeatmapTransformer(net, load=dataset.test.transform)``.
+            Turns a path into the array that the published models expect (resize 256, crop 224, ImageNet statistics).
+            Pass it as `load`: ``HeatmapTransformer(net, load=dataset.test.transform)``.
         ``frame`` : pandas.DataFrame
-            With `as_frame`: path, target, attribute, group_label, group_name.
+            Only with `as_frame`; columns path, target, attribute, group_label and group_name.
 
     Raises
     ------
     FileNotFoundError
-        If ``metadata.csv``, or images or masks that it names, do not exist: their number and the first ones.
+        If ``metadata.csv``, or images or masks that it names, do not exist.
     ValueError
-        If a column is missing, a value is empty or unknown, a split is empty, an image is named twice, no mask has a
-        pixel of foreground, or an image to be masked is a PNG file.
+        If a column is missing, a value is empty or unknown, a split is empty, an image is named twice, no mask has any
+        foreground pixels, or an image to be masked is a PNG file.
 
     Notes
     -----
-    The published set has 11,788 images. Sizes of the groups landbird on land, landbird on water, waterbird on land,
-    waterbird on water: 3498, 184, 56, 1057 (train), 467, 466, 133, 133 (validation), 2255, 2255, 642, 642 (test).
+    The published set has 11,788 images. The sizes of the groups landbird on land, landbird on water, waterbird on land
+    and waterbird on water are 3498, 184, 56, 1057 (train), 467, 466, 133, 133 (validation) and 2255, 2255, 642, 642
+    (test).
 
     References
     ----------
@@ -96,7 +97,7 @@ def load_waterbirds(root, foreground_only=False, *, as_frame=False):
 
     Examples
     --------
-    A tree in the published layout, of one image a group and split:
+    A folder in the published layout, with one image per group and split:
 
     >>> import pathlib, tempfile
     >>> from PIL import Image
@@ -150,9 +151,9 @@ def _read_metadata(path):
 
 
 def _check_masks(paths, where):
-    """Raise if masks beside images do not exist, or none of them leaves anything of its image."""
+    """Raise if masks beside images do not exist, or if all masks are blank."""
     masks = image_paths("", map(mask_path, paths), f"{where} (as masks)")
-    # A single mask may be blank. One with a foreground, mostly the first, shows that the masks have the right range.
+    # A single mask may be blank. One mask with a foreground, usually the first, shows that the range is right.
     if not any(read_mask(mask).any() for mask in masks):
         raise ValueError(
             f"None of the {len(masks)} masks of images named in {where} has a pixel above {MASK_THRESHOLD} of 255: all "
@@ -161,7 +162,7 @@ def _check_masks(paths, where):
 
 
 def load_celeba(root, *, as_frame=False):
-    r"""Load CelebA as a shortcut data set: blond hair or not, of women and men (Liu et al., 2015 [1]_).
+    r"""Load CelebA as a shortcut data set: blond hair or not, for women and men (Liu et al., 2015 [1]_).
 
     Parameters
     ----------
@@ -169,25 +170,25 @@ def load_celeba(root, *, as_frame=False):
         Folder with either ``metadata.csv`` (columns ``img_filename``, ``y``, ``split`` and ``place`` or
         ``spurious``), or the original annotations ``list_attr_celeba`` (columns ``Blond_Hair`` and ``Male``) and
         ``list_eval_partition``, each as ``.csv`` or ``.txt``. The images are in `root` itself, in
-        ``img_align_celeba`` or in ``img_align_celeba/img_align_celeba``, wherever the first one is.
+        ``img_align_celeba`` or in ``img_align_celeba/img_align_celeba``, depending on where the first one is.
     as_frame : bool, default=False
         Whether each split also has `frame`, a pandas DataFrame.
 
     Returns
     -------
     dataset : :class:`~sklearn.utils.Bunch`
-        The splits ``train``, ``validation`` and ``test``, as `load_waterbirds` describes them. The class is 1 for blond
-        hair, the attribute is 1 for men.
+        The splits ``train``, ``validation`` and ``test``, as in `load_waterbirds`. The class is 1 for blond hair, and
+        the attribute is 1 for men.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        As `load_waterbirds` does; and if images are in one of the two tables only.
+        As in `load_waterbirds`, and if images are in only one of the two tables.
 
     Notes
     -----
-    The published set has 202,599 images. Sizes of the groups not blond women, not blond men, blond women, blond men:
-    71629, 66874, 22880, 1387 (train), 8535, 8276, 2874, 182 (validation), 9767, 7535, 2480, 180 (test).
+    The published set has 202,599 images. The sizes of the groups not blond women, not blond men, blond women and blond
+    men are 71629, 66874, 22880, 1387 (train), 8535, 8276, 2874, 182 (validation) and 9767, 7535, 2480, 180 (test).
 
     References
     ----------
@@ -249,7 +250,7 @@ def _read_celeba_annotations(root):
             f"{len(alone)} images are named in only one of {attributes} and {partition}: {first_offenders(alone)}. If "
             "a table was cut short, get the whole one."
         )
-    # Published as -1 and 1; some re-publications write 0 and 1.
+    # The published values are -1 and 1; some re-publications use 0 and 1.
     signs = {"-1": 0, **BINARY}
     return (
         table["image_id"],
@@ -265,19 +266,19 @@ def _csv_or_txt(root, name):
 
 
 def _read_celeba_table(path, columns):
-    """Return columns of a CelebA annotation file: CSV, or the original text with blanks between values."""
+    """Return columns of a CelebA annotation file: CSV, or the original text with spaces between values."""
     if path.suffix == ".csv":
         return select_columns(path, *read_csv(path), columns)
     header, rows = columns, [line.split() for line in path.read_text("utf-8").splitlines() if line.strip()]
     if "partition" not in columns:
-        # The number of images comes first, then the names of all columns but that of the image.
+        # The number of images comes first, then the names of all columns except that of the image.
         header, rows = ["image_id", *(rows[1] if len(rows) > 1 else [])], rows[2:]
     return select_columns(path, header, rows, columns)
 
 
 URBAN_COUNTRY = ("urban", "country")
-# Where each split may be. The published generator puts the validation images, made without correlation, beside the
-# test images. A validation set with the correlation of the training set has to be made on purpose.
+# Possible folders of each split. The published generator makes the validation images without correlation and puts them
+# beside the test images. Users must generate a validation set with the correlation of the training set themselves.
 URBANCARS_SPLITS = {
     "train": [Path("bg-0.95_co_occur_obj-0.95", "train")],
     "validation": [Path("bg-0.95_co_occur_obj-0.95", "val"), Path("bg-0.5_co_occur_obj-0.5", "val")],
@@ -293,34 +294,34 @@ def load_urbancars(root, shortcut="both", *, as_frame=False):
     ----------
     root : path-like
         Folder with ``bg-0.95_co_occur_obj-0.95/train``, ``bg-0.5_co_occur_obj-0.5/val`` and
-        ``bg-0.5_co_occur_obj-0.5/test``; in each, eight folders
+        ``bg-0.5_co_occur_obj-0.5/test``. Each of them holds eight folders
         ``obj-{urban,country}_bg-{urban,country}_co_occur_obj-{urban,country}`` of JPEG files; the masks beside them
-        are PNG files. If ``bg-0.95_co_occur_obj-0.95/val`` exists, which has the correlation of the training set,
-        that is the validation split.
+        are PNG files. If ``bg-0.95_co_occur_obj-0.95/val`` exists, which has the correlation of the training set, it
+        is the validation split.
     shortcut : {"both", "background", "co_occurring_object"}, default="both"
-        What the attribute is: the pair (four values), or one of the two.
+        The attribute: the pair of shortcuts (four values), or one of the two.
     as_frame : bool, default=False
         Whether each split also has `frame`, a pandas DataFrame.
 
     Returns
     -------
     dataset : :class:`~sklearn.utils.Bunch`
-        The splits ``train``, ``validation`` and ``test``, as `load_waterbirds` describes them, and in each also
-        ``background`` and ``co_occurring_object``: ndarray of shape (n_samples,), 0 for urban and 1 for country, as
-        the class. They are what `skexmap.metrics.shortcut_gaps` takes.
+        The splits ``train``, ``validation`` and ``test``, as in `load_waterbirds`. Each also has ``background`` and
+        ``co_occurring_object``, ndarrays of shape (n_samples,) that are 0 for urban and 1 for country, like the class.
+        Pass them to `skexmap.metrics.shortcut_gaps`.
 
     Raises
     ------
     FileNotFoundError
-        If folders are missing or hold no images.
+        If folders are missing or contain no images.
     ValueError
         If `shortcut` is unknown.
 
     Notes
     -----
-    In the published training set each shortcut agrees with the class for 95% of 4,000 cars a class: 3610 cars with
-    both, 190 with only the background, 190 with only the object, 10 with neither. In the validation and the test set
-    both are independent of the class: 125 cars in each of the eight groups.
+    In the published training set each shortcut agrees with the class for 95% of the 4,000 cars per class: both agree
+    for 3610 cars, only the background for 190, only the object for 190, and neither for 10. In the validation and test
+    sets both are independent of the class, with 125 cars in each of the eight groups.
 
     References
     ----------
@@ -347,7 +348,7 @@ def load_urbancars(root, shortcut="both", *, as_frame=False):
     if shortcut not in SHORTCUTS:
         raise ValueError(f"shortcut must be one of {', '.join(map(repr, SHORTCUTS))}, got {shortcut!r}.")
     root = Path(root)
-    # The last place is the published one, which an error should name.
+    # The last folder is the published one, which an error should name.
     places = {
         name: next((root / place for place in candidates if (root / place).is_dir()), root / candidates[-1])
         for name, candidates in URBANCARS_SPLITS.items()
@@ -395,38 +396,38 @@ def load_image_folder(
     split_column=None,
     as_frame=False,
 ):
-    r"""Load one's own images, listed in a CSV file.
+    r"""Load your own images, listed in a CSV file.
 
     Parameters
     ----------
     table : path-like
-        CSV file with a line per image.
+        CSV file with one line per image.
     root : path-like or None, default=None
-        Folder that the paths are relative to; the folder of `table` for None. Absolute paths stay as they are.
+        Folder that the paths are relative to; if None, the folder of `table`. Absolute paths are kept.
     path_column, target_column : str, default="path" and "target"
-        Columns of the images' paths and classes (any text or numbers).
+        Columns with the path and the class (any text or number) of each image.
     attribute_column : str or None, default=None
-        Column of the spurious attribute, if it was recorded.
+        Column with the spurious attribute, if it was recorded.
     split_column : str or None, default=None
-        Column that says which split each image is in: train, validation (or val, valid) or test, or 0, 1, 2. Without
-        one all images are in the split ``all``.
+        Column with the split of each image: train, validation (or val, valid) or test, or 0, 1, 2. If None, all images
+        are in the split ``all``.
     as_frame : bool, default=False
         Whether each split also has `frame`, a pandas DataFrame.
 
     Returns
     -------
     dataset : :class:`~sklearn.utils.Bunch`
-        The splits that occur, as `load_waterbirds` describes them. Classes and attributes are numbered in sorted order
-        of their names (by value if all are numbers), over all splits alike. Without `attribute_column`,
-        `attributes`, `attribute_names`, `group_labels` and `group_names` are None.
+        The splits that occur, as in `load_waterbirds`. Classes and attributes are numbered in sorted order of their
+        names (by value if all are numbers), in the same way for all splits. Without `attribute_column`, `attributes`,
+        `attribute_names`, `group_labels` and `group_names` are None.
 
     Raises
     ------
     FileNotFoundError
-        If `table`, or images that it names, do not exist: their number and the first ones.
+        If `table`, or images that it names, do not exist.
     ValueError
-        If a column is missing, a value is empty or ``nan``, a split is unknown, there is one class only, or an image
-        is named twice, in whichever spelling of its path.
+        If a column is missing, a value is empty or ``nan``, a split is unknown, there is only one class, or an image is
+        named twice, even by different spellings of its path.
 
     Examples
     --------
@@ -474,7 +475,7 @@ def load_image_folder(
 
 
 def _number_in_order(texts):
-    """Return the distinct texts in order, by their value if all are numbers, and the position of each text."""
+    """Return the distinct texts in order (by value if all are numbers), and the position of each text."""
     names = set(texts)
     try:
         names = sorted(names, key=lambda name: (float(name), name))

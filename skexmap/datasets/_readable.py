@@ -1,10 +1,10 @@
-"""Which image files can be opened and decoded."""
+"""Check which image files can be opened and decoded."""
 
 import os
 
 import numpy as np
 
-# How a file of each kind begins and ends; a file cut short lacks its end.
+# How a file of each kind begins and ends; a truncated file lacks its end.
 _FORMATS = (
     (b"\xff\xd8\xff", b"\xff\xd9"),
     (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"),
@@ -12,14 +12,14 @@ _FORMATS = (
 
 
 def readable_images(paths):
-    """Return which image files can be opened and decoded.
+    """Return a mask of the image files that can be opened and decoded.
 
-    Every file is decoded, so that damage in the middle of a file is found, too. This takes milliseconds an image.
+    Every file is decoded, to find damage in the middle of a file too. This takes milliseconds per image.
 
     Parameters
     ----------
     paths : array-like of path-like of shape (n_samples,)
-        The files. Absent and empty files, and files that are not images, are not readable.
+        Paths of the files. Missing and empty files, and files that are not images, are not readable.
 
     Returns
     -------
@@ -28,7 +28,7 @@ def readable_images(paths):
 
     See Also
     --------
-    skexmap.exceptions.UnreadableImagesError : Raised by the transformers; its `indices` are the unreadable rows.
+    skexmap.exceptions.UnreadableImagesError : Raised by the transformers. Its `indices` are the unreadable rows.
 
     Examples
     --------
@@ -50,7 +50,7 @@ def readable_images(paths):
 
 
 def looks_readable(path):
-    """Return whether a file begins and ends as a JPEG or PNG file does, or can be decoded; this is the fast check."""
+    """Return whether a file begins and ends as a JPEG or PNG file does, or can be decoded (a faster check)."""
     try:
         with open(path, "rb") as file:
             start = file.read(8)
@@ -63,14 +63,14 @@ def looks_readable(path):
 
 
 def _can_be_decoded(path):
-    # Only users of image files need Pillow.
+    # Pillow is needed only for image files.
     from PIL import Image
 
     try:
         # Open the file ourselves, because Pillow leaks the handle if decoding fails.
         with open(path, "rb") as file, Image.open(file) as image:
             image.load()
-    # Pillow reports a broken file by half a dozen exceptions, among them SyntaxError.
+    # Pillow raises half a dozen kinds of exceptions for broken files, even SyntaxError.
     except Exception:
         return False
     return True

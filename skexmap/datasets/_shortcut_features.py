@@ -1,4 +1,4 @@
-"""Features with a weak class signal and a strong shortcut: what the last layer of a biased network sees."""
+"""Features with a weak class signal and a strong shortcut, like the embedding of a biased network."""
 
 import numbers
 
@@ -22,14 +22,15 @@ def make_shortcut_features(
 ):
     """Make features with a weak class signal and a strong shortcut.
 
-    The first `n_classes` features hold the class (2 in the feature of the class, 0 in the others), the next `n_classes`
-    hold the shortcut (4 and 0), and the rest nothing. Gaussian noise is added to all of them. A classifier that
-    minimizes its mean error relies on the shortcut and fails on the samples whose shortcut disagrees with their class.
+    The first `n_classes` features encode the class (2 in the feature of the class, 0 in the others), the next
+    `n_classes` encode the shortcut (4 and 0), and the rest are 0. Gaussian noise is added to all of them. A classifier
+    that minimizes its mean error relies on the shortcut and fails on the samples whose shortcut disagrees with their
+    class.
 
     Parameters
     ----------
     n_samples : int, default=1000
-        Number of samples. Classes are of equal size, or differ by one sample.
+        Number of samples. Class sizes are equal, or differ by one sample.
     n_classes : int, default=2
         Number of classes, and of values of the shortcut.
     n_features : int, default=10
@@ -43,7 +44,7 @@ def make_shortcut_features(
         Whether every feature is multiplied by a number drawn from [0.5, 4] and shifted by 3, so that methods that
         standardize the features differ from those that do not.
     random_state : int, RandomState instance or None, default=None
-        Controls the order of the classes, the exceptions from the shortcut, the noise and the scales.
+        Controls the order of the classes, the exceptions to the shortcut, the noise and the scales.
 
     Returns
     -------

@@ -1,21 +1,21 @@
-"""What every data set shares: exact attribute assignment, inks, splits and the Bunch that a split is."""
+"""Code that all data sets share: exact attribute assignment, inks and splits."""
 
 import numpy as np
 from sklearn.utils import Bunch
 
 from skexmap._group_labels import encode_groups
 
-# Class 0 is mostly green and class 1 mostly red, as in coloured MNIST.
+# Class 0 is mostly green and class 1 mostly red, as in colored MNIST.
 INK_NAMES = ("green", "red")
 INKS = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]], dtype=np.float32)
 
 
 def aligned_attribute(y, agreement, rng, n_values=2):
-    """Draw an attribute that equals the class for an exact share of each class, and spread the rest evenly."""
+    """Draw an attribute that equals the class for an exact share of each class; the rest is spread evenly."""
     attribute = y.astype(np.int64)
     for c in np.unique(y):
         members = np.flatnonzero(y == c)
-        # An exact share: by a coin per sample, the smallest groups would vary most between seeds.
+        # Use an exact share: with a draw per sample, the smallest groups would vary most between seeds.
         n_exceptions = len(members) - round(agreement * len(members))
         steps = 1 + np.arange(n_exceptions) % (n_values - 1)
         attribute[rng.permutation(members)[:n_exceptions]] = (c + steps) % n_values
@@ -23,12 +23,12 @@ def aligned_attribute(y, agreement, rng, n_values=2):
 
 
 def group_names(class_names, attribute_names):
-    """Return the names of all groups, numbered class-major, as "class, attribute"."""
+    """Return the names of all groups in class-major order, as "class, attribute"."""
     return [f"{c}, {a}" for c in class_names for a in attribute_names]
 
 
 def make_split(data, target, attributes, *, target_names, attribute_names, **extra):
-    """Return one split as a Bunch: the arguments, `group_labels` (class-major) and `group_names`; None if unknown."""
+    """Return a split as a Bunch of the arguments, `group_labels` (class-major) and `group_names`; None if unknown."""
     known = attributes is not None
     return Bunch(
         data=data,
@@ -43,8 +43,8 @@ def make_split(data, target, attributes, *, target_names, attribute_names, **ext
 
 
 def add_frame(split, **columns):
-    """Add `frame` to a split of paths: a pandas DataFrame with a row per sample, and further columns."""
-    # pandas is an optional dependency, and slow to import.
+    """Add `frame` to a split of paths: a pandas DataFrame with one row per sample and further columns."""
+    # pandas is an optional dependency and slow to import.
     import pandas as pd
 
     frame = pd.DataFrame({"path": split.data, "target": split.target})

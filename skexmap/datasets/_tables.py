@@ -1,4 +1,4 @@
-"""Tables and folders that name images, and errors that count what is wrong with them and show the first ones."""
+"""Read tables and folders that name images; errors give the number of problems and the first ones."""
 
 import csv
 import os
@@ -10,14 +10,14 @@ SPLIT_CODES = {"0": "train", "1": "validation", "2": "test"}
 
 
 def first_offenders(offenders):
-    """Return the first offenders as text, with how many more there are."""
+    """Return the first offenders and the number of others as text."""
     shown = ", ".join(str(offender) for offender in offenders[:N_SHOWN])
     more = len(offenders) - N_SHOWN
     return f"{shown} and {more} more" if more > 0 else shown
 
 
 def require_files(*paths, advice="Give as `root` the folder that has them."):
-    """Raise FileNotFoundError with all files or folders that do not exist, and what to do."""
+    """Raise FileNotFoundError with all files or folders that do not exist, and with advice."""
     missing = [path for path in paths if not os.path.exists(path)]
     if missing:
         raise FileNotFoundError(
@@ -26,7 +26,7 @@ def require_files(*paths, advice="Give as `root` the folder that has them."):
 
 
 def read_csv(path):
-    """Return the names of the columns of a CSV file, and its rows as lists of str."""
+    """Return the column names of a CSV file, and its rows as lists of str."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             lines = [line for line in csv.reader(file, skipinitialspace=True, strict=True) if any(line)]
@@ -36,7 +36,7 @@ def read_csv(path):
 
 
 def select_columns(path, header, rows, columns):
-    """Return columns of a table, dict of str to list of str."""
+    """Return columns of a table as a dict of str to list of str."""
     # Raise ValueError if a column is missing, the table has no rows, or a value is missing.
     missing = [column for column in columns if column not in header]
     if missing:
@@ -64,7 +64,7 @@ def select_columns(path, header, rows, columns):
 
 
 def decode(values, codes, what, path):
-    """Translate values by a table; raise ValueError with the values that the table lacks."""
+    """Translate values by a table; raise ValueError with the values that are not in the table."""
     unknown = [value for value in values if value not in codes]
     if unknown:
         raise ValueError(
@@ -75,15 +75,15 @@ def decode(values, codes, what, path):
 
 
 def image_paths(folder, names, where):
-    """Return the paths of images as an array; raise if files do not exist, or an image is named twice."""
-    # Joining leaves an absolute path as it is.
+    """Return the paths of images as an array; raise if files do not exist or an image is named twice."""
+    # `join` keeps an absolute path.
     paths = [os.path.join(folder, name) for name in names]
     absent = [path for path in paths if not os.path.isfile(path)]
     if absent:
         raise FileNotFoundError(
             f"{len(absent)} of {len(paths)} images named in {where} do not exist: {first_offenders(absent)}."
         )
-    # Two spellings of a path are one image.
+    # Different spellings of a path name the same image.
     refuse_repeats([os.path.abspath(path) for path in paths], where)
     return np.array(paths, dtype=str)
 

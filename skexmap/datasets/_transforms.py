@@ -1,4 +1,4 @@
-"""From an image file to the array that the published models take."""
+"""Turn an image file into the array that the published models expect."""
 
 import os
 
@@ -6,27 +6,27 @@ import numpy as np
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# The CUB masks hold, per pixel, how many annotators saw the bird there, as a grey level; above this, at least four of
+# A gray level of a CUB mask encodes how many annotators marked the pixel as bird. Above this level, at least four of
 # five did.
 MASK_THRESHOLD = 200
 
 
 class ImageNetTransform:
-    """Resize, crop the centre and standardise by the ImageNet statistics: the published evaluation transform.
+    """Resize, crop the center and standardize by the ImageNet statistics: the published evaluation transform.
 
-    Pass it as `load` to `HeatmapTransformer` and `EmbeddingTransformer`, whose X then is an array of paths.
+    Pass it as `load` to `HeatmapTransformer` and `EmbeddingTransformer`, whose X is then an array of paths.
 
     Parameters
     ----------
     resize : int, default=256
-        Side of the image before cropping, in pixels; both sides are brought to it, as the published code of deep
-        feature reweighting does for Waterbirds and CelebA. (That of Group-DRO cuts the central 178 x 178 out of
-        CelebA's images instead, and enlarges it.)
+        Side of the image before cropping, in pixels. Both sides are resized to it, as in the published code of deep
+        feature reweighting for Waterbirds and CelebA. (The code of Group-DRO instead cuts out the central 178 x 178 of
+        CelebA's images and enlarges it.)
     crop : int, default=224
-        Side of the square cut from the centre, in pixels.
+        Side of the square cut from the center, in pixels.
     foreground_only : bool, default=False
-        Black out what the mask beside the image (same name, ``.png``) does not mark as foreground: mask values of at
-        most 200 of 255. The image itself must not be a PNG file.
+        Whether to black out the background, where the mask beside the image (same name, ``.png``) has values of at most
+        200 of 255. The image itself must not be a PNG file.
 
     Raises
     ------
@@ -35,7 +35,7 @@ class ImageNetTransform:
 
     Notes
     -----
-    It compares and pickles by its parameters, so that cached heatmaps are found again.
+    Instances are compared and pickled by their parameters, so that cached heatmaps are found again.
 
     Examples
     --------
@@ -91,7 +91,7 @@ class ImageNetTransform:
 
 
 def mask_path(path):
-    """Return the path of the mask beside an image; raise ValueError if that would be the image itself."""
+    """Return the path of the mask beside an image; raise ValueError if it is the path of the image itself."""
     stem, extension = os.path.splitext(path)
     if extension == ".png":
         raise ValueError(f"{path} is a PNG file, and so would be its own mask. Save the image as JPEG.")
@@ -99,7 +99,7 @@ def mask_path(path):
 
 
 def read_mask(path):
-    """Return whether each pixel of a mask is foreground, an ndarray of bool of shape (height, width)."""
+    """Return which pixels of a mask are foreground, as an ndarray of bool of shape (height, width)."""
     from PIL import Image
 
     with open(path, "rb") as file, Image.open(file) as opened:
@@ -107,7 +107,7 @@ def read_mask(path):
 
 
 def foreground(image, path):
-    """Return the image with everything black that its mask does not mark as foreground."""
+    """Return the image with its background, by the mask, in black."""
     from PIL import Image
 
     mask = read_mask(mask_path(path))

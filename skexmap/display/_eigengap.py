@@ -1,4 +1,4 @@
-"""The eigenvalues of a clustering and the gap that chose the number of clusters."""
+"""Display of the eigenvalues of a clustering and of the gap that sets the number of clusters."""
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
@@ -9,27 +9,27 @@ _CHOSEN, _RUNNER_UP, _INK = "#c2410c", "#94a3b8", "#1f2937"
 
 
 class EigengapDisplay:
-    """Smallest Laplacian eigenvalues with the gap that set the number of clusters, and its runner-up.
+    """Smallest Laplacian eigenvalues, with the gap that sets the number of clusters and its runner-up.
 
-    Make it with `from_estimator`.
+    Create it with `from_estimator`.
 
     Parameters
     ----------
     eigenvalues : ndarray of shape (n_eigenvalues,)
-        Smallest eigenvalues of the normalised Laplacian, ascending; from 0 to 2.
+        Smallest eigenvalues of the normalized Laplacian, ascending, from 0 to 2.
     eigengaps : ndarray of shape (n_eigenvalues - 1,)
-        Their differences; entry k - 1 is the gap behind the k-th eigenvalue, which speaks for k clusters.
+        Differences of the eigenvalues; entry k - 1 is the gap after the k-th eigenvalue, which indicates k clusters.
     n_clusters : int
         Number of clusters chosen.
     runner_up : int, default=None
-        The number of clusters with the widest gap among those not chosen; None where there is no other.
+        The number of clusters with the widest gap among those not chosen; None if there is no other.
 
     Attributes
     ----------
     figure_ : matplotlib.figure.Figure
         The figure, after `plot`.
     axes_ : matplotlib.axes.Axes
-        The axes, after `plot`. Also `ax_`, as in scikit-learn's displays with a single axes.
+        The axes, after `plot`. Also available as `ax_`, as in scikit-learn's displays.
 
     References
     ----------
@@ -59,10 +59,10 @@ class EigengapDisplay:
         Parameters
         ----------
         estimator : EigengapSpectralClustering, PseudoGroupLabeler, ExMapClassifier, Pipeline or search
-            Fitted. The clusterer with `eigenvalues_` in it is looked up; a labeler that clusters inside each class
-            has one per class, in its `clusterers_`: pass one of those.
+            Fitted estimator that is, or contains, a clusterer with `eigenvalues_`. A labeler that clusters inside each
+            class has one clusterer per class in its `clusterers_`: pass one of those.
         ax : matplotlib.axes.Axes, default=None
-            Where to draw; None makes a new figure.
+            Axes to draw in. If None, a new figure is created.
 
         Returns
         -------
@@ -71,7 +71,7 @@ class EigengapDisplay:
         Raises
         ------
         ValueError
-            If there is no fitted clusterer with eigenvalues inside.
+            If the estimator contains no fitted clusterer with eigenvalues.
         """
         clusterer = _with_eigenvalues(estimator)
         display = cls(
@@ -83,12 +83,12 @@ class EigengapDisplay:
         return display.plot(ax=ax)
 
     def plot(self, ax=None):
-        """Draw.
+        """Draw the display.
 
         Parameters
         ----------
         ax : matplotlib.axes.Axes, default=None
-            Where to draw; None makes a new figure.
+            Axes to draw in. If None, a new figure is created.
 
         Returns
         -------
@@ -110,7 +110,7 @@ class EigengapDisplay:
         ax.spines[["top", "right"]].set_visible(False)
         ax.margins(x=0.06, y=0.12)
         if ax.get_legend_handles_labels()[0]:
-            # Eigenvalues ascend: this corner is empty.
+            # Eigenvalues ascend, so this corner is empty.
             ax.legend(loc="lower right", frameon=False)
         self.figure_, self.axes_, self.ax_ = ax.figure, ax, ax
         return self
@@ -136,7 +136,7 @@ class EigengapDisplay:
 
 
 def _with_eigenvalues(estimator):
-    """Return the clusterer with eigenvalues: the estimator itself, or the one inside."""
+    """Return the clusterer with eigenvalues: the estimator itself, or one that it contains."""
     found = getattr(estimator, "best_estimator_", estimator)
     steps = [step for _, step in getattr(found, "steps", ())]
     for candidate in (found, getattr(found, "labeler_", None), *steps):

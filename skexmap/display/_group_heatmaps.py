@@ -1,4 +1,4 @@
-"""What the model looked at, group by group."""
+"""Display of images and their heatmaps, group by group."""
 
 import numpy as np
 
@@ -9,19 +9,18 @@ _COLORS = "RdBu_r"
 
 
 class GroupHeatmapDisplay:
-    """Per group: an image, what the model looked at in it, and the pseudo-group that it fell into.
+    """Images of every group, with their heatmaps and pseudo-groups.
 
-    Relevance is drawn over the grey image in a diverging colour map centred on 0: red spoke for the explained
-    class, blue against it. Every heatmap is scaled by its own largest absolute value. Make it with
-    `from_arrays`.
+    Relevance is drawn over the gray image in a diverging color map centered on 0: red supports the explained class, and
+    blue opposes it. Every heatmap is scaled by its own largest absolute value. Create it with `from_arrays`.
 
     Parameters
     ----------
     images : ndarray of shape (n_samples, n_channels, height, width) or (n_samples, height, width)
-        One or three channels. uint8, or floats from 0 to 1; an image with other values (standardised ones) is
-        stretched from its smallest to its largest value.
+        Images with one or three channels, as uint8 or as floats from 0 to 1. An image with other values (for example
+        standardized ones) is rescaled from its smallest to its largest value.
     heatmaps : ndarray of shape (n_samples, n_channels, side, side) or (n_samples, side, side)
-        Their relevance maps of any size; channels are summed.
+        Relevance maps of the images, of any size; channels are summed.
     group_labels : ndarray of shape (n_samples,)
         Group of each sample: integers or strings. Group -1 is not shown.
     pseudo_groups : ndarray of shape (n_samples,)
@@ -34,9 +33,9 @@ class GroupHeatmapDisplay:
     figure_ : matplotlib.figure.Figure
         The figure, after `plot`.
     axes_ : ndarray of Axes of shape (2 * n_examples, n_groups)
-        The axes, after `plot`: a row of images, below it their heatmaps, and so on.
+        The axes, after `plot`: rows of images alternate with rows of their heatmaps.
     rows_ : ndarray of shape (n_examples, n_groups), int64
-        Which sample each shows; -1 where a group has too few.
+        Index of the sample in each place; -1 if a group has too few samples.
 
     Examples
     --------
@@ -71,11 +70,11 @@ class GroupHeatmapDisplay:
         Parameters
         ----------
         images, heatmaps, group_labels, pseudo_groups, group_names
-            As in the class; any array-likes.
+            As in the class; any array-like is accepted.
         n_examples : int, default=1
-            How many images of every group to show: its first ones.
+            Number of images to show of every group; the first ones are taken.
         ax : matplotlib.axes.Axes, default=None
-            Axes whose place the grid takes; None makes a new figure.
+            Axes that the grid replaces. If None, a new figure is created.
 
         Returns
         -------
@@ -84,7 +83,7 @@ class GroupHeatmapDisplay:
         Raises
         ------
         ValueError
-            If lengths or shapes do not fit, or no sample belongs to a group.
+            If lengths or shapes do not match, or no sample belongs to a group.
         """
         display = cls(
             images=_with_channels(images, "images"),
@@ -96,14 +95,14 @@ class GroupHeatmapDisplay:
         return display.plot(n_examples=n_examples, ax=ax)
 
     def plot(self, ax=None, *, n_examples=1):
-        """Draw.
+        """Draw the display.
 
         Parameters
         ----------
         ax : matplotlib.axes.Axes, default=None
-            Axes whose place the grid takes; None makes a new figure.
+            Axes that the grid replaces. If None, a new figure is created.
         n_examples : int, default=1
-            How many images of every group to show: its first ones.
+            Number of images to show of every group; the first ones are taken.
 
         Returns
         -------
@@ -159,7 +158,7 @@ class GroupHeatmapDisplay:
         image = _displayable(self.images[row])
         cells[0].imshow(image, cmap="gray", vmin=0, vmax=1)
         height, width = image.shape[:2]
-        # Grey and pale, so that colours of the image are not taken for relevance.
+        # Draw the image in pale gray, so that its colors are not mistaken for relevance.
         grey = image if image.ndim == 2 else image.mean(axis=-1)
         cells[1].imshow(0.75 + 0.25 * grey, cmap="gray", vmin=0, vmax=1)
         relevance = self.heatmaps[row].sum(axis=0)
@@ -169,7 +168,7 @@ class GroupHeatmapDisplay:
             cmap=_COLORS,
             vmin=-1,
             vmax=1,
-            # Where nothing was relevant the image itself shows through.
+            # The image shows through where relevance is low.
             alpha=np.sqrt(np.abs(relevance)),
             extent=(-0.5, width - 0.5, height - 0.5, -0.5),
             interpolation="nearest",
@@ -178,7 +177,7 @@ class GroupHeatmapDisplay:
 
 
 def _first_rows(group_labels, groups, n_examples):
-    """Return the first samples of each group, shape (n_examples, n_groups); -1 where there are too few."""
+    """Return the first samples of each group, shape (n_examples, n_groups); -1 if there are too few."""
     rows = np.full((n_examples, len(groups)), -1)
     for column, group in enumerate(groups):
         first = np.flatnonzero(group_labels == group)[:n_examples]

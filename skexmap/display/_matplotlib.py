@@ -1,4 +1,4 @@
-"""Matplotlib is an optional dependency, imported when something is drawn."""
+"""Import of matplotlib, an optional dependency, when something is drawn."""
 
 
 def require_pyplot(who):

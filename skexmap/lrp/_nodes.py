@@ -53,7 +53,7 @@ class ByRule(torch.autograd.Function):
 class Normalize(torch.autograd.Function):
     """Normalization whose scale is treated as a constant; centering shares relevance in proportion.
 
-    The input is grouped as (rows, entries); `scale` multiplies the entries after normalisation.
+    The input is grouped as (rows, entries); `scale` multiplies the entries after normalization.
     """
 
     @staticmethod
