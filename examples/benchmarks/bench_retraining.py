@@ -79,9 +79,9 @@ def fit_strategies(seed, blocks, y, pseudo_groups, true_groups, source, net_head
     yield name, shown, fit(DFRClassifierCV(min_group_size=20), george)
 
     shown = "pseudo-groups"
-    identification = {"upweight": [5, 20], "reference_estimator__C": [1e-5, 1e-4]}
+    strengths = {"upweight": [5, 20], "reference_estimator__C": [1e-5, 1e-4]}
     jtt = JTTReweighter(reference_estimator=ERMClassifier())
-    yield "`JTTReweighter`, upweight and strength chosen", shown, chosen(jtt, identification)
+    yield "`JTTReweighter`, upweight and strength chosen", shown, chosen(jtt, strengths)
     afr = AFRClassifier(reference_estimator=frozen)
     yield (
         "`AFRClassifier(net)`, gamma and l2 chosen",

@@ -1,4 +1,4 @@
-"""Automatic feature reweighting: weigh the samples that the model does not believe in, refit the last layer."""
+"""Automatic feature reweighting: upweight the samples that a reference model doubts, and refit the last layer."""
 
 from numbers import Real
 
@@ -47,27 +47,26 @@ def refit_head(Z, class_codes, weight, l2, coef, intercept):
 class AFRClassifier(LinearHead):
     r"""Automatic feature reweighting (AFR) of the last layer, without group labels.
 
-    Every sample weighs the more, the less an ordinarily trained model believes in its true class [1]_:
+    Samples are upweighted if an ordinarily trained model assigns low probability to their true class [1]_:
 
     .. math:: \mu_i \propto \beta_{y_i} e^{-\gamma \hat p_i}, \qquad
        \min_{w, b} \sum_i \mu_i \, \text{CE}(W z_i + b, y_i) + \frac{\lambda}{2} \|W - \hat W\|^2
 
     with :math:`\hat p_i` the model's probability of the true class, :math:`\beta_y = 1 / n_y`, and the
-    model's last layer :math:`\hat W` as the starting point.
+    model's last layer :math:`\hat W` as the starting point. (The paper writes the penalty without the 1/2.)
 
     Parameters
     ----------
     gamma : float, default=4.0
-        How much more doubted samples weigh: a sample with :math:`\hat p = 0` weighs :math:`e^\gamma` times
+        How much more doubted samples weigh: a sample with :math:`\hat p = 0` weighs :math:`e^\gamma` times as much as
         one with :math:`\hat p = 1`. The paper has no single default; it tunes gamma by worst-group accuracy.
     l2 : float, default=0.0
         Lambda; for standardised embeddings. Tuned in the paper, 0 among the values tried.
     reference_estimator : classifier, default=None
         The ordinarily trained model, linear in the embedding (with ``coef_`` and ``predict_proba``); cloned.
-        None is `ERMClassifier`, whose probabilities are then taken out of fold (5 folds), because a model
-        believes in whatever it was fitted on. A model fitted before on other data, the net's own head for
-        instance, is given in `sklearn.frozen.FrozenEstimator` and asked directly; that is the paper's
-        setting.
+        None is `ERMClassifier`, with probabilities out of fold (5 folds), because a model is too certain of samples
+        that it was fitted on. For a model fitted on other data, for example the net's own head, use
+        `sklearn.frozen.FrozenEstimator`; that is the paper's setting.
 
     Attributes
     ----------
@@ -97,12 +96,11 @@ class AFRClassifier(LinearHead):
 
     See Also
     --------
-    JTTReweighter : Weighs the errors, all of them equally.
+    JTTReweighter : Upweights the errors, all of them equally.
 
     Notes
     -----
-    The paper's method *is* one of the last layer, so that nothing is lost where the reference model is the
-    net.
+    The paper's method *is* one of the last layer, so nothing is lost if the reference model is the net.
 
     References
     ----------
@@ -136,7 +134,7 @@ class AFRClassifier(LinearHead):
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y, group_labels=None):
-        """Weigh the samples by the reference model's doubt, and refit the last layer.
+        """Weight the samples by the reference model's doubt, and refit the last layer.
 
         Parameters
         ----------
@@ -145,7 +143,7 @@ class AFRClassifier(LinearHead):
         y : array-like of shape (n_samples,)
             Their classes.
         group_labels : array-like of shape (n_samples,), default=None
-            Not used; all strategies take it, so that they can be exchanged.
+            Not used; it makes the strategies interchangeable.
 
         Returns
         -------
@@ -153,7 +151,7 @@ class AFRClassifier(LinearHead):
         """
         embedding = read_embedding(self, X, reset=True)
         self.classes_, class_codes = read_classes(self, y, len(embedding))
-        # That a reference model predicts one class is no matter here: its probabilities count.
+        # A reference model that predicts one class is fine: only its probabilities are used.
         with without_constant_prediction_warnings():
             p_true = self._reference_probabilities(embedding, class_codes)
         self.sample_weight_ = afr_weights(p_true, class_codes, self.gamma)

@@ -47,18 +47,18 @@ def class_shares(class_codes, group_codes):
 class DivDisClassifier(LinearHead):
     r"""Diversify and disambiguate (DivDis): several last layers that disagree, and the choice of one.
 
-    *Diversify* [1]_: heads :math:`f_1, \dots, f_N` all fit the labelled samples, and are as independent as can
-    be on unlabelled samples,
+    *Diversify* [1]_: heads :math:`f_1, \dots, f_N` all fit the labelled samples, and are as independent as possible
+    on unlabelled samples,
 
     .. math:: \min \; \frac{1}{N} \sum_i \text{CE}(f_i) + \lambda_1 \, \underset{i < j}{\text{mean}} \,
        D_{\text{KL}}\big(\hat p(\hat y_i, \hat y_j) \,\|\, \hat p(\hat y_i) \otimes \hat p(\hat y_j)\big)
        + \frac{\lambda_2}{N} \sum_i D_{\text{KL}}\big(\hat p(\hat y_i) \,\|\, p(y)\big),
 
-    the :math:`\hat p` being means over a batch of unlabelled samples and :math:`p(y)` the class shares of the
-    labelled ones. (Unlabelled samples that are drawn from the labelled ones have other class shares: those then.)
-    *Disambiguate*: of the heads, `fit` chooses the one whose worst (pseudo-)group of the labelled samples has the
-    highest accuracy; `select_head` chooses again, by the labels of a few samples on which the heads disagree, as
-    the paper does. `predict` uses the chosen head alone.
+    with :math:`\hat p` the means over a batch of unlabelled samples and :math:`p(y)` the class shares of the labelled
+    ones. (If the unlabelled samples are drawn from the labelled ones, it is the class shares of that draw.)
+    *Disambiguate*: `fit` chooses the head whose worst (pseudo-)group of the labelled samples has the highest accuracy.
+    `select_head` chooses again, as the paper does: by the labels of a few samples on which the heads disagree.
+    `predict` uses the chosen head alone.
 
     Parameters
     ----------
@@ -69,15 +69,15 @@ class DivDisClassifier(LinearHead):
     regularization : float, default=10.0
         Lambda 2; keeps a head from predicting one class for every unlabelled sample (published).
     min_group_size : int, default=6
-        (Pseudo-)groups with fewer samples, slivers of a clustering, do not count in the choice of the head, nor
-        are their samples drawn as unlabelled ones.
+        (Pseudo-)groups with fewer samples are considered slivers of a clustering. They do not count in the choice of
+        the head, and are not drawn as unlabelled samples.
     l2 : float, default=1e-4
         Penalty on the weights, :math:`\frac{l2}{2} \|w\|^2` (published, as weight decay).
     learning_rate : float, default=0.01
         First step size of Adam; it falls linearly to zero. (The paper trains whole networks by SGD.)
     batch_size : int, default=256
-        Labelled, and as many unlabelled, samples per step. (The paper's batches have 16; on a last layer a
-        larger one costs little, and the mutual information of a small one is biased upwards.)
+        Labelled, and as many unlabelled, samples per step. (The paper's batches have 16. A larger one costs little on
+        a last layer, and the mutual information of a small one is biased upwards.)
     n_steps : int, default=1000
         Number of steps.
     random_state : int, RandomState instance or None, default=None
@@ -92,12 +92,12 @@ class DivDisClassifier(LinearHead):
     heads_ : list of tuple (coef, intercept)
         All heads, as the two above.
     head_ : int
-        Which of them is chosen.
+        Index of the chosen one.
     head_scores_ : ndarray of shape (n_heads,)
-        What it was chosen by: accuracy of the worst group, each group's shrunk towards their mean as `DFRClassifierCV`
-        does, or (`select_head` without groups) of all samples.
+        The score of each head: accuracy of the worst group, each group's shrunk towards their mean as in
+        `DFRClassifierCV`, or (`select_head` without groups) of all samples.
     groups_, classes_, n_features_in_
-        As in `DFRClassifier`; the groups come from where that takes them.
+        As in `DFRClassifier`, which takes its groups from the same place.
 
     Raises
     ------
@@ -115,14 +115,13 @@ class DivDisClassifier(LinearHead):
 
     Notes
     -----
-    The unlabelled samples must be such that class and shortcut disagree on many of them; the paper takes
-    samples of the target distribution. Without `X_unlabeled`, the labelled samples are used, drawn so that all
-    (pseudo-)groups come equally often: in them the shortcut says nothing about the class. That is our addition.
-    Where the groups are only the classes it does not help: the best head then leans on the shortcut, and
-    nothing tells the heads apart.
+    Class and shortcut must disagree on many of the unlabelled samples; the paper takes samples of the target
+    distribution. Without `X_unlabeled`, the labelled samples are used, drawn so that all (pseudo-)groups come equally
+    often: among them the shortcut does not predict the class. That is our addition. It does not help if the groups are
+    only the classes: the best head then leans on the shortcut, and nothing tells the heads apart.
 
-    As a last layer it keeps the objective, and loses that the paper trains the features as well: only
-    functions that the embedding holds already can be told apart.
+    The last layer keeps the objective and loses the training of the features: only functions that the embedding
+    already holds can be told apart.
 
     References
     ----------
@@ -131,8 +130,8 @@ class DivDisClassifier(LinearHead):
 
     Examples
     --------
-    Every labelled sample has its shortcut, so that they cannot tell class and shortcut apart; unlabelled
-    samples, and the labels of those 16 on which the heads disagree most, do.
+    Class and shortcut agree on every labelled sample, so these cannot tell the two apart. Unlabelled samples can, with
+    the labels of the 16 on which the heads disagree most.
 
     >>> import numpy as np
     >>> from skexmap.retraining import DivDisClassifier, ERMClassifier
@@ -193,10 +192,10 @@ class DivDisClassifier(LinearHead):
         y : array-like of shape (n_samples,)
             Their classes.
         group_labels : array-like of shape (n_samples,), default=None
-            Their groups, where known; -1 is "belongs to none". They go before the clusters.
+            Their groups; -1 is "belongs to none". They take precedence over the clusters.
         X_unlabeled : array-like of shape (n_unlabeled, n_features), or blocks with ``embedding``, default=None
             Embeddings of samples on which the heads shall disagree. None draws from X, all groups equally
-            often. A `sklearn.pipeline.Pipeline` transforms them where its `transform_input` names them.
+            often. A `sklearn.pipeline.Pipeline` transforms them if its `transform_input` names them.
 
         Returns
         -------
@@ -274,8 +273,7 @@ class DivDisClassifier(LinearHead):
     def disagreement(self, X):
         r"""Return how far the heads disagree about each sample: :math:`\sum_{i \ne j} \|f_i(x) - f_j(x)\|_1`.
 
-        The labels of the samples with the largest values tell the heads apart (`select_head`); the paper asks
-        for 16.
+        The labels of the samples with the largest values tell the heads apart (`select_head`); the paper uses 16.
 
         Parameters
         ----------

@@ -38,7 +38,7 @@ class GroupDROClassifier(LinearHead):
     adjustment : float, default=0.0
         C, the generalisation adjustment: it makes small groups count for more. The paper tries 0 to 5.
     l2 : float, default=1e-4
-        Lambda, the penalty (published for the standard strength; the paper's strong one is 0.1 to 1).
+        Lambda, the penalty (published standard strength; the paper's strong one is 0.1 to 1).
     learning_rate : float, default=0.01
         First step size of Adam; it falls linearly to zero. (The paper trains whole networks by SGD with
         momentum.)
@@ -58,7 +58,7 @@ class GroupDROClassifier(LinearHead):
     group_weights_ : ndarray of shape (n_groups,)
         The final q: large for the groups with large losses.
     groups_, group_counts_, classes_, n_features_in_
-        As in `DFRClassifier`; the groups come from where that takes them.
+        As in `DFRClassifier`, which takes its groups from the same place.
 
     Raises
     ------
@@ -76,9 +76,8 @@ class GroupDROClassifier(LinearHead):
 
     Notes
     -----
-    As a last layer it keeps the objective and the algorithm, and loses what the paper gains by training the
-    features. The loss is convex here, so that it does not need the paper's early stopping to be minimised,
-    but still the penalty to generalise.
+    The last layer keeps the objective and the algorithm, and loses what the paper gains by training the features. The
+    loss is convex here. It needs no early stopping to be minimised, but it needs the penalty to generalise.
 
     References
     ----------
@@ -136,7 +135,7 @@ class GroupDROClassifier(LinearHead):
         y : array-like of shape (n_samples,)
             Their classes.
         group_labels : array-like of shape (n_samples,), default=None
-            Their groups, where known; -1 is "belongs to none". They go before the clusters.
+            Their groups; -1 is "belongs to none". They take precedence over the clusters.
 
         Returns
         -------
@@ -190,15 +189,15 @@ class CVaRDROClassifier(LinearHead):
     Parameters
     ----------
     alpha : float, default=0.2
-        Share of the samples that the worst subpopulation has at least. There is no published default for this
-        use: the share of the smallest group is the natural choice; the smaller, the more wrongly labelled and
-        plainly hard samples rule the fit.
+        Smallest share of the samples that the worst subpopulation may have. There is no published default for this
+        use; the share of the smallest group is the natural choice. With a smaller alpha, mislabelled and hard samples
+        have more influence on the fit.
     l2 : float, default=0.01
         Lambda, the penalty; there is no published default for a last layer.
     learning_rate : float, default=0.1
         First step size of Adam; it falls linearly to zero.
     batch_size : int, default=1024
-        Samples per step. The estimate of a batch is biased low where ``alpha * batch_size`` is small.
+        Samples per step. The estimate of a batch is biased low if ``alpha * batch_size`` is small.
     n_steps : int, default=1000
         Number of steps.
     random_state : int, RandomState instance or None, default=None
@@ -231,10 +230,10 @@ class CVaRDROClassifier(LinearHead):
 
     Notes
     -----
-    As a last layer it keeps the objective and loses the training of the features. On separable embeddings
-    with a weak penalty every loss goes to zero and there is no worst share to speak of: raise `l2`. Where
-    more than a share alpha of the samples cannot be told apart, the least worst loss is that of predicting
-    nothing, and the weights go to zero: raise `alpha`.
+    The last layer keeps the objective and loses the training of the features. On separable embeddings with a weak
+    penalty every loss goes to zero, so the worst share does not differ from the rest: raise `l2`. If the classes of
+    more than a share alpha of the samples cannot be told apart, equal probabilities minimise the worst loss, and the
+    weights go to zero: raise `alpha`.
 
     References
     ----------
@@ -290,7 +289,7 @@ class CVaRDROClassifier(LinearHead):
         y : array-like of shape (n_samples,)
             Their classes.
         group_labels : array-like of shape (n_samples,), default=None
-            Not used; all strategies take it, so that they can be exchanged.
+            Not used; it makes the strategies interchangeable.
 
         Returns
         -------

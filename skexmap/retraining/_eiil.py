@@ -15,50 +15,37 @@ __all__ = ["EIILLabeler"]
 
 
 def scale_slopes(log_p):
-    r"""Return how the loss of each sample, for each class it might have, changes with the scale of the logits.
-
-    :math:`\frac{d}{ds} \text{CE}(s f, y) |_{s=1} = \sum_k p_k f_k - f_y = \sum_k p_k \log p_k - \log p_y`.
-
-    Parameters
-    ----------
-    log_p : ndarray of shape (n_samples, n_classes)
-        Log-probabilities of the reference model (the logits up to a constant per sample, which cancels).
-
-    Returns
-    -------
-    slopes : ndarray of shape (n_samples, n_classes)
-        Column c is for y = c.
-    """
+    r"""Return :math:`\frac{d}{ds} \text{CE}(s f, y) |_{s=1} = \sum_k p_k \log p_k - \log p_y` for every y."""
+    # The logits f are log p up to a constant per sample, which cancels.
     return (np.exp(log_p) * log_p).sum(axis=1, keepdims=True) - log_p
 
 
 class EIILLabeler(TransformerMixin, BaseEstimator):
     r"""Pseudo-groups by environment inference for invariant learning (EIIL).
 
-    Splits the samples into two environments so that a reference model violates invariance as much as it can
-    [1]_:
+    Splits the samples into the two environments between which a reference model violates invariance most [1]_:
 
     .. math:: \max_{q \in [0, 1]^n} \Big(\frac{1}{n} \sum_i q_i g_i\Big)^2
        + \Big(\frac{1}{n} \sum_i (1 - q_i) g_i\Big)^2,
        \qquad g_i = \frac{d}{ds} \ell(s f(x_i), y_i) \Big|_{s=1}.
 
-    The objective depends on q through :math:`\sum_i q_i g_i` alone and is convex in it, so that its maximum
-    is at an end of the range of that sum: one environment holds the samples with :math:`g_i > 0`, the other
-    those with :math:`g_i \le 0`. That is computed here; the paper climbs towards it by Adam from a random
-    start. For two classes :math:`g_i > 0` says that the reference model errs on the sample.
+    The objective depends on q through :math:`\sum_i q_i g_i` alone and is convex in it, so its maximum is at an end of
+    the range of that sum: one environment holds the samples with :math:`g_i > 0`, the other those with
+    :math:`g_i \le 0`. That is computed here; the paper climbs towards it by Adam from a random start. For two classes,
+    :math:`g_i > 0` means that the reference model gets the sample wrong.
 
     Parameters
     ----------
     reference_estimator : classifier, default=None
         The model whose unfairness is measured, with ``predict_proba`` and all classes of y; cloned. None is a
-        logistic regression with a strong penalty, ``ERMClassifier(C=1e-4, class_weight="balanced")``: a model that
-        gets everything right shows nothing, and one that predicts the largest class for all samples shows the
-        classes. One fitted before is given in `sklearn.frozen.FrozenEstimator`.
+        logistic regression with a strong penalty, ``ERMClassifier(C=1e-4, class_weight="balanced")``. (A model that
+        gets everything right separates nothing; one that predicts the largest class for all samples separates only
+        the classes.) For a fitted model, use `sklearn.frozen.FrozenEstimator`.
 
     Attributes
     ----------
     environment_labels_ : ndarray of shape (n_samples,), int64
-        1 where :math:`g_i > 0`, else 0.
+        1 if :math:`g_i > 0`, else 0.
     group_labels_ : ndarray of shape (n_samples,), int64
         ``2 * class + environment``.
     reference_estimator_ : classifier
@@ -84,9 +71,9 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
 
     Notes
     -----
-    As a pipeline step it replaces the block ``heatmap``, where there is one, by ``cluster`` with the
-    environment for each class the sample might have; whoever knows y picks its entry. The paper hands the
-    environments to invariant risk minimisation; here any strategy can follow.
+    In a pipeline, the block ``heatmap``, if there is one, is replaced by ``cluster``: the environment for each class
+    that the sample might have. The next step selects the entry of the sample's class. The paper passes the environments
+    to invariant risk minimisation; here any strategy can follow.
 
     References
     ----------
@@ -202,8 +189,8 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
         Returns
         -------
         X_out : structured ndarray of shape (n_samples,), or ndarray of shape (n_samples, n_classes)
-            The blocks of X with ``heatmap`` replaced by ``cluster``; for an X without blocks the environments
-            as columns. A data frame where `set_output` asked for one.
+            The blocks of X with ``heatmap`` replaced by ``cluster``; if X has no blocks, the environments as columns.
+            A data frame if `set_output` was called for one.
         """
         check_is_fitted(self)
         environments = self._environments_of(X)

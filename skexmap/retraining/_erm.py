@@ -78,15 +78,13 @@ class ERMClassifier(LinearHead):
     def from_layer(cls, layer, classes):
         """Return a fitted classifier with the weights of a net's last dense layer.
 
-        It tells what the net predicts from its embeddings. In `sklearn.frozen.FrozenEstimator` it makes the
-        deployed net the identification or reference model of `JTTReweighter`, `AFRClassifier` and
-        `EIILLabeler`.
+        It predicts what the net predicts from its embeddings. In `sklearn.frozen.FrozenEstimator` it makes the
+        deployed net the `reference_estimator` of `JTTReweighter`, `AFRClassifier` and `EIILLabeler`.
 
         Parameters
         ----------
         layer : torch.nn.Linear
-            The dense layer whose input is the embedding and whose output are the logits. Its weights are
-            copied.
+            The dense layer from the embedding to the logits. Its weights are copied.
         classes : array-like of shape (n_classes,)
             The class of each logit, sorted; two classes for a single logit.
 
@@ -97,7 +95,7 @@ class ERMClassifier(LinearHead):
         Raises
         ------
         ValueError
-            If the number of logits and of classes do not agree, or the classes are not sorted.
+            If the numbers of logits and classes differ, or the classes are not sorted.
 
         Examples
         --------
@@ -135,7 +133,7 @@ class ERMClassifier(LinearHead):
         y : array-like of shape (n_samples,)
             Their classes.
         group_labels : array-like of shape (n_samples,), default=None
-            Not used; all strategies take it, so that they can be exchanged.
+            Not used; it makes the strategies interchangeable.
         sample_weight : array-like of shape (n_samples,), default=None
             Weight of each sample.
 

@@ -47,7 +47,7 @@ def read_classes(estimator, y, n_samples):
 
 
 def read_groups(estimator, X, embedding, classes, class_codes, group_labels):
-    """Return the group of each sample, -1 where it belongs to none."""
+    """Return the group of each sample, or -1 if it belongs to none."""
     # In this order: `group_labels` as given are the groups; else class x ``cluster`` where X carries that block; else
     # the classes.
     blocks = block_names(X)
@@ -66,7 +66,7 @@ def read_groups(estimator, X, embedding, classes, class_codes, group_labels):
         groups, group_codes = groups[1:], group_codes - 1
     if not len(groups):
         raise ValueError(
-            f"All {len(class_codes)} samples belong to no group (-1), so that nothing can be balanced. "
+            f"All {len(class_codes)} samples belong to no group (-1), so nothing can be balanced. "
             "Use a clusterer that leaves fewer samples out."
         )
     return groups, group_codes.astype(np.int64), origin

@@ -57,7 +57,7 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     estimator : classifier, default=None
         The model of stage two; cloned. None is `ERMClassifier`, a logistic regression.
     reference_estimator : classifier, default=None
-        The model of stage one; cloned. It must be *weak*, so it errs if the shortcut does not hold (the paper stops
+        The model of stage one; cloned. It must be *weak*: it must err on samples against the shortcut (the paper stops
         it early). None is a logistic regression with a strong penalty, ``ERMClassifier(C=1e-4)``. A fitted model in
         `sklearn.frozen.FrozenEstimator` is used as it is: the deployed net, for example.
     upweight : float, default=20

@@ -1,4 +1,4 @@
-"""Learning from failure: a head that is made to lean on the shortcut says which samples another one learns from."""
+"""Learning from failure: a head that leans on the shortcut weights the samples of another head."""
 
 from numbers import Real
 
@@ -43,27 +43,27 @@ def relative_difficulty(biased_losses, debiased_losses):
 class LfFClassifier(LinearHead):
     r"""Learning from failure (LfF) of the last layer, without group labels.
 
-    Two heads are trained together [1]_. The *biased* one minimises the generalised cross-entropy, which listens to
-    the samples that it gets right already and so to the shortcut that most of them follow,
+    Two heads are trained together [1]_. The *biased* one minimises the generalised cross-entropy. It favours the
+    samples that the head already gets right, and so the shortcut that most of them follow:
 
     .. math:: \text{GCE}(p, y) = \frac{1 - p_y^q}{q}, \qquad
-       \frac{\partial \, \text{GCE}}{\partial \theta} = p_y^q \, \frac{\partial \, \text{CE}}{\partial \theta};
+       \frac{\partial \, \text{GCE}}{\partial \theta} = p_y^q \, \frac{\partial \, \text{CE}}{\partial \theta}.
 
-    the *debiased* one, which predicts, weighs every sample by how much harder the biased head finds it,
+    The *debiased* one, which predicts, weights every sample by how much harder the biased head finds it:
 
-    .. math:: W(x) = \frac{\text{CE}(f_B(x), y)}{\text{CE}(f_B(x), y) + \text{CE}(f_D(x), y)},
+    .. math:: W(x) = \frac{\text{CE}(f_B(x), y)}{\text{CE}(f_B(x), y) + \text{CE}(f_D(x), y)}.
 
-    both losses being moving averages over the steps, divided by the largest of the class.
+    Both losses in W are moving averages over the steps, divided by the largest of the class.
 
     Parameters
     ----------
     q : float, default=0.7
-        How much the biased head listens to what it gets right (published); towards 0 it is the cross-entropy.
+        How much the biased head favours what it gets right (published). Towards 0 its loss is the cross-entropy.
     decay : float, default=0.7
         Share of the old average of a sample's loss that stays at each step (published).
     l2 : float, default=0.01
         Penalty on the weights of both heads, :math:`\frac{l2}{2} \|w\|^2`. There is no published value for a
-        last layer, and it decides: see the notes.
+        last layer, and the result depends on it: see the notes.
     learning_rate : float, default=0.05
         First step size of Adam; it falls linearly to zero. (The paper trains whole networks by Adam at 0.001.)
     batch_size : int, default=256
@@ -100,17 +100,16 @@ class LfFClassifier(LinearHead):
 
     See Also
     --------
-    JTTReweighter : Weighs the errors of a first model, all of them equally.
+    JTTReweighter : Upweights the errors of a first model, all of them equally.
 
     Notes
     -----
-    The paper's method lives from the *order* in which a network learns its features, the shortcut first. A last
-    layer keeps the two losses and loses that order: what pulls the heads apart on fixed embeddings is the
-    generalised cross-entropy alone. The weights have a feedback (a sample that the debiased head gives up weighs
-    less), which only the penalty stops: with a weak one and many steps the debiased head turns *against* the
-    shortcut and fails where it holds, with a strong one both heads lean alike. On the embeddings of the demo's net
-    the default turned so too (the table in ``docs/retraining.md``). Choose `l2` and `n_steps` by the worst
-    pseudo-group.
+    The method relies on the *order* in which a network learns its features, the shortcut first. A last layer keeps the
+    two losses and loses that order: on fixed embeddings only the generalised cross-entropy pulls the heads apart. The
+    weights feed back on themselves, because a sample that the debiased head gives up weighs less. Only the penalty
+    stops that. With a weak one and many steps the debiased head turns *against* the shortcut and fails on the samples
+    that follow it; with a strong one both heads lean alike. On the embeddings of the demo's net the default turned
+    against it (the table in ``docs/retraining.md``). Choose `l2` and `n_steps` by the worst pseudo-group.
 
     References
     ----------
@@ -168,7 +167,7 @@ class LfFClassifier(LinearHead):
         y : array-like of shape (n_samples,)
             Their classes.
         group_labels : array-like of shape (n_samples,), default=None
-            Not used; all strategies take it, so that they can be exchanged.
+            Not used; it makes the strategies interchangeable.
 
         Returns
         -------

@@ -57,6 +57,7 @@ def train_heads(embedding, n_classes, loss, batches, *, learning_rate, l2, n_hea
     must be off. Returns (coef, intercept) of each head, for raw embeddings.
     """
     mean, scale = standardizer(embedding)
+    # In float32, because a step mostly moves memory; the scaler is measured and folded in float64.
     Z = torch.from_numpy(((embedding - mean) / scale).astype(np.float32))
     n_rows = 1 if n_classes == 2 else n_classes
     weight = torch.zeros((n_heads * n_rows, Z.shape[1]), dtype=Z.dtype, device="cpu")
