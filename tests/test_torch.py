@@ -22,7 +22,7 @@ from skexmap.lrp import LRP, UnsupportedOperationError, check_model
 
 sys.path.insert(0, str(Path(__file__).parent / "features"))
 
-from small_nets import SmallNet
+from small_nets import SmallNet, WithoutReuse
 
 IMAGES = np.random.default_rng(0).normal(size=(12, 3, 8, 8)).astype(np.float32)
 
@@ -48,17 +48,8 @@ class UserNet(SmallNet):
         return super().forward(x * self.scale)
 
 
-class CaptumNet(UserNet):
-    """Without what captum's methods cannot do: activations that are used twice or work in place."""
-
-    def __init__(self):
-        super().__init__()
-        self.relu, self.second_relu = nn.ReLU(), nn.ReLU()
-
-    def features(self, x):
-        x = self.relu(self.norm(self.conv(x)))
-        x = x + self.again(x)
-        return self.second_relu(self.hidden(self.drop(self.pool(x).flatten(1))))
+class CaptumNet(WithoutReuse, UserNet):
+    pass
 
 
 HOOKS = [name for name in vars(nn.Module()) if "hook" in name]

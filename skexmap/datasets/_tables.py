@@ -51,7 +51,8 @@ def select_columns(path, header, rows, columns):
             f"{len(ragged)} of {len(rows)} lines of {path} do not have {len(header)} values; they begin with "
             f"{first_offenders(ragged)}."
         )
-    table = {column: [row[header.index(column)].strip() for row in rows] for column in columns}
+    positions = {column: header.index(column) for column in columns}
+    table = {column: [row[i].strip() for row in rows] for column, i in positions.items()}
     for column, values in table.items():
         # NumPy and pandas write "nan" for a missing value.
         empty = [i for i, value in enumerate(values, start=1) if value.lower() in ("", "nan")]

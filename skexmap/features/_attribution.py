@@ -14,7 +14,9 @@ _LOCK = threading.Lock()
 
 def as_lrp(attribution):
     """Return the LRP settings of an `attribution` parameter; None if it is a callable."""
-    return LRP() if isinstance(attribution, str) else attribution if isinstance(attribution, LRP) else None
+    if isinstance(attribution, str):
+        return LRP()
+    return attribution if isinstance(attribution, LRP) else None
 
 
 def lrp_engine(replica, composite):

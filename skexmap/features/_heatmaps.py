@@ -277,16 +277,15 @@ class HeatmapTransformer(ImageTransformer):
 
     def _compute(self, images, replica):
         """Attribute a batch and bring the maps to their final form."""
-        result = self._attribute(images, replica)
+        lrp = as_lrp(self.attribution)
+        result = self._attribute(lrp, images, replica)
         bad = int((~torch.isfinite(result.relevance)).flatten(1).any(1).sum())
         if bad:
             raise ValueError(
                 f"{bad} of {len(images)} heatmaps of a batch contain NaN or infinity. The model's activations overflow "
                 "or a rule divides by zero; try a larger `epsilon`."
             )
-        relevance = result.relevance.abs() if self.evidence == "magnitude" else result.relevance
-        maps = relevance
-        lrp = as_lrp(self.attribution)
+        maps = result.relevance.abs() if self.evidence == "magnitude" else result.relevance
         if lrp is not None and lrp.layer is not None and maps.ndim == 4:
             # The channels of a hidden layer are many and carry no meaning for the clusters.
             maps = maps.sum(1, keepdim=True)
@@ -302,8 +301,7 @@ class HeatmapTransformer(ImageTransformer):
             embedding = capture_embedding(replica.module, images)[1]
         return {EMBEDDING: embedding, HEATMAP: maps, PREDICTED: predicted}
 
-    def _attribute(self, images, replica):
-        lrp = as_lrp(self.attribution)
+    def _attribute(self, lrp, images, replica):
         if lrp is None:
             return attribute_by(self.attribution, replica, images, self._choose_target)
         engine = lrp_engine(replica, lrp.resolved())

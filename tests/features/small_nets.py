@@ -71,3 +71,16 @@ class FlatNet(nn.Module):
 
     def forward(self, x):
         return self.head(x.flatten(1))
+
+
+class WithoutReuse:
+    """Mix-in for `SmallNet`: every activation is used once and makes a new tensor, as captum's methods need it."""
+
+    def __init__(self):
+        super().__init__()
+        self.relu, self.second_relu = nn.ReLU(), nn.ReLU()
+
+    def features(self, x):
+        x = self.relu(self.norm(self.conv(x)))
+        x = x + self.again(x)
+        return self.second_relu(self.hidden(self.drop(self.pool(x).flatten(1))))

@@ -3,23 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from small_nets import SmallNet, TupleNet
-from torch import nn
+from small_nets import SmallNet, TupleNet, WithoutReuse
 
 from skexmap.features import HeatmapTransformer
 
 
-class CaptumNet(SmallNet):
-    """Every activation is used once and makes a new tensor, as captum's methods need it."""
-
-    def __init__(self):
-        super().__init__()
-        self.relu, self.second_relu = nn.ReLU(), nn.ReLU()
-
-    def features(self, x):
-        x = self.relu(self.norm(self.conv(x)))
-        x = x + self.again(x)
-        return self.second_relu(self.hidden(self.drop(self.pool(x).flatten(1))))
+class CaptumNet(WithoutReuse, SmallNet):
+    pass
 
 
 @pytest.fixture

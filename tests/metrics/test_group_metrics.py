@@ -11,16 +11,6 @@ from skexmap.metrics import (
 )
 
 
-@pytest.fixture
-def predictions():
-    """60 samples of 4 uneven groups, predicted with errors; one group by hand."""
-    rng = np.random.RandomState(0)
-    y = rng.randint(2, size=60)
-    group = 2 * y + (rng.uniform(size=60) < 0.2)
-    predicted = np.where(rng.uniform(size=60) < 0.25, 1 - y, y)
-    return y, predicted, group
-
-
 def test_group_accuracies_are_the_accuracy_of_each_groups_samples(predictions):
     y, predicted, group = predictions
     accuracies = group_accuracies(y, predicted, group_labels=group)

@@ -6,16 +6,6 @@ from skexmap.metrics import group_accuracies, group_report
 from skexmap.metrics._report import wilson_interval
 
 
-@pytest.fixture
-def predictions():
-    """60 samples of 4 uneven groups, predicted with errors."""
-    rng = np.random.RandomState(0)
-    y = rng.randint(2, size=60)
-    group = 2 * y + (rng.uniform(size=60) < 0.2)
-    predicted = np.where(rng.uniform(size=60) < 0.25, 1 - y, y)
-    return y, predicted, group
-
-
 def test_wilson_interval_solves_its_quadratic():
     # The ends are the rates p for which |rate - p| = z * sqrt(p (1 - p) / n).
     rate, n, z = np.array([0.0, 0.2, 0.5, 0.9, 1.0]), np.array([3, 10, 40, 100, 7]), 1.959963984540054
