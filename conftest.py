@@ -1,4 +1,4 @@
-"""Modules whose examples need a package that is not installed are left out of the doctests."""
+"""What is left out of the doctests: modules whose examples need a package that is not installed, and fixtures."""
 
 from importlib.util import find_spec
 
@@ -9,3 +9,5 @@ NEED_PILLOW = [
     "skexmap/features/_loading.py",
 ]
 collect_ignore = [] if find_spec("PIL") else NEED_PILLOW
+# They hold fixtures, not doctests; collected as modules, files of one name exclude each other.
+collect_ignore_glob = ["tests/*/conftest.py"]
