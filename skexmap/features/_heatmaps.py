@@ -277,8 +277,7 @@ class HeatmapTransformer(ImageTransformer):
 
     def _compute(self, images, replica):
         """Attribute a batch and bring the maps to their final form."""
-        lrp = as_lrp(self.attribution)
-        result = self._attribute(lrp, images, replica)
+        result = self._attribute(images, replica)
         bad = int((~torch.isfinite(result.relevance)).flatten(1).any(1).sum())
         if bad:
             raise ValueError(
@@ -286,6 +285,7 @@ class HeatmapTransformer(ImageTransformer):
                 "or a rule divides by zero; try a larger `epsilon`."
             )
         maps = result.relevance.abs() if self.evidence == "magnitude" else result.relevance
+        lrp = as_lrp(self.attribution)
         if lrp is not None and lrp.layer is not None and maps.ndim == 4:
             # The channels of a hidden layer are many and carry no meaning for the clusters.
             maps = maps.sum(1, keepdim=True)
@@ -301,7 +301,8 @@ class HeatmapTransformer(ImageTransformer):
             embedding = capture_embedding(replica.module, images)[1]
         return {EMBEDDING: embedding, HEATMAP: maps, PREDICTED: predicted}
 
-    def _attribute(self, lrp, images, replica):
+    def _attribute(self, images, replica):
+        lrp = as_lrp(self.attribution)
         if lrp is None:
             return attribute_by(self.attribution, replica, images, self._choose_target)
         engine = lrp_engine(replica, lrp.resolved())
