@@ -25,7 +25,8 @@ import torch
 from torch import nn
 
 from skexmap import HeatmapTransformer
-from skexmap.lrp import LRP, RelevanceEngine, epsilon_gamma
+from skexmap.lrp import COMPOSITES, LRP
+from skexmap.lrp._engine import RelevanceEngine
 
 NETS = ("resnet18", "resnet50", "demo")
 # Where the propagation may stop: after each stage of the net.
@@ -98,7 +99,7 @@ def gradient(net, images):
 
 def skexmap(net, images):
     """skexmap's engine, epsilon-gamma, as HeatmapTransformer runs it."""
-    engine = RelevanceEngine(net.to(memory_format=torch.channels_last), epsilon_gamma())
+    engine = RelevanceEngine(net.to(memory_format=torch.channels_last), COMPOSITES["epsilon_gamma"]())
     images = images.contiguous(memory_format=torch.channels_last)
     return lambda: engine.attribute(images, lambda logits: logits.argmax(1)).relevance
 

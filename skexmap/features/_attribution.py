@@ -4,8 +4,8 @@ import threading
 
 import torch
 
-from skexmap.lrp import LRP, RelevanceEngine
-from skexmap.lrp._engine import Attribution
+from skexmap.lrp import LRP
+from skexmap.lrp._engine import Attribution, RelevanceEngine
 from skexmap.lrp._logits import check_logits, first_output
 
 # A callable may register hooks on the replica (captum does), and several threads share a replica.

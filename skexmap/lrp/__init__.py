@@ -1,16 +1,10 @@
-"""Layer-wise relevance propagation by intercepting torch functions: rules, composites and the relevance engine."""
+"""Layer-wise relevance propagation by intercepting torch functions: rules, composites and the check of a model."""
 
 from skexmap.lrp._check import check_model
-from skexmap.lrp._composites import (
-    COMPOSITES,
-    Composite,
-    On,
-    epsilon_gamma,
-    epsilon_gamma_box,
-)
-from skexmap.lrp._engine import RelevanceEngine, UnsupportedOperationError
+from skexmap.lrp._composites import COMPOSITES, Composite, On
 from skexmap.lrp._method import LRP
-from skexmap.lrp._rules import AlphaBeta, Epsilon, Flat, Gamma, Norm, Pass, Rule, WSquare, ZBox, ZPlus
+from skexmap.lrp._rules import AlphaBeta, Epsilon, Flat, Gamma, Pass, Rule, WSquare, ZBox, ZPlus
+from skexmap.lrp._tracer import UnsupportedOperationError
 
 __all__ = [
     "COMPOSITES",
@@ -20,16 +14,12 @@ __all__ = [
     "Epsilon",
     "Flat",
     "Gamma",
-    "Norm",
     "On",
     "Pass",
-    "RelevanceEngine",
     "Rule",
     "UnsupportedOperationError",
     "WSquare",
     "ZBox",
     "ZPlus",
     "check_model",
-    "epsilon_gamma",
-    "epsilon_gamma_box",
 ]

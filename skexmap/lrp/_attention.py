@@ -6,102 +6,77 @@ import torch
 import torch.nn.functional as F
 
 
-def scaled_dot_product_attention(run, call):
-    """Compute attention from basic operations that each have a rule (AttnLRP)."""
+def scaled_dot_product_attention(tracer, call):
+    """Compute attention from basic operations."""
     query, key, value = (call.argument(i, name) for i, name in enumerate(("query", "key", "value")))
     if call.argument(4, "dropout_p", 0.0) > 0:
-        return run.refuse(call, "Its dropout is active in evaluation mode: pass `dropout_p=0`.")
+        return tracer.refuse(call, "Its dropout is active in evaluation mode: pass `dropout_p=0`.")
     mask = call.argument(3, "attn_mask", None)
-    causal = call.argument(5, "is_causal", False)
-    scale = call.argument(6, "scale", None) or 1 / math.sqrt(query.shape[-1])
-    if call.kwargs.get("enable_gqa"):
-        repeat = query.shape[-3] // key.shape[-3]
-        key, value = (
-            run.call("repeat_interleave", torch.repeat_interleave, t, repeat, -3) for t in (key, value)
-        )
-    key = run.call("transpose", torch.transpose, key, -2, -1)
-    query = run.call("mul", torch.mul, query, scale)
-    scores = run.call("matmul", torch.matmul, query, key)
-    if causal:
-        allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-        scores = run.call("masked_fill", torch.masked_fill, scores, ~allowed, -math.inf)
-    if mask is not None:
-        if mask.dtype == torch.bool:
-            scores = run.call("masked_fill", torch.masked_fill, scores, ~mask, -math.inf)
-        else:
-            scores = run.call("add", torch.add, scores, mask)
-    weights = run.call("softmax", torch.softmax, scores, -1)
-    return run.call("matmul", torch.matmul, weights, value)
+    if mask is not None and mask.dtype == torch.bool:
+        mask = ~mask
+    if call.argument(5, "is_causal", False):
+        mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).triu(1)
+    with tracer:
+        if call.kwargs.get("enable_gqa"):
+            repeats = query.shape[-3] // key.shape[-3]
+            key, value = (t.repeat_interleave(repeats, -3) for t in (key, value))
+        return _attend(query, key, value, _additive(mask, query), call.argument(6, "scale", None))[0]
 
 
-def multi_head_attention(run, call):
-    """Compute nn.MultiheadAttention from basic operations that each have a rule (AttnLRP)."""
+def multi_head_attention(tracer, call):
+    """Compute nn.MultiheadAttention from basic operations."""
     a = call.bind(F.multi_head_attention_forward)
-    if (
-        a["bias_k"] is not None
-        or a["add_zero_attn"]
-        or a["static_k"] is not None
-        or a["static_v"] is not None
-    ):
-        return run.refuse(call, "Its options bias_k, add_zero_attn, static_k and static_v have no rule.")
-    query, key, value = a["query"], a["key"], a["value"]
-    batched = query.ndim == 3
-    if not batched:
-        query, key, value = (run.call("unsqueeze", torch.unsqueeze, t, 1) for t in (query, key, value))
+    if a["add_zero_attn"] or any(a[name] is not None for name in ("bias_k", "static_k", "static_v")):
+        return tracer.refuse(call, "Its options bias_k, add_zero_attn, static_k and static_v have no rule.")
     if a["use_separate_proj_weight"]:
         weights = [a[f"{letter}_proj_weight"] for letter in "qkv"]
     else:
-        weights = run.chunks(a["in_proj_weight"], 3)
-    biases = [None] * 3 if a["in_proj_bias"] is None else run.chunks(a["in_proj_bias"], 3)
+        weights = tracer.weights.thirds(a["in_proj_weight"])
+    biases = [None] * 3 if a["in_proj_bias"] is None else tracer.weights.thirds(a["in_proj_bias"])
+    inputs = [a["query"], a["key"], a["value"]]
+    batched = inputs[0].ndim == 3
     n_heads = a["num_heads"]
+    with tracer:
+        heads = []
+        for x, weight, bias in zip(inputs, weights, biases, strict=True):
+            projected = F.linear(x if batched else x.unsqueeze(1), weight, bias)
+            length, batch, width = projected.shape
+            heads.append(projected.reshape(length, batch, n_heads, width // n_heads).permute(1, 2, 0, 3))
+        mixed, attention = _attend(*heads, _joint_mask(a, *heads[:2]))
+        mixed = mixed.permute(2, 0, 1, 3).flatten(2)
+        output = F.linear(mixed, a["out_proj_weight"], a["out_proj_bias"])
+        if not a["need_weights"]:
+            attention = None
+        elif a["average_attn_weights"]:
+            attention = attention.mean(1)
+        if not batched:
+            output = output.squeeze(1)
+            attention = None if attention is None else attention.squeeze(0)
+    return output, attention
 
-    def heads(x, weight, bias):
-        projected = run.call("linear", F.linear, x, weight, bias)
-        length, batch, width = projected.shape
-        split = run.call("reshape", torch.reshape, projected, (length, batch, n_heads, width // n_heads))
-        return run.call("permute", torch.permute, split, (1, 2, 0, 3))
 
-    query, key, value = (heads(*parts) for parts in zip((query, key, value), weights, biases, strict=True))
-    mask = _joint_mask(a, query, key)
-    scores = run.call("mul", torch.mul, query, 1 / math.sqrt(query.shape[-1]))
-    scores = run.call("matmul", torch.matmul, scores, run.call("transpose", torch.transpose, key, -2, -1))
-    if mask is not None:
-        scores = run.call("add", torch.add, scores, mask)
-    attention = run.call("softmax", torch.softmax, scores, -1)
-    mixed = run.call("matmul", torch.matmul, attention, value)
-    mixed = run.call("permute", torch.permute, mixed, (2, 0, 1, 3))
-    mixed = run.call("flatten", torch.flatten, mixed, 2)
-    output = run.call("linear", F.linear, mixed, a["out_proj_weight"], a["out_proj_bias"])
-    returned = None
-    if a["need_weights"]:
-        returned = run.call("mean", torch.mean, attention, 1) if a["average_attn_weights"] else attention
-    if not batched:
-        output = run.call("squeeze", torch.squeeze, output, 1)
-        returned = None if returned is None else run.call("squeeze", torch.squeeze, returned, 0)
-    return output, returned
+def _attend(query, key, value, mask=None, scale=None):
+    """Return what the queries get of the values, and the weights, of shape (..., n_queries, n_keys)."""
+    scores = (query * (scale or 1 / math.sqrt(query.shape[-1]))) @ key.transpose(-2, -1)
+    weights = torch.softmax(scores if mask is None else scores + mask, -1)
+    return weights @ value, weights
+
+
+def _additive(mask, query):
+    """Return a mask as what is added to the scores; True in a boolean one excludes a key."""
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=query.dtype).masked_fill_(mask, -math.inf)
 
 
 def _joint_mask(a, query, key):
-    """Combine the attention mask and the key padding mask into one additive mask of shape (batch, heads, L, S)."""
+    """Combine the attention mask and the key padding mask into one, of shape (batch, heads, n_queries, n_keys)."""
     batch, n_heads, n_queries, _ = query.shape
     n_keys = key.shape[2]
-    joint = None
-    for mask, shape in (
-        (
-            a["attn_mask"],
-            (
-                -1,
-                n_heads if a["attn_mask"] is not None and a["attn_mask"].ndim == 3 else 1,
-                n_queries,
-                n_keys,
-            ),
-        ),
-        (a["key_padding_mask"], (batch, 1, 1, n_keys)),
-    ):
-        if mask is None:
-            continue
-        if mask.dtype == torch.bool:
-            mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(mask, -math.inf)
-        mask = mask.reshape(shape).to(query.dtype)
-        joint = mask if joint is None else joint + mask
-    return joint
+    masks = []
+    if a["attn_mask"] is not None:
+        mask = _additive(a["attn_mask"], query)
+        masks.append(mask.reshape(-1, n_heads if mask.ndim == 3 else 1, n_queries, n_keys))
+    if a["key_padding_mask"] is not None:
+        masks.append(_additive(a["key_padding_mask"], query).reshape(batch, 1, 1, n_keys))
+    return sum(masks).to(query.dtype) if masks else None

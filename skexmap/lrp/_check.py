@@ -1,7 +1,8 @@
 """check_model: report how the relevance engine treats each operation of a model."""
 
+import contextlib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -10,8 +11,8 @@ from skexmap._torch import compiled_parts, pick_device, replica_of
 from skexmap.lrp._composites import resolve_composite
 from skexmap.lrp._engine import RelevanceEngine
 from skexmap.lrp._initial_relevance import initial_coefficient
-from skexmap.lrp._logits import check_logits, first_output, logits_differ, refuse_probabilities
-from skexmap.lrp._rules import Rule
+from skexmap.lrp._logits import check_logits, first_output, logits_differ, probabilities
+from skexmap.lrp._rules import away_from_zero
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class LayerReport:
         Name of the module that owns the weights; ``"?"`` if none does.
     operation : str
         ``"convolution"``, ``"dense"``, ``"batch_norm"`` or ``"normalization"``.
-    rule : Rule or str
+    rule : Rule
     given : float
         Relevance that arrived at the layer's output, averaged over the images (each started with 1). Layers on parallel
         branches share it.
@@ -128,7 +129,8 @@ def check_model(model, example, *, composite="epsilon_gamma", target="predicted"
     example : array-like or tensor of shape (n, ...)
         A few images, as the model takes them.
     composite : str or Composite, default="epsilon_gamma"
-        Which rule each layer gets. Other settings are passed as, for example, ``epsilon_gamma(gamma=1.0)``.
+        Which rule each layer gets. Other settings are passed as, for example,
+        ``COMPOSITES["epsilon_gamma"](gamma=1.0)``.
     target : "predicted" or int, default="predicted"
         The class whose logit is explained.
     device : str, default="cpu"
@@ -178,116 +180,77 @@ def check_model(model, example, *, composite="epsilon_gamma", target="predicted"
     images = images.to(
         replica.device, replica.dtype or (None if images.is_floating_point() else torch.float32)
     )
-    engine = RelevanceEngine(replica.module, resolve_composite(composite))
     with torch.no_grad():
         plain = first_output(replica.module(images))
     check_logits(plain, len(images))
     report.n_images = len(images)
     chosen = _choose(plain, target)
-    report.n_negative_targets = int((_target_logit(plain, chosen) < 0).sum())
-    _follow(engine, images, plain, chosen, report)
+    explained = (plain * initial_coefficient(plain, chosen, "logit")).sum(1)
+    report.n_negative_targets = int((explained < 0).sum())
+    _fill(report, RelevanceEngine(replica.module, resolve_composite(composite)), images, plain, chosen)
     return report
 
 
-def _follow(engine, images, plain, chosen, report):
-    """Run the intercepted forward pass and the backward pass, and record them in the report."""
+def _fill(report, engine, images, plain, chosen):
+    """Trace the forward pass, run the backward pass, and record both in the report."""
     notes = []
-    try:
-        run, leaf, logits = engine.forward(images, notes)
-    except Exception as error:
-        _describe(notes, report)
-        # An operation without a rule runs as it is and may fail: a NumPy function does on a tensor that requires grad.
-        if not report.missing:
-            raise
-        report.complete = False
-        report.missing[-1] = _with_reason(report.missing[-1], error)
-        return
-    try:
-        _describe(notes, report)
+    with contextlib.ExitStack() as stack:
         try:
-            refuse_probabilities(logits)
-        except ValueError as error:
-            report.missing.append(MissingRule("output", "at the model's end", str(error)))
-        difference = logits_differ(logits.detach(), plain)
-        if difference and not report.missing:
-            report.missing.append(MissingRule("output", "at the model's end", difference))
+            _, leaf, logits = stack.enter_context(engine.traced(images, notes))
+        except Exception as error:
+            _describe(notes, report)
+            # An operation without a rule runs as it is and may fail: a NumPy function does on a tensor that requires
+            # grad.
+            if not report.missing:
+                raise
+            report.complete = False
+            last = report.missing[-1]
+            report.missing[-1] = replace(last, why=f"{last.why} {type(error).__name__}: {error}".strip())
+            return
+        _describe(notes, report)
+        wrong = probabilities(logits) or (not report.missing and logits_differ(logits.detach(), plain))
+        if wrong:
+            report.missing.append(MissingRule("output", "at the model's end", wrong))
         if report.missing:
             return
-        watched = [
-            _Watched(run, note)
-            for note in notes
-            if note["rule"] is not None and note["operation"] in _WATCHED
-        ]
-        with torch.no_grad():
-            initial = initial_coefficient(logits.detach(), chosen, "one")
+        flows = [_RelevanceFlow(note) for note in notes if note.layer is not None]
+        initial = initial_coefficient(logits.detach(), chosen, "one")
         (coefficient,) = torch.autograd.grad(logits, leaf, initial)
-        sums = (coefficient * run.image_values).flatten(1).sum(1)
-        report.pixel_relevance = sums.double().cpu().numpy()
+        report.pixel_relevance = _per_image(coefficient * away_from_zero(leaf.detach()))
         # If a batch-norm or ReLU was folded into a layer, the node of its first note has no backward pass.
-        report.layers = [w.report() for w in watched if w.given is not None]
-    finally:
-        run.close()
-
-
-_WATCHED = {"convolution", "dense", "batch_norm", "normalization"}
-
-
-class _Watched:
-    """The relevance that arrives at a node of the graph and leaves it."""
-
-    def __init__(self, run, note):
-        self.note = note
-        layer, call = note["layer"], note["call"]
-        if layer is not None:
-            self.name = layer.name
-        else:
-            owned = [
-                value for value in (*call.args, *call.kwargs.values()) if isinstance(value, torch.Tensor)
-            ]
-            self.name = next((name for value in owned if (name := run.name_of(value)) != "?"), "?")
-        self.output = note["output"].detach()
-        self.input = layer.input if layer is not None else call.args[0].detach()
-        self.given = self.handed_on = None
-        note["output"].grad_fn.register_hook(self.measure)
-
-    def measure(self, to_inputs, to_outputs):
-        self.given = _per_image(to_outputs[0] * self.output)
-        self.handed_on = _per_image(to_inputs[0] * self.input)
-
-    def report(self):
-        slope = float(self.handed_on @ self.given / (self.given @ self.given).clip(min=1e-300))
-        return LayerReport(
-            self.name, self.note["operation"], self.note["rule"], float(self.given.mean()), slope
-        )
-
-
-def _per_image(values):
-    return values.flatten(1).sum(1).double().cpu().numpy()
+        report.layers = [flow.report() for flow in flows if flow.given is not None]
 
 
 def _describe(notes, report):
     """Count the operations by rule and collect those without a rule."""
-    counts = Counter()
-    for note in notes:
-        if note["rule"] is None:
-            report.missing.append(MissingRule(note["operation"], note["where"].strip(), note["why"]))
-            continue
-        counts[note["call"].name, _rule_of(note)] += 1
+    counts = Counter((note.operation, note.rule) for note in notes if note.rule is not None)
     report.operations = [(operation, rule, n) for (operation, rule), n in counts.items()]
+    report.missing = [
+        MissingRule(note.operation, note.where.strip(), note.why) for note in notes if note.rule is None
+    ]
 
 
-def _rule_of(note):
-    name, layer = note["call"].name, note["layer"]
-    if layer is not None and name == "relu":
-        return "pass"
-    if layer is not None and name in ("batch_norm", "instance_norm") and layer.operation != "batch_norm":
-        return "folded into the layer before it"
-    return repr(note["rule"]) if isinstance(note["rule"], Rule) else note["rule"]
+class _RelevanceFlow:
+    """The relevance that arrives at the node of a layer and leaves it."""
+
+    def __init__(self, note):
+        self.layer = note.layer
+        self.input, self.output = note.layer.input.detach(), note.output.detach()
+        self.given = self.passed_on = None
+        note.output.grad_fn.register_hook(self.measure)
+
+    def measure(self, to_inputs, to_outputs):
+        self.given = _per_image(to_outputs[0] * self.output)
+        self.passed_on = _per_image(to_inputs[0] * self.input)
+
+    def report(self):
+        kept = float(self.passed_on @ self.given / (self.given @ self.given).clip(min=1e-300))
+        layer = self.layer
+        return LayerReport(layer.name, layer.operation, layer.rule, float(self.given.mean()), kept)
 
 
-def _with_reason(missing, error):
-    reason = f"{missing.why} {type(error).__name__}: {error}".strip()
-    return MissingRule(missing.operation, missing.where, reason)
+def _per_image(values):
+    return values.flatten(1).sum(1).double().cpu().numpy()
 
 
 def _choose(logits, target):
@@ -297,12 +260,6 @@ def _choose(logits, target):
     if not 0 <= target < n_classes:
         raise ValueError(f"target={target} is out of range: the model tells {n_classes} classes apart.")
     return torch.full_like(logits[:, 0], target, dtype=torch.long)
-
-
-def _target_logit(logits, chosen):
-    if logits.shape[1] == 1:
-        return torch.where(chosen == 1, logits[:, 0], -logits[:, 0])
-    return logits.gather(1, chosen[:, None])[:, 0]
 
 
 def _table(head, rows):

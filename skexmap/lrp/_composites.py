@@ -12,8 +12,6 @@ from skexmap.lrp._rules import (
     Rule,
     ZBox,
     ZPlus,
-    check_nonnegative,
-    check_rule,
 )
 
 OPERATIONS = ("convolution", "dense", "batch_norm")
@@ -57,8 +55,11 @@ class Composite:
     ----------
     entries : list of (On or str, Rule)
         A string stands for ``On(operation)``.
-    name : str, default="custom"
-        Shown in reports.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an entry's rule is not a `Rule`, or if there is no entry.
 
     Examples
     --------
@@ -74,14 +75,15 @@ class Composite:
     5
     """
 
-    def __init__(self, entries, name="custom"):
+    def __init__(self, entries):
         if not entries:
             raise ValueError("A composite needs at least one entry.")
+        for match, rule in entries:
+            if not isinstance(rule, Rule):
+                raise TypeError(f"The rule for {match!r} must be a skexmap.lrp.Rule, got {rule!r}.")
         self.entries = tuple(
-            (On(match) if isinstance(match, str) else match, check_rule(rule, f"The rule for {match!r}"))
-            for match, rule in entries
+            (On(match) if isinstance(match, str) else match, rule) for match, rule in entries
         )
-        self.name = name
 
     def rule_for(self, layer):
         """Return the rule for a layer, or None if no entry matches."""
@@ -98,7 +100,7 @@ class Composite:
         return any(not rule.proportional for _, rule in self.entries)
 
     def __repr__(self):
-        return f"Composite({list(self.entries)!r}, name={self.name!r})"
+        return f"Composite({list(self.entries)!r})"
 
     def __eq__(self, other):
         return isinstance(other, Composite) and self.entries == other.entries
@@ -107,137 +109,68 @@ class Composite:
         return hash(self.entries)
 
 
-def _composite(name, convolution, epsilon, first=None):
-    """Return a named composite; dense layers and batch-norms that are not folded get epsilon."""
-    dense = Epsilon(check_nonnegative(epsilon, "epsilon"))
-    entries = [("convolution", convolution), ("dense", dense), ("batch_norm", dense)]
-    return Composite(([first] if first else []) + entries, name=name)
+def _composite(convolution, epsilon, first=None):
+    """Return a composite with epsilon for dense layers and batch-norms that are not folded."""
+    entries = [("convolution", convolution), ("dense", Epsilon(epsilon)), ("batch_norm", Epsilon(epsilon))]
+    return Composite(([first] if first else []) + entries)
+
+
+def _flat(epsilon):
+    return On(first=True), Flat(epsilon)
 
 
 def epsilon_gamma(gamma=4.0, epsilon=1e-6):
-    """Return the composite of the ExMap paper: gamma for convolutions, epsilon for dense layers.
-
-    Parameters
-    ----------
-    gamma : float, default=4.0
-    epsilon : float, default=1e-6
-
-    Returns
-    -------
-    composite : Composite
-    """
-    return _composite("epsilon_gamma", Gamma(check_nonnegative(gamma, "gamma"), epsilon), epsilon)
+    """Return the composite of the ExMap paper: gamma for convolutions."""
+    return _composite(Gamma(gamma, epsilon), epsilon)
 
 
 def epsilon_gamma_box(low=0.0, high=1.0, gamma=4.0, epsilon=1e-6):
-    """Return `epsilon_gamma` with z-box for the first convolutions.
-
-    Parameters
-    ----------
-    low, high : float or sequence of floats, one per channel, default=0.0 and 1.0
-        Range of the pixels at the input of the first layer.
-    gamma : float, default=4.0
-    epsilon : float, default=1e-6
-
-    Returns
-    -------
-    composite : Composite
-    """
-    first = (On("convolution", first=True), ZBox(low, high, epsilon))
-    return _composite("epsilon_gamma_box", Gamma(check_nonnegative(gamma, "gamma"), epsilon), epsilon, first)
+    """Return `epsilon_gamma` with z-box for the first convolutions, whose pixels lie between low and high."""
+    return _composite(
+        Gamma(gamma, epsilon), epsilon, (On("convolution", first=True), ZBox(low, high, epsilon))
+    )
 
 
 def epsilon_plus(epsilon=1e-6):
-    """Return the composite with z-plus for convolutions and epsilon for dense layers.
-
-    Parameters
-    ----------
-    epsilon : float, default=1e-6
-
-    Returns
-    -------
-    composite : Composite
-    """
-    return _composite("epsilon_plus", ZPlus(epsilon), epsilon)
+    """Return the composite with z-plus for convolutions."""
+    return _composite(ZPlus(epsilon), epsilon)
 
 
 def epsilon_plus_flat(epsilon=1e-6):
-    """Return `epsilon_plus` with the flat rule for the first layers.
-
-    Parameters
-    ----------
-    epsilon : float, default=1e-6
-
-    Returns
-    -------
-    composite : Composite
-    """
-    return _composite("epsilon_plus_flat", ZPlus(epsilon), epsilon, (On(first=True), Flat(epsilon)))
+    """Return `epsilon_plus` with the flat rule for the first layers."""
+    return _composite(ZPlus(epsilon), epsilon, _flat(epsilon))
 
 
 def epsilon_alpha2_beta1(epsilon=1e-6):
-    """Return the composite with alpha-beta (2, 1) for convolutions and epsilon for dense layers.
-
-    Parameters
-    ----------
-    epsilon : float, default=1e-6
-
-    Returns
-    -------
-    composite : Composite
-    """
-    return _composite("epsilon_alpha2_beta1", AlphaBeta(2.0, 1.0, epsilon), epsilon)
+    """Return the composite with alpha-beta (2, 1) for convolutions."""
+    return _composite(AlphaBeta(2.0, 1.0, epsilon), epsilon)
 
 
 def epsilon_alpha2_beta1_flat(epsilon=1e-6):
-    """Return `epsilon_alpha2_beta1` with the flat rule for the first layers.
-
-    Parameters
-    ----------
-    epsilon : float, default=1e-6
-
-    Returns
-    -------
-    composite : Composite
-    """
-    first = (On(first=True), Flat(epsilon))
-    return _composite("epsilon_alpha2_beta1_flat", AlphaBeta(2.0, 1.0, epsilon), epsilon, first)
+    """Return `epsilon_alpha2_beta1` with the flat rule for the first layers."""
+    return _composite(AlphaBeta(2.0, 1.0, epsilon), epsilon, _flat(epsilon))
 
 
 COMPOSITES = {
-    "epsilon_gamma": epsilon_gamma,
-    "epsilon_gamma_box": epsilon_gamma_box,
-    "epsilon_plus": epsilon_plus,
-    "epsilon_plus_flat": epsilon_plus_flat,
-    "epsilon_alpha2_beta1": epsilon_alpha2_beta1,
-    "epsilon_alpha2_beta1_flat": epsilon_alpha2_beta1_flat,
+    make.__name__: make
+    for make in (
+        epsilon_gamma,
+        epsilon_gamma_box,
+        epsilon_plus,
+        epsilon_plus_flat,
+        epsilon_alpha2_beta1,
+        epsilon_alpha2_beta1_flat,
+    )
 }
 
 
-def resolve_composite(composite, *, gamma=None, epsilon=None):
-    """Return the composite that a name stands for; a `Composite` is returned as it is.
-
-    Parameters
-    ----------
-    composite : str or Composite
-        A key of `COMPOSITES`, or the table itself.
-    gamma, epsilon : float or None, default=None
-        Settings of a named composite. None keeps the composite's default.
-
-    Returns
-    -------
-    composite : Composite
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown (the message lists the known ones), or if the composite has no such setting.
-    """
-    settings = {name: value for name, value in (("gamma", gamma), ("epsilon", epsilon)) if value is not None}
+def resolve_composite(composite, **settings):
+    """Return the composite that a name stands for, with the settings that are not None; a `Composite` as it is."""
+    settings = {name: value for name, value in settings.items() if value is not None}
     if isinstance(composite, Composite):
-        make, known = (lambda: composite), ()
-    elif isinstance(composite, str) and composite in COMPOSITES:
-        make = COMPOSITES[composite]
+        make, name, known = (lambda: composite), "that is passed", ()
+    elif composite in COMPOSITES:
+        make, name = COMPOSITES[composite], repr(composite)
         known = inspect.signature(make).parameters
     else:
         raise ValueError(
@@ -245,12 +178,8 @@ def resolve_composite(composite, *, gamma=None, epsilon=None):
         )
     without_effect = sorted(set(settings) - set(known))
     if without_effect:
-        name = composite if isinstance(composite, str) else composite.name
         raise ValueError(
-            f"{' and '.join(without_effect)} would have no effect: the composite {name!r} does not take "
+            f"{' and '.join(without_effect)} would have no effect: the composite {name} does not take "
             f"{'it' if len(without_effect) == 1 else 'them'}. Leave out the setting, or choose another composite."
         )
     return make(**settings)
-
-
-__all__ = ["COMPOSITES", "Composite", "On", "Rule", "resolve_composite"]

@@ -1,29 +1,34 @@
 """The weighted layer that a rule works on: its input and output, its (folded) weights and its linear map."""
 
+import copy
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 
 from skexmap.lrp._convolution import FEW_CHANNELS, convolve, transpose_convolution
 
 
-class BatchNormStatistics:
-    """The affine map of a batch-norm in evaluation mode.
+class BatchNorm(NamedTuple):
+    """A batch-norm in evaluation mode."""
 
-    `owned` means that its tensors live as long as the model, so values derived from them may be cached.
-    """
+    mean: torch.Tensor
+    variance: torch.Tensor
+    weight: torch.Tensor | None
+    bias: torch.Tensor | None
+    eps: float
 
-    def __init__(self, mean, variance, weight, bias, eps, *, owned):
-        self._values = (mean, variance, weight, bias, eps)
-        self.key = (*map(id, self._values[:4]), eps) if owned else None
+    def apply(self, x):
+        """Return the normalized x."""
+        return F.batch_norm(x, self.mean, self.variance, self.weight, self.bias, eps=self.eps)
 
     def affine(self):
         """Return the scale and shift of each channel: the batch-norm is ``scale * z + shift``."""
-        mean, variance, weight, bias, eps = self._values
-        scale = (variance.detach() + eps).rsqrt()
-        if weight is not None:
-            scale = scale * weight.detach()
-        shift = -mean.detach() * scale
-        return scale, shift if bias is None else shift + bias.detach()
+        scale = (self.variance.detach() + self.eps).rsqrt()
+        if self.weight is not None:
+            scale = scale * self.weight.detach()
+        shift = -self.mean.detach() * scale
+        return scale, shift if self.bias is None else shift + self.bias.detach()
 
 
 class WeightedLayer:
@@ -42,11 +47,11 @@ class WeightedLayer:
         Whether the input is known to have no negative entry.
     first : bool
         Whether no other weighted layer lies between the image and this one.
+    rule : Rule or None
+        The composite's rule for it.
     """
 
-    def __init__(
-        self, name, operation, x, output, weight, bias, *, settings=None, fold=None, cache, nonnegative, first
-    ):
+    def __init__(self, name, operation, x, output, weight, bias, *, settings, variants, nonnegative, first):
         self.name = name
         self.operation = operation
         self.input = x
@@ -54,29 +59,28 @@ class WeightedLayer:
         self.rectified = False
         self.input_nonnegative = nonnegative
         self.first = first
-        self._own = (weight, bias)
+        self.rule = None
+        self._parameters = (weight, bias)
         self._settings = settings
-        self._fold = fold
-        self._cache = cache
+        self._fold = None
+        self._variants = variants
 
-    def folded(self, batch_norm, output):
-        """Return this layer with a batch-norm, given as `BatchNormStatistics`, folded into its weights."""
-        layer = self._copy(output)
+    def folded(self, batch_norm, output, *, cached):
+        """Return this layer with a `BatchNorm` folded into its weights; `cached` if the model owns the batch-norm."""
+        layer = self._with_output(output)
         layer._fold = batch_norm
-        layer._cache = (
-            {} if batch_norm.key is None else self._cache.setdefault(("folded", batch_norm.key), {})
-        )
+        key = (*map(id, batch_norm[:4]), batch_norm.eps)
+        layer._variants = self._variants.setdefault(key, {}) if cached else {}
         return layer
 
     def rectify(self, output):
         """Return this layer with a ReLU folded into its output."""
-        layer = self._copy(output)
+        layer = self._with_output(output)
         layer.rectified = True
         return layer
 
-    def _copy(self, output):
-        layer = object.__new__(WeightedLayer)
-        layer.__dict__.update(self.__dict__)
+    def _with_output(self, output):
+        layer = copy.copy(self)
         layer.output = output
         return layer
 
@@ -88,32 +92,30 @@ class WeightedLayer:
     @property
     def weight(self):
         """The weights, including the folded batch-norm."""
-        return self.weights("own")[0]
+        return self.weights("unchanged")[0]
 
     @property
     def bias(self):
         """The bias, including the folded batch-norm; None if there is none."""
-        return self.weights("own")[1]
+        return self.weights("unchanged")[1]
 
     def weights(self, variant, *factors, shift=0.0):
         """Return a variant of the weights and bias, computed once for all batches."""
         key = (variant, factors, shift)
-        if key not in self._cache:
-            weight, bias = self._cache.get("own") or self._cache.setdefault("own", self._fold_weights())
+        if key not in self._variants:
+            if "folded" not in self._variants:
+                self._variants["folded"] = self._fold_weights()
+            weight, bias = self._variants["folded"]
             vary = VARIANTS[variant]
-            new_bias = None if bias is None else vary(bias, *factors)
+            bias = None if bias is None else vary(bias, *factors)
             if shift:
-                new_bias = (
-                    new_bias + shift if bias is not None else weight.new_full((self._n_outputs(),), shift)
-                )
-            self._cache[key] = (_same_layout(vary(weight, *factors), weight), new_bias)
-        return self._cache[key]
-
-    def _n_outputs(self):
-        return self.output.shape[-1 if self.operation == "dense" else 1]
+                n_outputs = self.output.shape[-1 if self.operation == "dense" else 1]
+                bias = shift + (weight.new_zeros(n_outputs) if bias is None else bias)
+            self._variants[key] = (_same_layout(vary(weight, *factors), weight), bias)
+        return self._variants[key]
 
     def _fold_weights(self):
-        weight, bias = (None if values is None else values.detach() for values in self._own)
+        weight, bias = (None if values is None else values.detach() for values in self._parameters)
         if self._fold is None:
             return weight, bias
         scale, shift = self._fold.affine()
@@ -154,7 +156,7 @@ class WeightedLayer:
 
 
 VARIANTS = {
-    "own": lambda w: w,
+    "unchanged": lambda w: w,
     "positive": lambda w: w.clamp(min=0),
     "negative": lambda w: w.clamp(max=0),
     "absolute": lambda w, a=1.0: a * w.abs(),

@@ -6,12 +6,6 @@ from skexmap.lrp._tags import tag_of
 
 # Relative difference between the intercepted and the plain logits above which the engine refuses the model.
 LOGIT_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.1}
-_PROBABILITIES = {
-    "softmax": "softmax",
-    "log_softmax": "log-softmax",
-    "sigmoid": "sigmoid",
-    "hardsigmoid": "sigmoid",
-}
 
 
 def first_output(output):
@@ -54,10 +48,12 @@ def logits_differ(logits, plain):
     )
 
 
-def refuse_probabilities(logits):
+def probabilities(logits):
+    """Describe the function that has turned the logits into probabilities; empty if there is none."""
     gate = tag_of(logits).gate
-    if gate in _PROBABILITIES:
-        raise ValueError(
-            f"The model ends in a {_PROBABILITIES[gate]}: relevance must start at the logits before it, because a "
-            "probability mixes all of them and saturates. Remove that last layer (for a Sequential: `model[:-1]`)."
-        )
+    if gate is None:
+        return ""
+    return (
+        f"The model ends in a {gate}: relevance must start at the logits before it, because a probability mixes all of "
+        "them and saturates. Remove that last layer (for a Sequential: `model[:-1]`)."
+    )

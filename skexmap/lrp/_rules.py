@@ -7,8 +7,6 @@ by the input happens once, at the image. A weighted layer gets the rule of the c
 coefficient of its output and returns that of its input.
 """
 
-from numbers import Real
-
 import torch
 
 # Replaces smaller inputs when relevance is divided by its input. The multiplication at the image undoes the division
@@ -77,7 +75,8 @@ class Epsilon(Rule):
     Parameters
     ----------
     epsilon : float, default=1e-6
-        Added to the denominator with its sign; absorbs relevance where contributions cancel.
+        Added to the denominator with its sign; absorbs relevance where contributions cancel. With 0, a neuron whose
+        output is zero passes nothing on.
     """
 
     proportional = True
@@ -87,7 +86,7 @@ class Epsilon(Rule):
 
     def coefficient(self, layer, coefficient):
         share = coefficient * layer.output
-        share /= stabilize(layer.output, self.epsilon)
+        share /= stabilize(layer.output, max(self.epsilon, TINY))
         return layer.transpose(share, layer.weight)
 
 
@@ -242,7 +241,7 @@ class ZBox(Rule):
             raise ValueError(
                 f"{int(outside.sum())} of {len(x)} images have values outside the box of the z-box rule "
                 f"(low={self.low!r}, high={self.high!r}; found {x.min():.4g} to {x.max():.4g}). Pass the range of your "
-                "normalised pixels, for example composite=skexmap.lrp.epsilon_gamma_box(low=-2.2, high=2.7)."
+                "normalized pixels, for example COMPOSITES['epsilon_gamma_box'](low=-2.2, high=2.7)."
             )
         positive, negative = layer.weights("positive")[0], layer.weights("negative")[0]
         z = (
@@ -302,22 +301,6 @@ class WSquare(Rule):
         return layer.transpose(relevance / stabilize(total, self.epsilon), squared)
 
 
-class Norm(Rule):
-    """Share relevance in proportion to the contributions, without a stabilizer: the rule of sums and average pools.
-
-    For a layer with weights it equals `Epsilon` with an epsilon of zero. Sums, average pools and means always use it:
-    for the coefficients that the engine propagates, it is their ordinary gradient.
-    """
-
-    proportional = True
-
-    def coefficient(self, layer, coefficient):
-        if layer.rectified:
-            # After a ReLU, a coefficient may arrive where the output, and so the relevance, is zero.
-            coefficient = coefficient * (layer.output > 0)
-        return layer.transpose(coefficient, layer.weight)
-
-
 class Pass(Rule):
     """Pass the relevance of every output to the input at the same position: the rule of activations.
 
@@ -332,17 +315,3 @@ class Pass(Rule):
                 f"{tuple(layer.output.shape[1:])}. Choose another rule for it."
             )
         return relevance
-
-
-def check_rule(rule, where):
-    """Return rule, or raise if it is not a `Rule`."""
-    if not isinstance(rule, Rule):
-        raise TypeError(f"{where} must be a skexmap.lrp.Rule, got {rule!r}.")
-    return rule
-
-
-def check_nonnegative(value, name):
-    """Return value, or raise if it is not a number of at least 0."""
-    if not isinstance(value, Real) or isinstance(value, bool) or not value >= 0:
-        raise ValueError(f"`{name}` must be a number >= 0, got {value!r}.")
-    return value

@@ -1,71 +1,52 @@
 """Known properties of the tensors that depend on the image."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 
 
+@dataclass(slots=True, eq=False)
 class Tag:
-    """Known properties of a tensor that depends on the image.
+    """Known properties of a tensor that depends on the image."""
 
-    Attributes
-    ----------
-    nonnegative : bool
-        Whether no entry is negative.
-    gate : str or None
-        Name of the function (sigmoid, softmax, ...) that bounded it; kept through reshaping.
-    pixels : bool
-        Whether no weighted layer lies between the image and the tensor.
-    layer : WeightedLayer or None
-        The layer whose output is exactly this tensor.
-    is_folded : bool
-        Whether a later operation was folded into that layer, so that its relevance bypasses this tensor.
-    source : tensor or None
-        The input of that layer, as part of the graph.
-    dense : tuple or None
-        Input and name of the dense layer whose output, up to reshaping, is this tensor.
-    version : int
-        The tensor's version when it was tagged. If it has changed, an operation that was not intercepted wrote to it.
-    node : int or None
-        Number of its node in autograd's graph. If it has changed, an operation that was not intercepted wrapped it.
-    replacement : tensor or None
-        The tensor that an in-place operation has turned it into.
-    """
+    # Whether no entry is negative.
+    nonnegative: bool = False
+    # Name of the function (sigmoid, softmax, ...) that bounded the values; kept through reshaping.
+    gate: str | None = None
+    # Whether no weighted layer lies between the image and the tensor.
+    pixels: bool = False
+    # Input and name of the dense layer whose output, up to reshaping, is this tensor.
+    dense: tuple | None = None
+    # The `WeightedLayer` whose output is exactly this tensor, and its input as part of the graph.
+    layer: Any = None
+    source: torch.Tensor | None = None
+    # Whether a later operation was folded into that layer, so that its relevance bypasses this tensor.
+    is_folded: bool = False
+    # The tensor that an in-place operation has turned it into.
+    replacement: torch.Tensor | None = None
+    # State of the tensor when it was tagged: its version and the number of its node in autograd's graph.
+    state: tuple | None = None
 
-    __slots__ = (
-        "dense",
-        "gate",
-        "is_folded",
-        "layer",
-        "node",
-        "nonnegative",
-        "pixels",
-        "replacement",
-        "source",
-        "version",
-    )
-
-    def __init__(self, nonnegative=False, gate=None, pixels=False, dense=None):
-        self.nonnegative = nonnegative
-        self.gate = gate
-        self.pixels = pixels
-        self.layer = None
-        self.is_folded = False
-        self.source = None
-        self.dense = dense
-        self.version = None
-        self.node = None
-        self.replacement = None
+    def of_values(self, every_value=False):
+        """Return the properties that some of the values keep, or every value in another shape."""
+        return Tag(self.nonnegative, self.gate, self.pixels, self.dense if every_value else None)
 
     def sign(self, tensor):
         """Record the state of the tagged tensor."""
-        self.version, self.node = tensor._version, _node_number(tensor)
+        self.state = _state(tensor)
 
     def fits(self, tensor):
         """Return whether the tensor is still in the recorded state."""
-        return self.version == tensor._version and self.node == _node_number(tensor)
+        return self.state == _state(tensor)
+
+    def written_to(self, tensor):
+        """Return whether the tensor was written to since it was tagged."""
+        return self.state[0] != tensor._version
 
 
-def _node_number(tensor):
-    return None if tensor.grad_fn is None else tensor.grad_fn._sequence_nr()
+def _state(tensor):
+    return tensor._version, None if tensor.grad_fn is None else tensor.grad_fn._sequence_nr()
 
 
 def tag_of(value):
@@ -79,10 +60,4 @@ def tensors_in(values):
         if isinstance(value, torch.Tensor):
             yield value
         elif isinstance(value, (list, tuple)):
-            for item in value:
-                if isinstance(item, torch.Tensor):
-                    yield item
-
-
-def kept_by_reshaping(tag):
-    return Tag(tag.nonnegative, tag.gate, tag.pixels, dense=tag.dense)
+            yield from (item for item in value if isinstance(item, torch.Tensor))

@@ -3,69 +3,64 @@
 import torch
 import torch.nn.functional as F
 
-from skexmap.lrp._layers import BatchNormStatistics, WeightedLayer
-from skexmap.lrp._nodes import apply_rule, pass_pixels_on
-from skexmap.lrp._tags import Tag, kept_by_reshaping, tag_of
+from skexmap.lrp._layers import BatchNorm, WeightedLayer
+from skexmap.lrp._nodes import ByRule, pass_pixels_on
+from skexmap.lrp._tags import Tag, tag_of
 
 WEIGHTS_DEPEND = "Its weights depend on the image."
 
 
-def dense(run, call):
+def apply_composite(tracer, call, x, layer, tag, description=None):
+    """Make the layer's output a node whose backward pass is the composite's rule for the layer."""
+    layer.rule = tracer.composite.rule_for(layer)
+    if layer.rule is None:
+        tracer.refuse(call, f"The composite has no entry for it ({layer.operation}).")
+    output = ByRule.apply(x, layer)
+    if layer.rule is not None:
+        tracer.note(call.name, description or repr(layer.rule), output, layer)
+    tag.layer, tag.source = layer, x
+    return tracer.tag_all(output, tag)
+
+
+def dense(tracer, call):
     """Apply a dense layer, by the composite's rule."""
     weight, bias = call.argument(1, "weight"), call.argument(2, "bias", None)
     if len(call.tags) > 1 or tag_of(call.args[0]) is None:
-        return run.refuse(call, WEIGHTS_DEPEND)
-    return apply_dense(run, call, call.args[0], weight, bias)
+        return tracer.refuse(call, WEIGHTS_DEPEND)
+    return apply_dense(tracer, call, call.args[0], weight, bias)
 
 
-def apply_dense(run, call, x, weight, bias):
-    with torch.no_grad():
-        output = call.compute()
-    layer = _weighted(run, x, output, "dense", weight, bias)
-    return apply_rule(run, call, x, layer, Tag(dense=(layer.input, layer.name)))
+def apply_dense(tracer, call, x, weight, bias):
+    """Apply the dense layer that a call computes, whatever its function."""
+    layer = _weighted(tracer, x, call.value(), "dense", weight, bias)
+    return apply_composite(tracer, call, x, layer, Tag(dense=(layer.input, layer.name)))
 
 
-def convolution(run, call):
+def convolution(tracer, call):
     """Apply a convolution, by the composite's rule."""
-    x, weight = call.args[0], call.argument(1, "weight")
+    x, weight, bias = call.args[0], call.argument(1, "weight"), call.argument(2, "bias", None)
     if len(call.tags) > 1 or tag_of(x) is None:
-        return run.refuse(call, WEIGHTS_DEPEND)
-    transposed = "transpose" in call.name
-    spatial = weight.ndim - 2
+        return tracer.refuse(call, WEIGHTS_DEPEND)
     if x.ndim != weight.ndim:
-        return run.refuse(call, "It is given a single image without a batch dimension.")
+        return tracer.refuse(call, "It is given a single image without a batch dimension.")
+    transposed = "transpose" in call.name
+    names = ("stride", "padding", "dilation", "groups")
     if transposed:
-        stride, padding, output_padding, groups, dilation = (
-            call.argument(3 + i, name, default)
-            for i, (name, default) in enumerate(
-                [("stride", 1), ("padding", 0), ("output_padding", 0), ("groups", 1), ("dilation", 1)]
-            )
-        )
-    else:
-        stride, padding, dilation, groups = (
-            call.argument(3 + i, name, default)
-            for i, (name, default) in enumerate(
-                [("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1)]
-            )
-        )
-        output_padding = 0
-    dilation = _per_axis(dilation, spatial)
-    if padding == "same":
-        x, padding = _pad_to_same(run, x, weight, dilation)
-    padding = [0] * spatial if padding == "valid" else padding
-    settings = {
-        "stride": _per_axis(stride, spatial),
-        "padding": _per_axis(padding, spatial),
-        "dilation": dilation,
-        "transposed": transposed,
-        "output_padding": _per_axis(output_padding, spatial),
-        "groups": groups,
+        names = ("stride", "padding", "output_padding", "groups", "dilation")
+    given = {
+        name: call.argument(i, name, int("padding" not in name)) for i, name in enumerate(names, start=3)
     }
-    bias = call.argument(2, "bias", None)
+    if given["padding"] == "same":
+        x, given["padding"] = _pad_to_same(tracer, x, weight, given["dilation"])
+    elif given["padding"] == "valid":
+        given["padding"] = 0
+    settings = {"output_padding": 0, **given, "transposed": transposed}
+    for name in ("stride", "padding", "dilation", "output_padding"):
+        settings[name] = _per_axis(settings[name], weight.ndim - 2)
     with torch.no_grad():
         output = torch.convolution(x, weight, bias, **settings)
-    layer = _weighted(run, x, output, "convolution", weight, bias, settings)
-    return apply_rule(run, call, x, layer, Tag())
+    layer = _weighted(tracer, x, output, "convolution", weight, bias, settings)
+    return apply_composite(tracer, call, x, layer, Tag())
 
 
 def _per_axis(value, n):
@@ -73,55 +68,61 @@ def _per_axis(value, n):
     return values * n if len(values) == 1 else values
 
 
-def _pad_to_same(run, x, weight, dilation):
+def _pad_to_same(tracer, x, weight, dilation):
     """Return x and the padding that padding="same" stands for; pad x itself if its two sides differ."""
-    totals = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    kernel = weight.shape[2:]
+    totals = [d * (k - 1) for d, k in zip(_per_axis(dilation, len(kernel)), kernel, strict=True)]
     if all(total % 2 == 0 for total in totals):
         return x, [total // 2 for total in totals]
     amounts = [side for total in reversed(totals) for side in (total // 2, total - total // 2)]
-    tag = tag_of(x)
-    return run.tag_all(F.pad(x, amounts), kept_by_reshaping(tag)), [0] * len(totals)
+    with tracer:
+        return F.pad(x, amounts), 0
 
 
-def batch_norm(run, call):
+def batch_norm(tracer, call):
     """Normalize by running statistics: folded into the layer before it, or else a separate affine layer."""
     x = call.args[0]
-    mean, variance = call.argument(1, "running_mean"), call.argument(2, "running_var")
-    weight, bias = call.argument(3, "weight", None), call.argument(4, "bias", None)
-    eps = call.argument(7, "eps", 1e-5)
-    if mean is None or variance is None or call.argument(5, "training", False):
-        return run.refuse(
+    norm = BatchNorm(
+        mean=call.argument(1, "running_mean"),
+        variance=call.argument(2, "running_var"),
+        weight=call.argument(3, "weight", None),
+        bias=call.argument(4, "bias", None),
+        eps=call.argument(7, "eps", 1e-5),
+    )
+    # For an instance-norm this argument is `use_input_stats`.
+    if norm.mean is None or norm.variance is None or call.argument(5, "training", False):
+        return tracer.refuse(
             call,
             "It uses the statistics of the batch, so that an image's map would depend on its companions.",
         )
     if len(call.tags) > 1:
-        return run.refuse(call, WEIGHTS_DEPEND)
+        return tracer.refuse(call, WEIGHTS_DEPEND)
     with torch.no_grad():
-        output = F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
-    owned = run.owns(mean, variance, weight, bias)
-    statistics = BatchNormStatistics(mean, variance, weight, bias, eps, owned=owned)
+        output = norm.apply(x)
+    owned = tracer.weights.owns(norm.mean, norm.variance, norm.weight, norm.bias)
     tag = tag_of(x)
     if tag.layer is not None and tag.layer.can_fold:
-        layer = tag.layer.folded(statistics, output)
         tag.is_folded = True
-        return apply_rule(run, call, tag.source, layer, Tag())
-    layer = _weighted(run, x, output, "batch_norm", mean, None).folded(statistics, output)
-    if tag.pixels and run.composite.gives_to_zeros and run.rule_for(layer, call).proportional:
-        return pass_pixels_on(run, call)
-    return apply_rule(run, call, x, layer, Tag(pixels=tag.pixels))
+        layer = tag.layer.folded(norm, output, cached=owned)
+        return apply_composite(tracer, call, tag.source, layer, Tag(), "folded into the layer before it")
+    layer = _weighted(tracer, x, output, "batch_norm", norm.mean, None).folded(norm, output, cached=owned)
+    rule = tracer.composite.rule_for(layer)
+    if tag.pixels and tracer.composite.gives_to_zeros and rule is not None and rule.proportional:
+        return pass_pixels_on(tracer, call)
+    return apply_composite(tracer, call, x, layer, Tag(pixels=tag.pixels))
 
 
-def _weighted(run, x, output, operation, weight, bias, settings=None):
+def _weighted(tracer, x, output, operation, weight, bias, settings=None):
     tag = tag_of(x)
     return WeightedLayer(
-        run.name_of(weight),
+        tracer.weights.name_of(weight),
         operation,
         x.detach(),
         output,
         weight,
         bias,
         settings=settings,
-        cache=run.cache_for(weight, bias),
+        variants=tracer.weights.variants(weight, bias),
         nonnegative=tag.nonnegative,
         first=tag.pixels and operation != "batch_norm",
     )

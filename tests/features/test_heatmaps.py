@@ -9,7 +9,10 @@ from small_nets import AuxiliaryNet, FlatNet, SmallNet, TupleNet
 from torch import nn
 
 from skexmap.features import EmbeddingTransformer, HeatmapTransformer
-from skexmap.lrp import LRP, Composite, Epsilon, On, RelevanceEngine, UnsupportedOperationError, epsilon_gamma
+from skexmap.lrp import COMPOSITES, Composite, Epsilon, LRP, On, UnsupportedOperationError
+from skexmap.lrp._engine import RelevanceEngine
+
+epsilon_gamma = COMPOSITES["epsilon_gamma"]
 
 
 @pytest.fixture
@@ -371,7 +374,7 @@ def test_outputs_of_the_wrong_rank_are_refused(images, output, match):
 
 
 @pytest.mark.parametrize(
-    "end, name", [(nn.Softmax(1), "softmax"), (nn.LogSoftmax(1), "log-softmax"), (nn.Sigmoid(), "sigmoid")]
+    "end, name", [(nn.Softmax(1), "softmax"), (nn.LogSoftmax(1), "log_softmax"), (nn.Sigmoid(), "sigmoid")]
 )
 def test_models_that_end_in_probabilities_are_explained(images, end, name):
     refused(ValueError, rf"ends in a {name}.*`model\[:-1\]`", nn.Sequential(SmallNet(), end), images)

@@ -6,6 +6,7 @@ maps the relevance of the outputs to that of the inputs; all functions work on o
 
 import numpy as np
 import torch
+from torch import nn
 
 EPSILON = 1e-6
 
@@ -40,15 +41,15 @@ def gamma_rule(x, W, b, R, gamma=4.0, epsilon=EPSILON):
         negative = q.clip(max=0).sum() + min(b[j], 0)
         z = positive + negative
         if positive >= -negative:
-            favoured, denominator = q.clip(min=0), z + gamma * positive
+            favored, denominator = q.clip(min=0), z + gamma * positive
         else:
-            favoured, denominator = q.clip(max=0), z + gamma * negative
-        result += (q + gamma * favoured) / stabilized(denominator, epsilon) * R[j]
+            favored, denominator = q.clip(max=0), z + gamma * negative
+        result += (q + gamma * favored) / stabilized(denominator, epsilon) * R[j]
     return result
 
 
 def alpha_beta_rule(x, W, b, R, alpha, beta, epsilon=EPSILON):
-    """Positive and negative contributions normalised on their own: Bach et al. 2015, eq. 60."""
+    """Positive and negative contributions normalized on their own: Bach et al. 2015, eq. 60."""
     q = W * x
     positive, negative = q.clip(min=0), q.clip(max=0)
     up = positive.T @ (R / stabilized(positive.sum(1) + b.clip(min=0), epsilon))
@@ -74,9 +75,32 @@ def w_square_rule(x, W, b, R, epsilon=EPSILON):
 
 
 def norm_rule(x, W, b, R):
-    """Share by contribution, without a stabiliser."""
+    """Share by contribution, without a stabilizer."""
     q = W * x
     return q.T @ (R / (q.sum(1) + b))
+
+
+def normalized(x, groups, scale, shift, eps, centered=True):
+    """AttnLRP: centering is linear, the deviation a constant, scale and shift an affine layer; x has shape (n,)."""
+    rows = x.reshape(groups, -1)
+    mean = rows.mean(1, keepdims=True) if centered else np.zeros((groups, 1))
+    deviation = np.sqrt(((rows - mean) ** 2).mean(1, keepdims=True) + eps)
+    value = ((rows - mean) / deviation).flatten() * scale + shift
+
+    def back(R):
+        with np.errstate(invalid="ignore"):
+            # Scale and shift: x w / (x w + b), nothing where the output is zero.
+            R = (R * (value - shift) / value).reshape(rows.shape)
+        n = rows.shape[1]
+        result = np.zeros_like(rows)
+        for g in range(groups):
+            # (x_j - mean) = sum_i x_i (delta_ij - 1 / n)
+            W = np.eye(n) - (1 / n if centered else 0)
+            z = W @ rows[g]
+            result[g] = (W * rows[g]).T @ (R[g] / z)
+        return result.flatten()
+
+    return value, back
 
 
 def seed(logits, target):
@@ -93,6 +117,22 @@ def through(module, x, rule):
     return z, lambda R: rule(x.flatten(), W, b, R.flatten()).reshape(x.shape)
 
 
+def chain(x, *steps, target=0):
+    """Return the relevance of x; a step is a pair of layer and rule, or an elementwise function, which passes it on."""
+    value, backs = x, []
+    for step in steps:
+        if callable(step):
+            value = step(value)
+        else:
+            module, rule = step
+            value, back = through(module, value.flatten() if isinstance(module, nn.Linear) else value, rule)
+            backs.append(back)
+    R = seed(value, target)
+    for back in reversed(backs):
+        R = back(R)
+    return R.reshape(x.shape)
+
+
 def shares(*terms):
     """Return what each term of a sum gets of relevance 1, in proportion to its value."""
     return [term / sum(terms) for term in terms]
@@ -101,3 +141,8 @@ def shares(*terms):
 def relu(x):
     """Return the positive part."""
     return x.clip(min=0)
+
+
+def on_arrays(function):
+    """Return a torch function as one of arrays."""
+    return lambda values: function(torch.from_numpy(values)).numpy()

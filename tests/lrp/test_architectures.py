@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from lrp_nets import epsilon_gamma
 from torch import nn
 
 from skexmap._torch import replica_of
-from skexmap.lrp import COMPOSITES, RelevanceEngine, epsilon_gamma
+from skexmap.lrp import COMPOSITES
+from skexmap.lrp._engine import RelevanceEngine
 
 models = pytest.importorskip("torchvision.models")
 pytestmark = pytest.mark.torchvision
@@ -71,11 +73,10 @@ def build(name, options):
     return model.eval()
 
 
-def relevance(model, x, composite, **kwargs):
+def relevance(model, x, composite):
     engine = RelevanceEngine(model, composite)
     engine.check(x)
-    target = torch.arange(len(x)) % 10
-    return engine.attribute(x, lambda logits: target[: len(logits)], **kwargs)
+    return engine.attribute(x, lambda logits: torch.arange(len(x)) % 10)
 
 
 def correlation(a, b):
@@ -101,36 +102,31 @@ def test_relevance_is_the_same_for_every_batch_precision_and_memory_format(name,
     assert correlation(last, found) > 1 - 1e-9
 
     in_single = relevance(single, x.float(), composite).relevance
-    assert correlation(in_single, found) > 0.999
     for mine, reference in zip(in_single, found, strict=True):
         assert correlation(mine, reference) > 0.999
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "vit_b_16"])
 def test_the_flat_rule_gives_relevance_to_black_pixels(name):
-    options, side = next(
-        (o, s) for n, o, s in (m for m in MODELS if isinstance(m, tuple) and len(m) == 3) if n == name
-    )
-    model = build(name, options)
-    x = torch.rand(1, 3, side, side)
+    model = build(name, {"image_size": 32} if name == "vit_b_16" else {})
+    x = torch.rand(1, 3, 32, 32)
     black = torch.rand(x.shape) < 0.5
     x[black] = 0
     found = relevance(model, x, COMPOSITES["epsilon_plus_flat"]()).relevance
     assert torch.isfinite(found).all()
-    # Where a pixel is black says nothing to the flat rule.
+    # The flat rule does not depend on which pixels are black.
     assert 0.4 < found[black].abs().sum() / found.abs().sum() < 0.6
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "shufflenet_v2_x1_0"])
 def test_relevance_is_conserved_without_biases(name):
-    options, side = {}, 40
-    model = build(name, options).double()
+    model = build(name, {}).double()
     # Every constant goes: what is left multiplies the image, so that all relevance must arrive there.
     for module in model.modules():
         if getattr(module, "bias", None) is not None:
             module.bias.data.zero_()
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.zero_()
-    x = torch.randn(3, 3, side, side, dtype=torch.float64)
+    x = torch.randn(3, 3, 40, 40, dtype=torch.float64)
     total = relevance(model, x, epsilon_gamma(epsilon=1e-12)).relevance.sum((1, 2, 3))
     np.testing.assert_allclose(total.numpy(), 1, rtol=1e-4)

@@ -5,20 +5,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_networks import Net, explain, normalized_by_hand
+from lrp_nets import Net, epsilon_gamma, explain
 from torch import nn
 
-from skexmap.lrp import Composite, Epsilon, On, epsilon_gamma
+from skexmap.lrp import Composite, Epsilon, On
 
+pytestmark = pytest.mark.usefixtures("double_precision")
 EPSILON_EVERYWHERE = Composite([(On(), Epsilon(1e-12))])
 
 
-@pytest.fixture(autouse=True)
-def _double_precision():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+def assert_explained(net, x, expected, target=0, composite=EPSILON_EVERYWHERE):
+    np.testing.assert_allclose(explain(net, x, target, composite), expected, rtol=1e-6, atol=1e-9)
 
 
 def softmax(scores):
@@ -33,7 +30,7 @@ def softmax_back(scores, R):
 
 
 def product_back(A, B, R):
-    """Eq. 13 of AttnLRP, without stabiliser: a matrix product gives both operands half of what each term carries."""
+    """Eq. 13 of AttnLRP, without stabilizer: a matrix product gives both operands half of what each term carries."""
     terms = A[:, :, None] * B[None]
     share = terms * (R / terms.sum(1))[:, None]
     return share.sum(2) / 2, share.sum(0) / 2
@@ -44,61 +41,69 @@ def attention_by_hand(q, k, v, mask=None):
     scores = q @ k.T / np.sqrt(q.shape[1])
     masked = scores if mask is None else np.where(mask, scores, -np.inf)
     weights = softmax(masked)
-    value = weights @ v
 
     def back(R):
         to_weights, to_v = product_back(weights, v, R)
-        to_scores = softmax_back(masked, to_weights)
-        # Scaling by a constant hands relevance on.
-        to_q, to_kt = product_back(q, k.T, to_scores)
+        # Scaling by a constant passes relevance on.
+        to_q, to_kt = product_back(q, k.T, softmax_back(masked, to_weights))
         return to_q, to_kt.T, to_v
 
-    return value, back
+    return weights @ v, back
 
 
-def dense_by_hand(x, W, b, R, epsilon=1e-12):
+def dense_by_hand(x, W, b, epsilon=1e-12):
     """LRP-epsilon of a dense layer, token by token; x has shape (length, width)."""
-    return np.stack([by_hand.epsilon_rule(row, W, b, r, epsilon) for row, r in zip(x, R, strict=True)])
+
+    def back(R):
+        return np.stack([by_hand.epsilon_rule(row, W, b, r, epsilon) for row, r in zip(x, R, strict=True)])
+
+    return x @ W.T + b, back
 
 
-def attend_by_hand(net, x, n_heads, mask=None):
+def multi_head_by_hand(mha, inputs, mask=None, epsilon=1e-12):
+    """nn.MultiheadAttention on query, key and value; return the output and what brings relevance back to the three."""
+    weights = [mha.q_proj_weight, mha.k_proj_weight, mha.v_proj_weight]
+    if mha.in_proj_weight is not None:
+        weights = mha.in_proj_weight.chunk(3)
+    biases = mha.in_proj_bias.chunk(3)
+    projections = [
+        dense_by_hand(x, W.numpy(), b.numpy(), epsilon)
+        for x, W, b in zip(inputs, weights, biases, strict=True)
+    ]
+    columns = np.split(np.arange(mha.embed_dim), mha.num_heads)
+    heads = [attention_by_hand(*(value[:, c] for value, _ in projections), mask) for c in columns]
+    mixed = np.concatenate([value for value, _ in heads], 1)
+    output, back_out = dense_by_hand(mixed, mha.out_proj.weight.numpy(), mha.out_proj.bias.numpy(), epsilon)
+
+    def back(R):
+        R = back_out(R)
+        to_heads = [back_head(R[:, c]) for c, (_, back_head) in zip(columns, heads, strict=True)]
+        to_projections = [np.concatenate(parts, 1) for parts in zip(*to_heads, strict=True)]
+        return [back_in(R) for (_, back_in), R in zip(projections, to_projections, strict=True)]
+
+    return output, back
+
+
+def relevance_of_tokens(net, tokens):
+    """Return relevance 1 of logit 0, brought back through the head to the flattened tokens."""
+    return by_hand.chain(tokens, (net.head, lambda *a: by_hand.epsilon_rule(*a, epsilon=1e-12)))
+
+
+def attend_by_hand(net, x, mask=None):
     """Self-attention with the weights of ``net.mha`` and a head on the flattened tokens: relevance of logit 0."""
-    width = x.shape[1]
-    W, b = net.mha.in_proj_weight.numpy(), net.mha.in_proj_bias.numpy()
-    out_W, out_b = net.mha.out_proj.weight.numpy(), net.mha.out_proj.bias.numpy()
-    parts = [slice(i * width, (i + 1) * width) for i in range(3)]
-    projected = [x @ W[p].T + b[p] for p in parts]
-    heads = [slice(i * width // n_heads, (i + 1) * width // n_heads) for i in range(n_heads)]
-    runs = [attention_by_hand(*(values[:, h] for values in projected), mask) for h in heads]
-    mixed = np.concatenate([value for value, _ in runs], 1)
-    out = mixed @ out_W.T + out_b
-    logits = net.head.weight.numpy() @ out.flatten() + net.head.bias.numpy()
-    R = by_hand.epsilon_rule(
-        out.flatten(), net.head.weight.numpy(), net.head.bias.numpy(), by_hand.seed(logits, 0), 1e-12
-    )
-    R = dense_by_hand(mixed, out_W, out_b, R.reshape(out.shape))
-    to_heads = [back(R[:, h]) for h, (_, back) in zip(heads, runs, strict=True)]
-    back_to_projected = [np.concatenate([to[i] for to in to_heads], 1) for i in range(3)]
-    return sum(dense_by_hand(x, W[p], b[p], back_to_projected[i]) for i, p in enumerate(parts))
+    output, back = multi_head_by_hand(net.mha, [x.numpy()] * 3, mask)
+    return sum(back(relevance_of_tokens(net, output)))
 
 
-def self_attention(way, n_heads=2, width=4, length=3, **options):
-    net = Net(
-        way,
-        mha=nn.MultiheadAttention(width, n_heads, batch_first=True, **options),
-        head=nn.Linear(length * width, 2),
-    )
+def self_attention(way):
+    net = Net(way, mha=nn.MultiheadAttention(4, 2, batch_first=True), head=nn.Linear(12, 2))
     for values in net.mha.parameters():
         values.normal_()
-    net.n_heads = n_heads
+    net.n_heads = 2
     return net
 
 
 def _with_the_module(net, x):
-    return net.head(net.mha(x, x, x, need_weights=False)[0].flatten(1))
-
-
-def _with_the_module_and_its_weights(net, x):
     return net.head(net.mha(query=x, key=x, value=x)[0].flatten(1))
 
 
@@ -133,6 +138,18 @@ def _with_einsum(net, x):
     return _join(net, torch.einsum("bhqk,bhkd->bhqd", F.softmax(scores, -1), value))
 
 
+def _with_the_sequence_first(net, x):
+    net.mha.batch_first = False
+    return net.head(net.mha(*[x.transpose(0, 1)] * 3, need_weights=False)[0].transpose(0, 1).flatten(1))
+
+
+def _with_added_matrix_products(net, x):
+    query, key, value = (part.flatten(0, 1) for part in _split(net, x))
+    nothing = torch.zeros(1, 3, 3)
+    scores = torch.baddbmm(nothing, query, key.transpose(1, 2), beta=0.5, alpha=query.shape[-1] ** -0.5)
+    return _join(net, torch.bmm(scores.softmax(-1), mat2=value).unflatten(0, (len(x), -1)))
+
+
 WAYS = [value for name, value in list(globals().items()) if name.startswith("_with")]
 
 
@@ -140,61 +157,39 @@ WAYS = [value for name, value in list(globals().items()) if name.startswith("_wi
 def test_self_attention_follows_attn_lrp(way):
     net = self_attention(way)
     x = torch.randn(5, 3, 4)
-    expected = np.stack([attend_by_hand(net, one, 2) for one in x.numpy()])
-    found = explain(net, x, composite=EPSILON_EVERYWHERE)
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
-
-
-def test_the_sequence_may_come_first():
-    net = self_attention(_with_the_module)
-    x = torch.randn(1, 3, 4)
-    expected = explain(net, x, composite=EPSILON_EVERYWHERE)
-    net.mha.batch_first = False
-    net.run = lambda net, x: net.head(net.mha(*[x.transpose(0, 1)] * 3)[0].transpose(0, 1).flatten(1))
-    np.testing.assert_allclose(explain(net, x, composite=EPSILON_EVERYWHERE), expected, rtol=1e-9)
+    assert_explained(net, x, np.stack([attend_by_hand(net, one) for one in x]))
 
 
 CAUSAL = np.tril(np.ones((3, 3), dtype=bool))
-MASKED = {
-    "causal flag": lambda net, q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
-    "boolean mask": lambda net, q, k, v: F.scaled_dot_product_attention(q, k, v, torch.from_numpy(CAUSAL)),
-    "additive mask": lambda net, q, k, v: F.scaled_dot_product_attention(
-        q, k, v, attn_mask=torch.zeros(3, 3).masked_fill(~torch.from_numpy(CAUSAL), -torch.inf)
-    ),
-}
+LATER = torch.from_numpy(~CAUSAL)
+ADDED = torch.zeros(3, 3, dtype=torch.float64).masked_fill(LATER, -torch.inf)
+LAST_KEY = np.broadcast_to([True, True, False], (3, 3))
 
 
-@pytest.mark.parametrize("way", MASKED)
-def test_masked_scores_get_no_relevance(way):
-    net = self_attention(lambda net, x: _join(net, MASKED[way](net, *_split(net, x))))
+@pytest.mark.parametrize("options", [{"is_causal": True}, {"attn_mask": ~LATER}, {"attn_mask": ADDED}])
+def test_masked_scores_get_no_relevance(options):
+    net = self_attention(
+        lambda net, x: _join(net, F.scaled_dot_product_attention(*_split(net, x), **options))
+    )
     x = torch.randn(1, 3, 4)
-    found = explain(net, x, composite=EPSILON_EVERYWHERE)[0]
-    np.testing.assert_allclose(found, attend_by_hand(net, x[0].numpy(), 2, CAUSAL), rtol=1e-6, atol=1e-9)
+    assert_explained(net, x, [attend_by_hand(net, x[0], CAUSAL)])
 
 
 @pytest.mark.parametrize(
-    "options",
+    "options, mask",
     [
-        {"attn_mask": torch.from_numpy(~CAUSAL)},
-        {"attn_mask": torch.from_numpy(~CAUSAL).expand(2, 3, 3)},
-        {"attn_mask": torch.zeros(3, 3).masked_fill(torch.from_numpy(~CAUSAL), -torch.inf).double()},
+        ({"attn_mask": LATER}, CAUSAL),
+        ({"attn_mask": LATER.expand(2, 3, 3)}, CAUSAL),
+        ({"attn_mask": ADDED}, CAUSAL),
+        ({"key_padding_mask": torch.tensor([[False, False, True]])}, LAST_KEY),
+        ({"attn_mask": LATER, "key_padding_mask": torch.tensor([[False, False, True]])}, CAUSAL & LAST_KEY),
     ],
-    ids=["boolean", "one per head", "additive"],
+    ids=["boolean", "one per head", "additive", "padding", "both"],
 )
-def test_the_masks_of_multi_head_attention_are_followed(options):
+def test_the_masks_of_multi_head_attention_are_followed(options, mask):
     net = self_attention(lambda net, x: net.head(net.mha(x, x, x, **options)[0].flatten(1)))
     x = torch.randn(1, 3, 4)
-    found = explain(net, x, composite=EPSILON_EVERYWHERE)[0]
-    np.testing.assert_allclose(found, attend_by_hand(net, x[0].numpy(), 2, CAUSAL), rtol=1e-6, atol=1e-9)
-
-
-def test_padded_keys_are_left_out():
-    padding = torch.tensor([[False, False, True]])
-    net = self_attention(lambda net, x: net.head(net.mha(x, x, x, key_padding_mask=padding)[0].flatten(1)))
-    x = torch.randn(1, 3, 4)
-    mask = np.broadcast_to([True, True, False], (3, 3))
-    found = explain(net, x, composite=EPSILON_EVERYWHERE)[0]
-    np.testing.assert_allclose(found, attend_by_hand(net, x[0].numpy(), 2, mask), rtol=1e-6, atol=1e-9)
+    assert_explained(net, x, [attend_by_hand(net, x[0], mask)])
 
 
 @pytest.mark.skipif(
@@ -232,31 +227,11 @@ def test_attention_with_other_widths_for_keys_and_values():
         head=nn.Linear(12, 2),
     )
     x = torch.randn(1, 3, 4)
-    mha, sample = net.mha, x[0].numpy()
-    steps, values = [], []
-    for first, weight, b in zip(
-        (None, net.key, net.value),
-        (mha.q_proj_weight, mha.k_proj_weight, mha.v_proj_weight),
-        mha.in_proj_bias.chunk(3),
-        strict=True,
-    ):
-        inner = sample if first is None else sample @ first.weight.numpy().T + first.bias.numpy()
-        steps.append((first, inner, weight.numpy(), b.numpy()))
-        values.append(inner @ weight.numpy().T + b.numpy())
-    mixed, back = attention_by_hand(*values)
-    out_W, out_b = mha.out_proj.weight.numpy(), mha.out_proj.bias.numpy()
-    out = (mixed @ out_W.T + out_b).flatten()
-    head_W, head_b = net.head.weight.numpy(), net.head.bias.numpy()
-    R = by_hand.epsilon_rule(out, head_W, head_b, by_hand.seed(head_b, 0), 1e-12)
-    relevances = back(dense_by_hand(mixed, out_W, out_b, R.reshape(3, 4)))
-    expected = 0
-    for (first, inner, W, b), R in zip(steps, relevances, strict=True):
-        R = dense_by_hand(inner, W, b, R)
-        if first is not None:
-            R = dense_by_hand(sample, first.weight.numpy(), first.bias.numpy(), R)
-        expected = expected + R
-    found = explain(net, x, composite=EPSILON_EVERYWHERE)[0]
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
+    key, back_key = dense_by_hand(x[0].numpy(), net.key.weight.numpy(), net.key.bias.numpy())
+    value, back_value = dense_by_hand(x[0].numpy(), net.value.weight.numpy(), net.value.bias.numpy())
+    output, back = multi_head_by_hand(net.mha, [x[0].numpy(), key, value])
+    to_query, to_key, to_value = back(relevance_of_tokens(net, output))
+    assert_explained(net, x, [to_query + back_key(to_key) + back_value(to_value)])
 
 
 def vision_transformer_block():
@@ -291,7 +266,7 @@ def vision_transformer_block():
 def layer_norm_by_hand(layer, x):
     """Return the value and what brings relevance back; x has shape (length, width)."""
     scale, shift = (np.tile(values.numpy(), len(x)) for values in (layer.weight, layer.bias))
-    value, back = normalized_by_hand(x.flatten(), len(x), scale, shift, layer.eps)
+    value, back = by_hand.normalized(x.flatten(), len(x), scale, shift, layer.eps)
     return value.reshape(x.shape), lambda R: back(R.flatten()).reshape(x.shape)
 
 
@@ -299,44 +274,22 @@ def test_a_vision_transformer_follows_attn_lrp():
     net = vision_transformer_block()
     image = torch.randn(2, 4, 4)
     patches, back_patches = by_hand.through(net.patches, image.numpy(), by_hand.gamma_rule)
-    token, positions = net.token[0].numpy(), net.positions[0].numpy()
-    joined = np.concatenate([token, patches.reshape(4, -1).T])
-    first = joined + positions
+    joined = np.concatenate([net.token[0].numpy(), patches.reshape(4, -1).T])
+    first = joined + net.positions[0].numpy()
     normed, back_norm1 = layer_norm_by_hand(net.norm1, first)
-    W, b = net.mha.in_proj_weight.numpy(), net.mha.in_proj_bias.numpy()
-    parts, heads = [slice(i * 4, i * 4 + 4) for i in range(3)], [slice(0, 2), slice(2, 4)]
-    projected = [normed @ W[p].T + b[p] for p in parts]
-    runs = [attention_by_hand(*(values[:, h] for values in projected)) for h in heads]
-    mixed = np.concatenate([value for value, _ in runs], 1)
-    out_W, out_b = net.mha.out_proj.weight.numpy(), net.mha.out_proj.bias.numpy()
-    attended = mixed @ out_W.T + out_b
+    attended, back_attention = multi_head_by_hand(net.mha, [normed] * 3, epsilon=1e-6)
     second = first + attended
     normed2, back_norm2 = layer_norm_by_hand(net.norm2, second)
-    hidden = normed2 @ net.hidden.weight.numpy().T + net.hidden.bias.numpy()
-    active = F.gelu(torch.from_numpy(hidden)).numpy()
-    fed = active @ net.out.weight.numpy().T + net.out.bias.numpy()
+    hidden, back_hidden = dense_by_hand(normed2, net.hidden.weight.numpy(), net.hidden.bias.numpy(), 1e-6)
+    active = by_hand.on_arrays(F.gelu)(hidden)
+    fed, back_fed = dense_by_hand(active, net.out.weight.numpy(), net.out.bias.numpy(), 1e-6)
     third = second + fed
     last, back_norm3 = layer_norm_by_hand(net.norm3, third)
-    logits = net.head.weight.numpy() @ last[0] + net.head.bias.numpy()
-    np.testing.assert_allclose(logits, net(image[None])[0].numpy(), rtol=1e-9)
 
     R = np.zeros_like(third)
-    R[0] = by_hand.epsilon_rule(
-        last[0], net.head.weight.numpy(), net.head.bias.numpy(), by_hand.seed(logits, 2)
-    )
+    R[0] = by_hand.chain(last[0], (net.head, by_hand.epsilon_rule), target=2)
     R = back_norm3(R)
-    to_fed, R = R * fed / third, R * second / third
-    to_fed = dense_by_hand(active, net.out.weight.numpy(), net.out.bias.numpy(), to_fed, 1e-6)
-    to_fed = dense_by_hand(normed2, net.hidden.weight.numpy(), net.hidden.bias.numpy(), to_fed, 1e-6)
-    R = R + back_norm2(to_fed)
-    to_attended, R = R * attended / second, R * first / second
-    to_mixed = dense_by_hand(mixed, out_W, out_b, to_attended, 1e-6)
-    to_heads = [back(to_mixed[:, h]) for h, (_, back) in zip(heads, runs, strict=True)]
-    to_normed = sum(
-        dense_by_hand(normed, W[p], b[p], np.concatenate([to[i] for to in to_heads], 1), 1e-6)
-        for i, p in enumerate(parts)
-    )
-    R = (R + back_norm1(to_normed)) * joined / first
-    expected = back_patches(R[1:].T.reshape(patches.shape))
-    found = explain(net, image[None], 2, epsilon_gamma())[0]
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
+    R = R * second / third + back_norm2(back_hidden(back_fed(R * fed / third)))
+    R = R * first / second + back_norm1(sum(back_attention(R * attended / second)))
+    expected = back_patches((R * joined / first)[1:].T)
+    assert_explained(net, image[None], [expected], 2, epsilon_gamma())

@@ -5,16 +5,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_networks import Net
-from test_rules import norm
+from lrp_nets import Doubled, Net, epsilon_gamma, norm
 from torch import nn
 
-from skexmap.lrp import Composite, Epsilon, Gamma, On, check_model, epsilon_gamma
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
+from skexmap.lrp import Composite, Epsilon, Flat, Gamma, On, ZBox, check_model
 
 
 def convolutional_net():
@@ -52,22 +46,22 @@ def test_every_operation_is_listed_with_its_rule_and_number_of_calls():
     ]
 
 
-def test_the_kept_share_is_what_the_rule_hands_on():
+def test_the_kept_share_is_what_the_rule_passes_on():
     net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).double().requires_grad_(False)
     x = torch.randn(6, 4, dtype=torch.float64)
     report = check_model(net, x, target=1)
-    given, handed_on = [], []
+    given, passed_on = [], []
     for sample in x.numpy():
         z, back = by_hand.through(net[0], sample, by_hand.epsilon_rule)
         _, back_head = by_hand.through(net[2], by_hand.relu(z), by_hand.epsilon_rule)
         R = back_head(np.array([0.0, 1.0]))
         given.append([R.sum(), 1.0])
-        handed_on.append([back(R).sum(), R.sum()])
-    given, handed_on = np.array(given).T, np.array(handed_on).T
-    for layer, g, h in zip(report.layers, given, handed_on, strict=True):
+        passed_on.append([back(R).sum(), R.sum()])
+    given, passed_on = np.array(given).T, np.array(passed_on).T
+    for layer, g, h in zip(report.layers, given, passed_on, strict=True):
         assert layer.given == pytest.approx(g.mean())
         assert layer.kept == pytest.approx((g * h).sum() / (g**2).sum())
-    np.testing.assert_allclose(report.pixel_relevance, handed_on[0])
+    np.testing.assert_allclose(report.pixel_relevance, passed_on[0])
 
 
 def test_a_layer_without_bias_keeps_everything():
@@ -89,19 +83,8 @@ def test_a_one_logit_model_predicts_its_positive_side():
     net = nn.Sequential(nn.Linear(4, 1)).requires_grad_(False)
     x = torch.randn(20, 4)
     positive = int((net(x) > 0).sum())
-    assert check_model(net, x).n_negative_targets == 0
-    assert check_model(net, x, target=0).n_negative_targets == positive
-    assert check_model(net, x, target=1).n_negative_targets == 20 - positive
-
-
-class Doubled(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        return 2 * x
-
-    @staticmethod
-    def backward(ctx, g):
-        return 2 * g
+    targets = {"predicted": 0, 0: positive, 1: 20 - positive}
+    assert {t: check_model(net, x, target=t).n_negative_targets for t in targets} == targets
 
 
 def test_all_that_has_no_rule_is_listed_and_not_the_first_only():
@@ -120,14 +103,6 @@ def test_all_that_has_no_rule_is_listed_and_not_the_first_only():
     assert report.pixel_relevance is None
 
 
-def test_a_layer_that_the_composite_forgets_is_listed():
-    report = check_model(
-        convolutional_net(), torch.randn(2, 2, 6, 6), composite=Composite([(On("dense"), Epsilon())])
-    )
-    assert report.missing[0].operation == "conv2d"
-    assert "has no entry for it (convolution)" in report.missing[0].why
-
-
 def test_leaving_torch_ends_the_report_early():
     net = Net(
         lambda net, x: net.head(torch.from_numpy(torch.exp(net.body(x)).numpy())),
@@ -139,15 +114,18 @@ def test_leaving_torch_ends_the_report_early():
     assert not report.complete
 
 
-def test_a_probability_at_the_end_is_listed():
-    report = check_model(nn.Sequential(nn.Linear(3, 2), nn.Softmax(1)), torch.rand(4, 3))
-    assert "ends in a softmax" in report.missing[0].why
-
-
-def test_an_output_that_changes_under_interception_is_listed():
-    net = Net(lambda net, x: net.head(x + torch.rand_like(x)), head=nn.Linear(3, 2))
-    report = check_model(net, torch.rand(4, 3))
-    assert "It is random" in report.missing[0].why
+@pytest.mark.parametrize(
+    "end, composite, why",
+    [
+        (lambda y: y, [("convolution", Epsilon())], "has no entry for it (dense)"),
+        (lambda y: y.softmax(1), [(On(), Epsilon())], "ends in a softmax"),
+        (lambda y: y + torch.rand_like(y), [(On(), Epsilon())], "It is random"),
+    ],
+)
+def test_what_would_make_fit_fail_is_listed(end, composite, why):
+    net = Net(lambda net, x: end(net.head(x)), head=nn.Linear(3, 2))
+    (missing,) = check_model(net, torch.rand(4, 3), composite=Composite(composite)).missing
+    assert why in missing.why
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
@@ -170,7 +148,7 @@ def test_a_wrong_model_or_target_is_refused():
         check_model(nn.Flatten(0), torch.rand(4, 3))
 
 
-def test_normalisations_are_reported_under_their_name():
+def test_normalizations_are_reported_under_their_name():
     net = Net(
         lambda net, x: net.head(net.norm(net.body(x))),
         body=nn.Linear(4, 6, bias=False),
@@ -183,17 +161,25 @@ def test_normalisations_are_reported_under_their_name():
     assert report.layers[1].kept == pytest.approx(1, abs=1e-5)
 
 
+def test_the_first_entry_of_a_composite_that_matches_decides():
+    composite = Composite(
+        [(On(layer="6"), Flat()), (On(first=True), ZBox(-9, 9)), ("dense", Epsilon()), (On(), Gamma())]
+    )
+    report = check_model(convolutional_net(), torch.randn(2, 2, 6, 6), composite=composite)
+    assert {layer.name: layer.rule for layer in report.layers} == {
+        "0": ZBox(-9, 9),
+        "6": Flat(),
+        "8": Epsilon(),
+    }
+
+
 def test_the_report_prints_as_aligned_tables():
-    text = str(check_model(convolutional_net(), torch.randn(5, 2, 6, 6)))
-    lines = text.splitlines()
+    lines = str(check_model(convolutional_net(), torch.randn(5, 2, 6, 6))).splitlines()
     table = lines[: lines.index("")]
-    starts = {line.index("  ") for line in table[1:2]}
     assert table[0].split() == ["operation", "rule", "calls"]
     assert set(table[1]) == {"-", " "}
-    column = table[0].index("rule")
-    assert all(line[column - 2 : column] == "  " for line in table)
-    assert starts == {max(len(line.split("  ")[0]) for line in table)}
-    assert "The explained logit is negative on" in text
+    assert all(line[table[0].index("rule") - 2 : table[0].index("rule")] == "  " for line in table)
+    assert lines[-1].startswith("The explained logit is negative on")
     text = str(check_model(nn.Sequential(nn.Linear(3, 2), nn.Softmax(1)), torch.rand(4, 3)))
     assert text.startswith("without a rule")
 

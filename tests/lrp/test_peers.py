@@ -5,10 +5,11 @@ import functools
 import numpy as np
 import pytest
 import torch
-from test_networks import Net
+from lrp_nets import Net, epsilon_gamma, explain
 from torch import nn
 
-from skexmap.lrp import COMPOSITES, LRP, RelevanceEngine, epsilon_gamma
+from skexmap.lrp import COMPOSITES
+from skexmap.lrp._engine import RelevanceEngine
 
 
 def randomize(model, seed=0, eps=1e-12):
@@ -51,17 +52,13 @@ def by_zennit(model, x, composite, architecture):
 
     canonizer = {"vgg": VGGCanonizer, "resnet": ResNetCanonizer}.get(architecture, SequentialMergeBatchNorm)()
     options = {"stabilizer": 1e-6, "canonizers": [canonizer]}
-    kinds = {
-        "epsilon_gamma": lambda: published_composite(**options),
-        "epsilon_gamma_box": lambda: composites.EpsilonGammaBox(
-            low=-3.0, high=3.0, gamma=4.0, epsilon=1e-6, **options
-        ),
-        "epsilon_plus": lambda: composites.EpsilonPlus(epsilon=1e-6, **options),
-        "epsilon_plus_flat": lambda: composites.EpsilonPlusFlat(epsilon=1e-6, **options),
-        "epsilon_alpha2_beta1": lambda: composites.EpsilonAlpha2Beta1(epsilon=1e-6, **options),
-        "epsilon_alpha2_beta1_flat": lambda: composites.EpsilonAlpha2Beta1Flat(epsilon=1e-6, **options),
-    }
-    with torch.enable_grad(), Gradient(model=model, composite=kinds[composite]()) as attributor:
+    if composite == "epsilon_gamma":
+        theirs = published_composite(**options)
+    else:
+        # "epsilon_plus_flat" is zennit's EpsilonPlusFlat.
+        box = {"low": -3.0, "high": 3.0, "gamma": 4.0} if composite == "epsilon_gamma_box" else {}
+        theirs = getattr(composites, composite.title().replace("_", ""))(epsilon=1e-6, **box, **options)
+    with torch.enable_grad(), Gradient(model=model, composite=theirs) as attributor:
         logits, relevance = attributor(x, lambda z: torch.eye(z.shape[1], dtype=z.dtype)[z.argmax(1)])
     return logits.detach(), relevance.detach()
 
@@ -86,21 +83,16 @@ def published_composite(stabilizer, canonizers):
 
 
 def ours(model, x, composite):
-    if composite == "epsilon_gamma_box":
-        from skexmap.lrp import epsilon_gamma_box
-
-        resolved = epsilon_gamma_box(low=-3.0, high=3.0)
-    else:
-        resolved = LRP(composite).resolved()
-    return RelevanceEngine(model, resolved).attribute(x, lambda logits: logits.argmax(1))
-
-
-SMALL = ["vgg11", "vgg11_bn", "resnet18"]
+    box = {"low": -3.0, "high": 3.0} if composite == "epsilon_gamma_box" else {}
+    engine = RelevanceEngine(model, COMPOSITES[composite](**box))
+    return engine.attribute(x, lambda logits: logits.argmax(1))
 
 
 @pytest.mark.torchvision
 @pytest.mark.parametrize("composite", COMPOSITES)
-@pytest.mark.parametrize("name", [*SMALL, pytest.param("resnet50", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["vgg11", "vgg11_bn", "resnet18", pytest.param("resnet50", marks=pytest.mark.slow)]
+)
 def test_a_composite_equals_zennit(name, composite):
     pytest.importorskip("zennit")
     model = torchvision_model(name)
@@ -153,11 +145,9 @@ def test_epsilon_equals_captums_on_a_plain_sequential_net():
     ).double()
     x = torch.randn(4, 3, 8, 8, dtype=torch.float64)
     target = model(x).argmax(1).detach()
-    found = RelevanceEngine(model, epsilon_gamma(gamma=0.0, epsilon=1e-9)).attribute(
-        x, lambda logits: target, initial_relevance="logit"
-    )
+    found = explain(model, x, target, epsilon_gamma(gamma=0.0, epsilon=1e-9), initial_relevance="logit")
     for module in layers.values():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             module.rule = EpsilonRule(epsilon=1e-9)
     expected = LRP(model).attribute(x, target=target).detach()
-    np.testing.assert_allclose(found.relevance.numpy(), expected.numpy(), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-7)

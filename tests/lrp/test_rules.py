@@ -4,23 +4,12 @@ import lrp_by_hand as by_hand
 import numpy as np
 import pytest
 import torch
+from lrp_nets import explain, norm
 from torch import nn
 
-from skexmap.lrp import (
-    AlphaBeta,
-    Composite,
-    Epsilon,
-    Flat,
-    Gamma,
-    Norm,
-    On,
-    Pass,
-    RelevanceEngine,
-    Rule,
-    WSquare,
-    ZBox,
-    ZPlus,
-)
+from skexmap.lrp import AlphaBeta, Composite, Epsilon, Flat, Gamma, On, Pass, Rule, WSquare, ZBox, ZPlus
+
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 RULES = {
     "epsilon": (Epsilon(), by_hand.epsilon_rule),
@@ -33,7 +22,7 @@ RULES = {
     "z-box": (ZBox(-4, 5), lambda *a: by_hand.z_box_rule(*a, -4, 5)),
     "flat": (Flat(), by_hand.flat_rule),
     "w-square": (WSquare(), by_hand.w_square_rule),
-    "norm": (Norm(), by_hand.norm_rule),
+    "epsilon 0": (Epsilon(0.0), by_hand.norm_rule),
 }
 
 LAYERS = {
@@ -71,28 +60,15 @@ LAYERS = {
     "norm alone": (lambda: norm(3), (3, 2, 2)),
 }
 
-
-def norm(n, kind=nn.BatchNorm2d, affine=True):
-    """Return a batch-norm in evaluation mode whose statistics are not those of a fresh one."""
-    layer = kind(n, affine=affine)
-    layer.running_mean.normal_()
-    layer.running_var.uniform_(0.5, 2)
-    if affine:
-        layer.weight.data.normal_()
-        layer.bias.data.normal_()
-        # Something must pass the ReLU behind it.
-        layer.bias.data[-1] = 3.0
-    return layer.eval()
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def rule_matrix(model, rule, x):
     """Return what skexmap makes of relevance 1 at each output: one row per output."""
-    composite = rule if isinstance(rule, Composite) else Composite([(On(), rule)])
     n_outputs = model(x[None]).shape[1]
     repeated = x.expand(n_outputs, *x.shape)
-    engine = RelevanceEngine(model, composite)
-    relevance = engine.attribute(repeated, lambda logits: torch.arange(n_outputs)).relevance
-    return relevance.reshape(n_outputs, -1).numpy()
+    found = explain(model, repeated, torch.arange(n_outputs), Composite([(On(), rule)]))
+    return found.reshape(n_outputs, -1)
 
 
 def matrix_by_hand(layer, x, rule, *, rectified=False):
@@ -107,14 +83,6 @@ def matrix_by_hand(layer, x, rule, *, rectified=False):
             R[j] = 0
         rows.append(rule(x, W, b, R))
     return np.array(rows)
-
-
-@pytest.fixture(autouse=True)
-def _double_precision():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("sign", ["signed", "non-negative"])
@@ -137,53 +105,55 @@ def test_a_rule_is_its_matrix_form(layer, rule, rectified, sign):
     expected = matrix_by_hand(module, x, reference, rectified=rectified)
     found = rule_matrix(nn.Sequential(*parts), mine, x)
     if rectified and not mine.proportional:
-        # Started at 1 behind a ReLU, relevance at a zero output is handed to the pre-activation all the same.
+        # Started at 1 behind a ReLU, relevance at a zero output is passed to the pre-activation all the same.
         rows = (module(x[None]).flatten() > 0).numpy()
         found, expected = found[rows], expected[rows]
         assert rows.any()
     np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("rule", [name for name, (rule, _) in RULES.items() if rule.proportional])
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-def test_a_same_padded_convolution_with_an_even_kernel_is_its_matrix_form(rule):
-    module = nn.Conv2d(2, 2, (4, 3), padding="same").requires_grad_(False)
-    x = torch.randn(2, 5, 4)
-    mine, reference = RULES[rule]
-    found = rule_matrix(nn.Sequential(module, nn.Flatten()), mine, x)
+def assert_is_matrix_form(module, rule, reference, x):
+    found = rule_matrix(nn.Sequential(module.requires_grad_(False), nn.Flatten()), rule, x)
     np.testing.assert_allclose(found, matrix_by_hand(module, x, reference), rtol=1e-8, atol=1e-10)
 
 
-def test_pass_hands_relevance_to_the_same_position():
+@pytest.mark.parametrize("rule", [name for name, (rule, _) in RULES.items() if rule.proportional])
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+def test_a_same_padded_convolution_with_an_even_kernel_is_its_matrix_form(rule):
+    module = nn.Conv2d(2, 2, (4, 3), padding="same")
+    assert_is_matrix_form(module, *RULES[rule], torch.randn(2, 5, 4))
+
+
+def test_z_box_takes_one_bound_per_channel():
+    low, high = [-1.0, -2.0, 0.0], [1.0, 2.0, 3.0]
+    x = torch.stack([torch.empty(4, 4).uniform_(a, b) for a, b in zip(low, high, strict=True)])
+    per_pixel = [np.repeat(bound, 16) for bound in (low, high)]
+    module = nn.Conv2d(3, 2, 2, stride=2)
+    assert_is_matrix_form(module, ZBox(low, high), lambda *a: by_hand.z_box_rule(*a, *per_pixel), x)
+
+
+def test_z_box_says_how_many_images_leave_the_box():
+    x = torch.rand(3, 4)
+    x[1, 2] = 1.5
+    with pytest.raises(ValueError, match="1 of 3 images have values outside the box"):
+        explain(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), x, composite=Composite([(On(), ZBox(0, 1))]))
+
+
+def test_pass_keeps_relevance_at_the_same_position():
     model = nn.Sequential(nn.Linear(4, 4), nn.Flatten())
     np.testing.assert_allclose(rule_matrix(model, Pass(), torch.tensor([1.0, 0.0, -2.0, 3.0])), np.eye(4))
 
 
-def test_pass_refuses_a_layer_that_changes_the_shape():
-    with pytest.raises(ValueError, match="rule Pass needs equal shapes, but '0' maps"):
-        rule_matrix(nn.Sequential(nn.Linear(4, 3)), Pass(), torch.ones(4))
-
-
-def test_z_box_takes_one_bound_per_channel():
-    module = nn.Conv2d(3, 2, 2, stride=2).requires_grad_(False)
-    low, high = [-1.0, -2.0, 0.0], [1.0, 2.0, 3.0]
-    x = torch.stack([torch.empty(4, 4).uniform_(a, b) for a, b in zip(low, high, strict=True)])
-    W, b, _ = by_hand.matrix_of(module, x.shape)
-    per_pixel = [np.repeat(bound, 16) for bound in (low, high)]
-    rows = [
-        by_hand.z_box_rule(x.flatten().numpy(), W, b, by_hand.seed(b, j), *per_pixel) for j in range(len(b))
-    ]
-    found = rule_matrix(nn.Sequential(module, nn.Flatten()), ZBox(low, high), x)
-    np.testing.assert_allclose(found, rows, rtol=1e-8, atol=1e-10)
-
-
-def test_z_box_says_how_many_images_leave_the_box():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
-    engine = RelevanceEngine(model, Composite([(On(), ZBox(0, 1))]))
-    x = torch.rand(3, 4)
-    x[1, 2] = 1.5
-    with pytest.raises(ValueError, match="1 of 3 images have values outside the box"):
-        engine.attribute(x, lambda logits: logits.argmax(1))
+@pytest.mark.parametrize(
+    "rule, error, message",
+    [
+        (Pass(), ValueError, "rule Pass needs equal shapes, but '0' maps"),
+        (Rule(), NotImplementedError, "Rule must override `relevance` or `coefficient`"),
+    ],
+)
+def test_a_rule_that_cannot_work_on_a_layer_is_refused(rule, error, message):
+    with pytest.raises(error, match=message):
+        rule_matrix(nn.Sequential(nn.Linear(4, 3)), rule, torch.ones(4))
 
 
 @pytest.mark.parametrize("alpha, beta", [(1, 1), (2, 0), (-1, -2)])
@@ -193,10 +163,16 @@ def test_alpha_and_beta_must_conserve_relevance(alpha, beta):
 
 
 @pytest.mark.parametrize("rule", ["epsilon", "gamma 4", "z-plus", "alpha-beta", "flat", "w-square"])
-def test_without_a_bias_a_rule_conserves_relevance_up_to_its_stabiliser(rule):
+def test_without_a_bias_a_rule_conserves_relevance_up_to_its_stabilizer(rule):
     module = nn.Linear(6, 5, bias=False).requires_grad_(False)
     found = rule_matrix(nn.Sequential(module), RULES[rule][0], torch.rand(6))
     np.testing.assert_allclose(found.sum(1), 1, rtol=1e-3)
+
+
+def test_epsilon_0_gives_nothing_where_the_output_is_zero():
+    module = nn.Linear(2, 1, bias=False)
+    module.weight.data[:] = torch.tensor([1.0, -1.0])
+    assert (rule_matrix(nn.Sequential(module), Epsilon(0.0), torch.ones(2)) == 0).all()
 
 
 class Sorted(Rule):
@@ -205,15 +181,6 @@ class Sorted(Rule):
     def relevance(self, layer, relevance):
         winner = (layer.weight * layer.input[:, None]).argmax(2)
         return torch.zeros_like(layer.input).scatter_add_(1, winner, relevance)
-
-
-def test_a_rule_written_in_relevances_needs_no_coefficients():
-    module = nn.Linear(6, 5).requires_grad_(False)
-    x = torch.randn(6)
-    expected = matrix_by_hand(
-        module, x, lambda x, W, b, R: np.bincount((W * x).argmax(1), weights=R, minlength=len(x))
-    )
-    np.testing.assert_allclose(rule_matrix(nn.Sequential(module), Sorted(), x), expected, rtol=1e-9)
 
 
 class HalfGradient(Rule):
@@ -225,17 +192,15 @@ class HalfGradient(Rule):
         return layer.transpose(coefficient, layer.weight) / 2
 
 
-def test_a_rule_written_in_coefficients_is_used_as_it_is():
-    module = nn.Conv2d(2, 3, 2).requires_grad_(False)
-    x = torch.randn(2, 3, 3)
-    expected = matrix_by_hand(module, x, lambda *a: by_hand.norm_rule(*a) / 2)
-    found = rule_matrix(nn.Sequential(module, nn.Flatten()), HalfGradient(), x)
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
+def test_a_rule_of_the_user_is_used_as_it_is():
+    def sort(x, W, b, R):
+        return np.bincount((W * x).argmax(1), weights=R, minlength=len(x))
 
+    def half(*arguments):
+        return by_hand.norm_rule(*arguments) / 2
 
-def test_an_unwritten_rule_says_what_to_write():
-    with pytest.raises(NotImplementedError, match="Rule must override `relevance` or `coefficient`"):
-        rule_matrix(nn.Sequential(nn.Linear(2, 2)), Rule(), torch.ones(2))
+    assert_is_matrix_form(nn.Linear(6, 5), Sorted(), sort, torch.randn(6))
+    assert_is_matrix_form(nn.Conv2d(2, 3, 2), HalfGradient(), half, torch.randn(2, 3, 3))
 
 
 def test_rules_with_equal_settings_are_equal_and_hash_the_same():

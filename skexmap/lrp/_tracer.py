@@ -1,0 +1,185 @@
+"""The tracer intercepts every torch function of one forward pass and looks up its rule.
+
+A `torch.overrides.TorchFunctionMode` intercepts every torch function that the model calls, whether from a module, a
+functional call or an operator, and passes it to its rule in `skexmap.lrp._operations.RULES`. Nothing is attached to the
+model. Every tensor that depends on the image carries a tag with its version. If an operation receives such a tensor
+without a tag, or one that has been written to since, then code that cannot be intercepted made or changed it (a
+scripted module, a custom autograd Function). The tracer then raises an error immediately.
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from skexmap.lrp._calls import FunctionCall
+from skexmap.lrp._logits import first_output
+from skexmap.lrp._operations import RULES
+from skexmap.lrp._tags import Tag, tag_of, tensors_in
+
+_REMEDY = "pass a gradient method to HeatmapTransformer as a callable `attribution`."
+
+
+class UnsupportedOperationError(NotImplementedError):
+    """An operation of the model has no relevance rule; the message names the operation and its location."""
+
+
+@dataclass
+class Note:
+    """What the tracer records of an operation for a report; `rule` is None if it has none."""
+
+    operation: str
+    rule: Any = None
+    output: Any = None
+    layer: Any = None
+    where: str = ""
+    why: str = ""
+
+
+class Tracer(TorchFunctionMode):
+    """One intercepted forward pass. With a list of `notes`, operations without a rule are noted and do not raise."""
+
+    def __init__(self, composite, weights, notes=None):
+        super().__init__()
+        self.composite = composite
+        self.weights = weights
+        self.notes = notes
+        self._replaced = []
+        self._borrowed = []
+
+    def follow(self, model, images):
+        """Return the model's logits for images that are a leaf of the graph."""
+        self.tag_all(images, Tag(pixels=True))
+        with self:
+            output = model(images)
+        logits = self.current(first_output(output))
+        if tag_of(logits) is None and logits.grad_fn is None:
+            raise UnsupportedOperationError(
+                "The model's output does not depend on the images by any differentiable path."
+            )
+        self.check_seen(logits, "the model's output")
+        return logits
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        tensors = list(tensors_in((*args, *kwargs.values())))
+        if all(tag_of(tensor) is None for tensor in tensors):
+            if not any(tensor.requires_grad for tensor in tensors):
+                return func(*args, **kwargs)
+            # Only weights: any result computed from them is a constant here.
+            for tensor in tensors:
+                self.check_seen(tensor, "an operation")
+            with torch.no_grad():
+                return func(*args, **kwargs)
+        # A model may run some parts without gradients (a frozen body); relevance passes through them too.
+        with torch.enable_grad():
+            return self._apply_rule(FunctionCall(self, func, args, kwargs))
+
+    def _apply_rule(self, call):
+        if not call.tags:
+            return call.value()
+        if call.kwargs.get("out") is not None:
+            return self.refuse(call, "It writes into a given tensor (`out=`).")
+        if torch.is_inference_mode_enabled():
+            return self.refuse(call, "It runs in `torch.inference_mode()`: use `torch.no_grad()` there.")
+        if call.name not in RULES:
+            return self._without_rule(call)
+        rule, description = RULES[call.name]
+        n_notes = len(self.notes or ())
+        output = rule(self, call)
+        if len(self.notes or ()) == n_notes:
+            self.note(call.name, description, output)
+        if call.writes_to is not None:
+            self._replace(call.writes_to, output)
+        return output
+
+    def _without_rule(self, call):
+        """Allow functions whose result is not a floating tensor (comparisons, sizes); refuse the others."""
+        if call.writes_to is None:
+            result = call.compute()
+            if not any(t.is_floating_point() or t.is_complex() for t in tensors_in([result])):
+                return result
+        return self.refuse(call)
+
+    def _replace(self, tensor, output):
+        """Record that a tensor of the caller stands for `output` from now on."""
+        if tag_of(tensor) is None:
+            # Image-dependent values were written into a constant, as in `total = zeros(...); total += x`.
+            tensor._relevance_tag = Tag()
+            self._borrowed.append(tensor)
+        tag_of(tensor).replacement = output
+        self._replaced.append(tensor)
+
+    def current(self, tensor):
+        """Return the tensor that in-place operations have turned this tensor into."""
+        tag = tag_of(tensor)
+        while tag is not None and tag.replacement is not None:
+            tensor = tag.replacement
+            tag = tag_of(tensor)
+        return tensor
+
+    def close(self):
+        """Cut the links from tensors to the results of in-place operations, so that memory is freed at once."""
+        for tensor in self._replaced:
+            tag_of(tensor).replacement = None
+        for tensor in self._borrowed:
+            del tensor._relevance_tag
+        self._replaced, self._borrowed = [], []
+
+    # --- Used by the rules of operations ---
+
+    def tag_all(self, output, tag):
+        """Tag the tensors in an operation's output and return it."""
+        for i, tensor in enumerate(tensors_in([output])):
+            if tensor.is_floating_point():
+                tensor._relevance_tag = tag if i == 0 else tag.of_values()
+                tensor._relevance_tag.sign(tensor)
+        return output
+
+    def note(self, operation, rule, output, layer=None):
+        """Record an operation if a report was requested."""
+        if self.notes is not None:
+            self.notes.append(Note(operation, rule, output, layer))
+
+    def refuse(self, call, why=""):
+        """Raise an error that names the operation and its location (or record it, for a report)."""
+        where = self.where()
+        if self.notes is None:
+            message = f"The operation '{call.name}' has no relevance rule{where}. {why}".rstrip()
+            raise UnsupportedOperationError(
+                f"{message} Rewrite that step with supported operations (skexmap.lrp.check_model lists all that are "
+                f"missing), or {_REMEDY}"
+            )
+        self.notes.append(Note(call.name, where=where, why=why))
+        return self.tag_all(call.compute(), Tag())
+
+    def check_seen(self, tensor, reached):
+        """Raise if an operation that the mode cannot intercept made or changed a tensor that depends on the image."""
+        tag = tag_of(tensor)
+        if tensor.grad_fn is None if tag is None else tag.fits(tensor):
+            return
+        changed = tag is not None and (tag.written_to(tensor) or tensor.grad_fn is None)
+        made_by = "an in-place operation" if changed else tensor.grad_fn.name()
+        if self.notes is None:
+            raise UnsupportedOperationError(
+                f"A tensor was made by {made_by}, which can't be intercepted, before it reached {reached}"
+                f"{self.where()}. Scripted, traced and compiled submodules and custom autograd Functions hide what "
+                f"they compute: use the original Python module, or {_REMEDY}"
+            )
+        self.notes.append(Note(made_by, where=self.where(), why="It can't be intercepted."))
+        self.tag_all(tensor, Tag())
+
+    def where(self):
+        """Describe the line of the model's code that is running: ' in layer1.0 (resnet.py, line 102)'."""
+        frame, module, line = sys._getframe(1), "", ""
+        while frame is not None and frame.f_code is not Tracer.follow.__code__:
+            filename = frame.f_code.co_filename.replace("\\", "/")
+            name = self.weights.module_names.get(id(frame.f_locals.get("self")))
+            if name and not module:
+                module = f" in '{name}'"
+            if not line and "/torch/" not in filename and "/skexmap/lrp/" not in filename:
+                line = f" ({filename.rsplit('/', 1)[-1]}, line {frame.f_lineno})"
+            frame = frame.f_back
+        return module + line
