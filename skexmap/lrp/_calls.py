@@ -56,12 +56,6 @@ class FunctionCall:
         bound.apply_defaults()
         return bound.arguments
 
-    def has_negative_constant(self):
-        """Return whether a value that does not depend on the image may be negative (an axis counts as a value)."""
-        if any(tag_of(tensor) is None and tensor.is_floating_point() for tensor in self.tensors()):
-            return True
-        return any(isinstance(n, (int, float)) and n < 0 for n in (*self.args, *self.kwargs.values()))
-
 
 def _current(tracer, value):
     """Replace tensors by those that in-place operations have turned them into."""

@@ -10,11 +10,16 @@ FEW_CHANNELS = 8
 
 def convolve(x, weight, bias, settings):
     """Apply a (possibly transposed) convolution with the given weights."""
+    if _is_dense_per_pixel(x, weight, settings):
+        result = F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias)
+        return result.permute(0, 3, 1, 2)
     return torch.convolution(x, weight, bias, **settings)
 
 
 def transpose_convolution(share, weight, input_like, settings):
     """Apply the transpose of `convolve` (its gradient with respect to x)."""
+    if _is_dense_per_pixel(share, weight, settings):
+        return (share.permute(0, 2, 3, 1) @ weight.flatten(1)).permute(0, 3, 1, 2)
     if _has_few_strided_channels(weight, share, settings):
         return _transpose_by_phases(share, weight, input_like.shape[-2:], settings)
     return torch.ops.aten.convolution_backward(
@@ -31,6 +36,20 @@ def transpose_convolution(share, weight, input_like, settings):
         settings["groups"],
         [True, False, False],
     )[0]
+
+
+def _is_dense_per_pixel(x, weight, settings):
+    """Return whether a convolution of one pixel is a matrix product, which is faster in channels-last."""
+    return (
+        weight.ndim == 4
+        and weight.shape[2:] == (1, 1)
+        and x.device.type == "cpu"
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and settings["groups"] == 1
+        and not settings["transposed"]
+        and set(settings["stride"]) == {1}
+        and set(settings["padding"]) == {0}
+    )
 
 
 def _has_few_strided_channels(weight, share, settings):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from skexmap.lrp._initial_relevance import initial_coefficient, within_range, without_residue
-from skexmap.lrp._logits import check_logits, first_output, logits_differ, probabilities
+from skexmap.lrp._logits import check_logits, companions_matter, first_output, logits_differ, probabilities
 from skexmap.lrp._rules import away_from_zero
 from skexmap.lrp._tags import tag_of
 from skexmap.lrp._tracer import Tracer, UnsupportedOperationError
@@ -65,6 +65,7 @@ class RelevanceEngine:
         """Raise if the model cannot be attributed on these images; return the name of its last dense layer, or None.
 
         The traced logits must equal the plain ones: they differ if the values are changed where nothing is intercepted.
+        Those of an image must not depend on its companions.
         """
         with torch.no_grad():
             plain = first_output(self.model(images))
@@ -76,6 +77,10 @@ class RelevanceEngine:
             if difference:
                 raise UnsupportedOperationError(difference)
             dense = tag_of(logits).dense
+        with torch.no_grad():
+            difference = companions_matter(first_output(self.model(images[:1])), plain[:1])
+        if difference:
+            raise UnsupportedOperationError(difference)
         return None if dense is None else dense[1]
 
     @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 import torch
 
-from skexmap.lrp._rules import stabilize
+from skexmap.lrp._rules import TINY, stabilize
 
 # Initial relevance in float16. It is smaller if the coefficient would otherwise exceed `HALF_LARGEST`.
 HALF_START = 2.0**6
@@ -46,4 +46,6 @@ def without_residue(relevance, x):
     # The residue there (about 1e-20 of the largest) is small enough to make products of maps subnormal numbers, which
     # processors handle a hundred times more slowly.
     largest = relevance.abs().flatten(1).amax(1).reshape(-1, *[1] * (relevance.ndim - 1))
+    # An image that turns every activation off has no relevance, of the 1 that the logit starts with.
+    relevance = relevance.masked_fill_(largest < TINY, 0.0)
     return relevance.masked_fill_((x == 0) & (relevance.abs() < RESIDUE * largest), 0.0)

@@ -1,6 +1,7 @@
 """The weighted layer that a rule works on: its input and output, its (folded) weights and its linear map."""
 
 import copy
+import functools
 from typing import NamedTuple
 
 import torch
@@ -42,22 +43,24 @@ class WeightedLayer:
     input, output : tensor
         Values at its input and output. The output follows the folded batch-norm, and the ReLU if `rectified`.
     rectified : bool
-        Whether a ReLU follows directly. Then `output` is non-negative, and no relevance arrives where it is zero.
+        Whether a ReLU, capped or not, follows directly. Then `output` is non-negative, and no relevance arrives where
+        it is zero.
+    preactivation : tensor
+        Values before that ReLU, correct wherever they are positive; `output` if there is none.
     input_nonnegative : bool
-        Whether the input is known to have no negative entry.
+        Whether no entry of the input is negative.
     first : bool
         Whether no other weighted layer lies between the image and this one.
     rule : Rule or None
         The composite's rule for it.
     """
 
-    def __init__(self, name, operation, x, output, weight, bias, *, settings, variants, nonnegative, first):
+    def __init__(self, name, operation, x, output, weight, bias, *, settings, variants, first):
         self.name = name
         self.operation = operation
         self.input = x
-        self.output = output
+        self.output = self.preactivation = output
         self.rectified = False
-        self.input_nonnegative = nonnegative
         self.first = first
         self.rule = None
         self._parameters = (weight, bias)
@@ -73,16 +76,23 @@ class WeightedLayer:
         layer._variants = self._variants.setdefault(key, {}) if cached else {}
         return layer
 
-    def rectify(self, output):
-        """Return this layer with a ReLU folded into its output."""
+    def rectify(self, output, *, capped):
+        """Return this layer with a ReLU folded into its output; `capped` if it changes large values, too."""
         layer = self._with_output(output)
         layer.rectified = True
+        if capped:
+            layer.preactivation = self.output
         return layer
 
     def _with_output(self, output):
         layer = copy.copy(self)
-        layer.output = output
+        layer.output = layer.preactivation = output
         return layer
+
+    @functools.cached_property
+    def input_nonnegative(self):
+        # Looked up in the values, which costs little: what is known of the operations before it may be incomplete.
+        return bool(self.input.amin() >= 0)
 
     @property
     def can_fold(self):

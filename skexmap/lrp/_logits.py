@@ -35,25 +35,54 @@ def check_logits(logits, n_images):
         raise ValueError(f"The model returns NaN or infinite logits for {bad} of {n_images} images.")
 
 
-def logits_differ(logits, plain):
-    """Describe how the intercepted logits differ from the plain ones; empty if they do not."""
-    difference = (logits - plain).abs().max()
-    scale = plain.abs().max().clamp(min=torch.finfo(plain.dtype).tiny)
-    if difference <= LOGIT_TOLERANCE.get(plain.dtype, 1e-3) * scale:
+def companions_matter(alone, together):
+    """Describe how an image's logits depend on the images beside it; empty if they do not."""
+    difference, scale = _difference(alone, together)
+    if not difference:
         return ""
     return (
-        f"The model's output changes when its operations are intercepted (by {float(difference):.3g}, logits up to "
-        f"{float(scale):.3g}). It is random (active dropout?), keeps state between calls, or writes in place through a "
+        f"The logits of an image depend on the images beside it in the batch (they change by {difference:.3g}, logits "
+        f"up to {scale:.3g}), and so would its map. Look for statistics over the first axis, as in `x - x.mean(0)`."
+    )
+
+
+def _difference(logits, others):
+    """Return the largest difference, 0 if it is within rounding, and the largest logit."""
+    difference = float((logits - others).abs().max())
+    scale = float(others.abs().max().clamp(min=torch.finfo(others.dtype).tiny))
+    return difference * (difference > LOGIT_TOLERANCE.get(others.dtype, 1e-3) * scale), scale
+
+
+def logits_differ(logits, plain):
+    """Describe how the intercepted logits differ from the plain ones; empty if they do not."""
+    difference, scale = _difference(logits, plain)
+    if not difference:
+        return ""
+    return (
+        f"The model's output changes when its operations are intercepted (by {difference:.3g}, logits up to "
+        f"{scale:.3g}). It is random (active dropout?), keeps state between calls, or writes in place through a "
         "view whose base is used again; write that step without in-place operations."
     )
 
 
 def probabilities(logits):
-    """Describe the function that has turned the logits into probabilities; empty if there is none."""
-    gate = tag_of(logits).gate
-    if gate is None:
+    """Say so if the values are probabilities, or their logarithms; empty if they are not."""
+    values = logits.detach().double()
+    tolerance = 1e-2 if logits.dtype in (torch.float16, torch.bfloat16) else 1e-4
+    if logits.shape[1] == 1:
+        # A single logit may lie between 0 and 1 by chance, so that it must come from a sigmoid, too.
+        found = tag_of(logits).gate and bool(((values >= 0) & (values <= 1)).all())
+    else:
+        in_range = bool(((values >= -tolerance) & (values <= 1 + tolerance)).all())
+        found = (in_range and _all_one(values.sum(1), tolerance)) or _all_one(values.exp().sum(1), tolerance)
+    if not found:
         return ""
     return (
-        f"The model ends in a {gate}: relevance must start at the logits before it, because a probability mixes all of "
-        "them and saturates. Remove that last layer (for a Sequential: `model[:-1]`)."
+        "The model returns probabilities, or their logarithms: relevance must start at the logits before them, because "
+        "a probability mixes all logits and saturates. Remove the softmax or sigmoid at the end (for a Sequential: "
+        "`model[:-1]`)."
     )
+
+
+def _all_one(values, tolerance):
+    return bool(((values - 1).abs() <= tolerance).all())

@@ -7,18 +7,30 @@ from skexmap.lrp._tags import Tag, tag_of
 
 
 class PassOn(torch.autograd.Function):
-    """An elementwise function that passes its relevance on: the coefficient is multiplied by output / input."""
+    """An elementwise function that passes its relevance on: `ratio` gives output / input, the coefficient's factor."""
 
     @staticmethod
-    def forward(ctx, x, output):
-        ctx.x, ctx.output = x.detach(), output.detach()
+    def forward(ctx, x, output, ratio):
+        ctx.x, ctx.output, ctx.ratio = x.detach(), output.detach(), ratio
         return output
 
     @staticmethod
     def backward(ctx, coefficient):
-        result = coefficient * away_from_zero(ctx.output) / away_from_zero(ctx.x)
+        result = ctx.ratio(ctx.output, ctx.x).mul_(coefficient)
         ctx.x = ctx.output = None
-        return result, None
+        return result, None, None
+
+
+def any_ratio(output, x):
+    """Return output / input, such that an input of zero passes its relevance on."""
+    return away_from_zero(output).div_(away_from_zero(x))
+
+
+def ratio_zero_at_zero(output, x):
+    """Return output / input of a function that maps 0 to 0, and 0 there; half the cost of `any_ratio`."""
+    # In float16, the smallest normal number is too large to be negligible.
+    smallest = 2.0**-24 if x.dtype == torch.float16 else torch.finfo(x.dtype).tiny
+    return output / (x + smallest)
 
 
 class ShareEqually(torch.autograd.Function):
@@ -54,5 +66,5 @@ def pass_pixels_on(tracer, call):
     """Pass relevance on through an elementwise operation on the pixels."""
     x = next(tensor for tensor in call.tensors() if tag_of(tensor) is not None)
     value = call.value()
-    output = PassOn.apply(x, value) if value.shape == x.shape else call.compute()
+    output = PassOn.apply(x, value, any_ratio) if value.shape == x.shape else call.compute()
     return tracer.tag_all(output, Tag(pixels=True))

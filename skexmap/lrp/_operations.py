@@ -8,12 +8,14 @@ the table themselves, so an operation that is made of others is written out in t
 To give another torch function a rule, add its name to a row of `TABLE`.
 """
 
+import math
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 
 from skexmap.lrp._attention import multi_head_attention, scaled_dot_product_attention
-from skexmap.lrp._nodes import PassOn, ShareEqually, pass_pixels_on
+from skexmap.lrp._nodes import PassOn, ShareEqually, any_ratio, pass_pixels_on, ratio_zero_at_zero
 from skexmap.lrp._normalization import group_norm, instance_norm, layer_norm, rms_norm
 from skexmap.lrp._tags import Tag, tag_of
 from skexmap.lrp._weighted import apply_composite, apply_dense, batch_norm, convolution, dense
@@ -30,8 +32,12 @@ def select(tracer, call, *, every_value=False):
 
 def share(tracer, call):
     """Join, sum or average: relevance follows the values, or is shared in proportion to them."""
-    nonnegative = all(tag.nonnegative for tag in call.tags) and not call.has_negative_constant()
-    return tracer.tag_all(call.compute(), Tag(nonnegative, pixels=all(tag.pixels for tag in call.tags)))
+    return tracer.tag_all(call.compute(), _joint_tag(call))
+
+
+def _joint_tag(call):
+    """Return what is known of a result to which all arguments that depend on the image contribute alike."""
+    return Tag(gate=all(tag.gate for tag in call.tags), pixels=all(tag.pixels for tag in call.tags))
 
 
 def add(tracer, call):
@@ -40,37 +46,30 @@ def add(tracer, call):
     # passes relevance on. In proportion, a pixel whose shifted value is zero would get an infinite share.
     if tracer.composite.gives_to_zeros and len(call.tags) == 1 and call.tags[0].pixels:
         return pass_pixels_on(tracer, call)
-    return share(tracer, call)
-
-
-def signed(rule, tracer, call):
-    """Apply a rule to an operation whose result may be negative even if its arguments are not."""
-    output = rule(tracer, call)
-    tag_of(output).nonnegative = False
+    output = share(tracer, call)
+    tag_of(output).base = _common_base(call, output.shape)
     return output
 
 
-def interpolate(tracer, call):
-    """Resize: pixels share in proportion to their weight; only bicubic weights can be negative."""
-    return signed(share, tracer, call) if call.argument(3, "mode", None) == "bicubic" else share(tracer, call)
+def _common_base(call, shape):
+    """Return the tensor of which all arguments are functions, entry by entry; None if there is none."""
+    bases = [_base(tensor) for tensor in call.tensors() if tag_of(tensor) is not None]
+    return bases[0] if bases[0].shape == shape and all(base is bases[0] for base in bases) else None
 
 
-def make_constant(tracer, call):
-    """Create a tensor that takes only its shape and type from the image, so it depends on no pixel."""
-    return call.value()
+def _base(tensor):
+    base = tag_of(tensor).base
+    return tensor if base is None else base
 
 
-def leave_torch(tracer, call):
-    """Refuse what takes values out of torch or out of the graph."""
-    return tracer.refuse(call, "It takes values to where later operations cannot be followed.")
-
-
-def drop_out(tracer, call):
-    """Dropout does nothing in evaluation mode; a call that still drops values makes the model random."""
-    if call.argument(1, "p", 0.5) > 0 and call.argument(2, "training", call.kwargs.get("train", False)):
-        return tracer.refuse(call, "It is active in evaluation mode: pass `training=self.training`.")
-    x = call.args[0]
-    return tracer.tag_all(x.view_as(x), tag_of(x).of_values(every_value=True))
+def scale(tracer, call, factor):
+    """Multiply by a constant: in proportion. A factor that maps a clipped range to [0, 1] makes a hard sigmoid."""
+    output = add(tracer, call)
+    cap = call.tags[0].cap
+    if cap is not None and isinstance(factor, (int, float)):
+        tag_of(output).cap = cap * factor
+        tag_of(output).gate |= math.isclose(cap * factor, 1, rel_tol=1e-6)
+    return output
 
 
 def multiply(tracer, call):
@@ -78,29 +77,78 @@ def multiply(tracer, call):
     # A constant scales. If exactly one factor is a gate (the output of a sigmoid, hard sigmoid or softmax, as in
     # squeeze-excite), the gate is treated as a constant and the signal takes all relevance (Arras et al. 2017).
     # Otherwise each factor gets half, which conserves it (the uniform rule of AttnLRP, Achtibat et al. 2024, eq. 13).
-    if len(call.tags) == 1:
-        return add(tracer, call)
     left, right = call.args
-    is_gate = [tag.gate is not None for tag in call.tags]
+    if len(call.tags) == 1:
+        return scale(tracer, call, left if tag_of(left) is None else right)
+    if _common_base(call, torch.broadcast_shapes(left.shape, right.shape)) is not None:
+        return elementwise(tracer, call)
+    is_gate = [tag.gate for tag in call.tags]
     if is_gate[0] == is_gate[1]:
         return share_equally(tracer, call)
     output = left.detach() * right if is_gate[0] else left * right.detach()
     tracer.note(call.name, "signal takes all (the gate is a constant)", output)
-    return tracer.tag_all(output, Tag(nonnegative=all(tag.nonnegative for tag in call.tags)))
+    return tracer.tag_all(output, Tag())
+
+
+def elementwise(tracer, call):
+    """Write out an activation, as in ``x * tanh(softplus(x))``: it passes relevance on to x."""
+    value = call.value()
+    base = _common_base(call, value.shape)
+    output = PassOn.apply(base, value, any_ratio)
+    tracer.note(call.name, "pass", output)
+    return tracer.tag_all(output, Tag(base=base))
 
 
 def share_equally(tracer, call):
     """Multiply activations, entrywise or as matrices: each gets the same part (AttnLRP, eq. 13)."""
     output = ShareEqually.apply(call.compute(), len(call.tags))
     tracer.note(call.name, "equal halves" if len(call.tags) == 2 else "equal parts", output)
-    return tracer.tag_all(output, Tag(nonnegative=all(tag.nonnegative for tag in call.tags)))
+    return tracer.tag_all(output, _joint_tag(call))
 
 
 def divide(tracer, call):
-    """Divide by a constant; a divisor that depends on the image has no rule."""
-    if tag_of(call.args[1]) is not None:
-        return tracer.refuse(call, "It divides by a value that depends on the image.")
-    return add(tracer, call)
+    """Divide by a constant, or by a value of the image (a norm, a deviation), which is treated as a constant."""
+    left, right = call.args
+    if call.kwargs.get("rounding_mode") is not None:
+        return tracer.refuse(call, "It rounds.")
+    if tag_of(right) is None:
+        return scale(tracer, call, 1 / right if isinstance(right, (int, float)) and right else None)
+    if tag_of(left) is None:
+        with tracer:
+            return torch.reciprocal(right) * left
+    if _common_base(call, torch.broadcast_shapes(left.shape, right.shape)) is not None:
+        return elementwise(tracer, call)
+    output = torch.div(left, right.detach())
+    tracer.note(call.name, "the divisor is a constant", output)
+    return tracer.tag_all(output, Tag(gate=tag_of(left).gate))
+
+
+def reversed_divide(tracer, call):
+    """Compute ``constant / x``."""
+    with tracer:
+        return torch.div(call.args[1], call.args[0])
+
+
+def power(tracer, call):
+    """Raise to a constant power; a negative one makes a constant of products."""
+    exponent = call.argument(1, "exponent")
+    return activation(tracer, call, gate=isinstance(exponent, (int, float)) and exponent < 0)
+
+
+def variance(tracer, call):
+    """Variance: the product of a deviation with itself."""
+    return tracer.tag_all(ShareEqually.apply(call.compute(), 2), _joint_tag(call))
+
+
+def variance_and_mean(tracer, call):
+    """Compute the variance, or the standard deviation, and the mean."""
+    spread = torch.var if call.name == "var_mean" else torch.std
+    x, *axes = call.args
+    if len(axes) > 1:
+        return tracer.refuse(call, "Pass its arguments behind `dim` by name.")
+    with tracer:
+        mean = x.mean(axes[0] if axes else call.kwargs.get("dim"), keepdim=call.kwargs.get("keepdim", False))
+        return spread(x, *axes, **call.kwargs), mean
 
 
 def matrix_product(tracer, call):
@@ -122,40 +170,99 @@ def add_matrix_product(tracer, call):
         return bias * call.kwargs.get("beta", 1) + torch.matmul(left, right) * call.kwargs.get("alpha", 1)
 
 
-def relu(tracer, call):
-    """ReLU passes relevance on; it is folded into the weighted layer before it if possible."""
-    if tracer.composite.carries_zero_inputs:
-        return activation(tracer, call, nonnegative=True)
-    tag = tag_of(call.args[0])
-    if tag.layer is None or tag.layer.rectified:
-        return tracer.tag_all(call.compute(), Tag(nonnegative=True))
-    tag.is_folded = True
-    layer = tag.layer.rectify(call.value())
-    return apply_composite(tracer, call, tag.source, layer, Tag(nonnegative=True), "pass")
+def add_product(tracer, call):
+    """Compute ``x + value * left * right``, or with a quotient."""
+    x, left, right = call.args[:3]
+    with tracer:
+        product = left * right if call.name == "addcmul" else left / right
+        return x + product * call.kwargs.get("value", 1)
 
 
-def activation(tracer, call, *, nonnegative=False, gate=None):
-    """Any other elementwise function passes relevance on (the rule `Pass`)."""
+def gated_linear_unit(tracer, call):
+    """Multiply one half of the channels by the sigmoid of the other."""
+    with tracer:
+        left, right = call.args[0].chunk(2, call.argument(1, "dim", -1))
+        return left * torch.sigmoid(right)
+
+
+def normalize(tracer, call):
+    """Divide by a norm, which is treated as a constant."""
+    x, p, axis = call.args[0], call.argument(1, "p", 2.0), call.argument(2, "dim", 1)
+    with tracer:
+        norm = torch.linalg.vector_norm(x, p, axis, keepdim=True)
+        return x / norm.clamp_min(call.argument(3, "eps", 1e-12))
+
+
+def extreme(tracer, call):
+    """Take the largest or smallest values: relevance follows them. With a constant it is a clipping function."""
+    if len(call.tags) == 1 and len(call.args) > 1 and isinstance(call.args[1], torch.Tensor):
+        with tracer:
+            bound = call.args[0] if tag_of(call.args[1]) is not None else call.args[1]
+            x = call.args[1] if bound is call.args[0] else call.args[0]
+            return torch.clamp(x, **{"min" if call.name in ("maximum", "max") else "max": bound})
+    return share(tracer, call)
+
+
+def make_constant(tracer, call):
+    """Create a tensor that takes only its shape and type from the image, so it depends on no pixel."""
+    return call.value()
+
+
+def leave_torch(tracer, call):
+    """Refuse what takes values out of torch or out of the graph."""
+    return tracer.refuse(call, "It takes values to where later operations cannot be followed.")
+
+
+def drop_out(tracer, call):
+    """Dropout does nothing in evaluation mode; a call that still drops values makes the model random."""
+    if call.argument(1, "p", 0.5) > 0 and call.argument(2, "training", call.kwargs.get("train", False)):
+        return tracer.refuse(call, "It is active in evaluation mode: pass `training=self.training`.")
     x = call.args[0]
-    if len(call.tags) > 1 or tag_of(x) is None:
+    return tracer.tag_all(x.view_as(x), tag_of(x).of_values(every_value=True))
+
+
+def activation(tracer, call, *, gate=False, low=-math.inf, high=math.inf, ratio=any_ratio):
+    """Any elementwise function passes relevance on; a ReLU is folded into the weighted layer before it if possible.
+
+    `low` and `high` are the range that it clips to, and `ratio` gives output / input.
+    """
+    x = call.args[0]
+    tag = tag_of(x)
+    if len(call.tags) > 1 or tag is None:
         return tracer.refuse(call, "Its bounds or weights depend on the image.")
-    return tracer.tag_all(PassOn.apply(x, call.value()), Tag(nonnegative, gate))
-
-
-def gate(tracer, call):
-    """A function between 0 and 1 passes relevance on, and is a constant in products with a signal."""
-    return activation(tracer, call, nonnegative=True, gate=call.name)
+    if tracer.composite.carries_zero_inputs:
+        ratio = any_ratio
+    elif low == 0:
+        if tag.layer is not None and not tag.layer.rectified:
+            tag.is_folded = True
+            layer = tag.layer.rectify(call.value(), capped=high < math.inf)
+            result = Tag(cap=high if high < math.inf else None)
+            return apply_composite(tracer, call, tag.source, layer, result, "pass")
+        ratio = ratio_zero_at_zero
+    output = call.value()
+    base = _common_base(call, output.shape)
+    output = PassOn.apply(x, output, ratio)
+    cap = high if low == 0 and high < math.inf else None
+    return tracer.tag_all(output, Tag(gate or cap == 1, cap=cap, base=base))
 
 
 def clip(tracer, call):
-    """Clipping passes relevance on; a lower bound may show that no value is negative."""
-    lower = call.argument(1, "min", call.kwargs.get("min_val"))
-    return activation(tracer, call, nonnegative=isinstance(lower, (int, float)) and lower >= 0)
+    """Clip to a range, which may be open at one side."""
+    bounds = call.args[1:]
+    low, high = (-1.0, 1.0) if call.name == "hardtanh" else (None, None)
+    if call.name == "clamp_max":
+        bounds = [None, *bounds]
+    low = bounds[0] if bounds else call.kwargs.get("min", call.kwargs.get("min_val", low))
+    high = bounds[1] if len(bounds) > 1 else call.kwargs.get("max", call.kwargs.get("max_val", high))
+    low = low if isinstance(low, (int, float)) else -math.inf
+    high = high if isinstance(high, (int, float)) else math.inf
+    ratio = ratio_zero_at_zero if low <= 0 <= high else any_ratio
+    return activation(tracer, call, low=low, high=high, ratio=ratio)
 
 
 def softmax(tracer, call):
     """Softmax: the Taylor expansion of AttnLRP (eq. 15), which in this form is the ordinary gradient."""
-    return tracer.tag_all(call.compute(), Tag(nonnegative=call.name == "softmax", gate=call.name))
+    return tracer.tag_all(call.compute(), Tag(gate=call.name == "softmax"))
 
 
 # A row has a rule, how reports describe it, and the functions that follow it. In `conv#d`, # stands for 1, 2 and 3.
@@ -178,24 +285,34 @@ TABLE = [
         permute transpose swapaxes swapdims movedim moveaxis t T mT roll flip expand expand_as broadcast_to repeat
         repeat_interleave tile __getitem__ narrow select index_select gather take_along_dim diagonal unfold
         chunk split split_with_sizes tensor_split unbind pixel_shuffle pixel_unshuffle channel_shuffle
-        native_channel_shuffle amax max_pool#d max_pool#d_with_indices adaptive_max_pool#d"""),
-    (share, "pass", """
-        cat concat concatenate stack hstack vstack maximum max where masked_fill pad constant_pad_nd"""),
-    (share, "norm", "mean sum cumsum avg_pool#d adaptive_avg_pool#d"),
-    (interpolate, "norm", "interpolate upsample upsample_nearest upsample_bilinear"),
-    (add, "norm", "add"),
-    (partial(signed, add), "norm", "sub rsub __rsub__ neg negative"),
+        native_channel_shuffle amax amin max_pool#d max_pool#d_with_indices adaptive_max_pool#d"""),
+    (share, "pass", "cat concat concatenate stack hstack vstack where masked_fill pad constant_pad_nd"),
+    (extreme, "pass", "maximum minimum max min"),
+    (share, "norm", """
+        mean sum cumsum avg_pool#d adaptive_avg_pool#d fold interpolate upsample upsample_nearest upsample_bilinear
+        std norm linalg_norm linalg_vector_norm"""),
+    (variance, "equal halves", "var"),
+    (variance_and_mean, None, "var_mean std_mean"),
+    (add, "norm", "add sub subtract rsub __rsub__ neg negative"),
     (multiply, "norm (by a constant)", "mul multiply"),
     (divide, "norm (by a constant)", "div divide true_divide"),
+    (reversed_divide, None, "__rdiv__ __rtruediv__"),
+    (add_product, None, "addcmul addcdiv"),
+    (normalize, None, "normalize"),
+    (gated_linear_unit, None, "glu"),
     (matrix_product, "norm (by a constant)", "matmul mm bmm einsum"),
     (add_matrix_product, None, "addmm baddbmm"),
-    (relu, "pass", "relu"),
-    (gate, "pass", "sigmoid hardsigmoid"),
-    (clip, "pass", "clamp clip clamp_min hardtanh"),
-    (partial(activation, nonnegative=True), "pass", "relu6 softplus"),
-    (activation, "pass", """
-        clamp_max threshold hardswish silu gelu mish elu celu selu leaky_relu rrelu prelu tanh softsign tanhshrink
-        hardshrink softshrink local_response_norm"""),
+    (partial(activation, low=0.0), "pass", "relu"),
+    (partial(activation, low=0.0, high=6.0), "pass", "relu6"),
+    (clip, "pass", "clamp clip clamp_min clamp_max hardtanh"),
+    (partial(activation, gate=True), "pass", "sigmoid hardsigmoid reciprocal rsqrt"),
+    (partial(activation, ratio=lambda output, x: torch.sigmoid(x)), "pass", "silu"),
+    (partial(activation, ratio=lambda output, x: F.hardsigmoid(x)), "pass", "hardswish"),
+    (partial(activation, ratio=ratio_zero_at_zero), "pass", """
+        gelu mish elu celu selu leaky_relu rrelu prelu tanh softsign tanhshrink hardshrink softshrink
+        erf abs square"""),
+    (activation, "pass", "softplus threshold _threshold sqrt local_response_norm"),
+    (power, "pass", "pow __pow__"),
     (drop_out, "pass", """
         dropout dropout#d alpha_dropout feature_dropout feature_alpha_dropout"""),
     (softmax, "Taylor expansion (AttnLRP)", "softmax log_softmax"),

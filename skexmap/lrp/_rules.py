@@ -16,12 +16,12 @@ TINY = 2.0**-60
 
 def away_from_zero(x):
     """Return x with every entry of magnitude below `TINY` replaced by ``TINY`` with its sign (positive for zero)."""
-    return torch.where(x.abs() < TINY, torch.where(x < 0, -TINY, TINY).to(x.dtype), x)
+    return x.abs().clamp_(min=TINY).copysign_(x)
 
 
 def stabilize(z, epsilon):
     """Return ``z + epsilon * sign(z)``, where the sign of zero is positive."""
-    return z + torch.where(z < 0, -epsilon, epsilon).to(z.dtype)
+    return torch.full_like(z, epsilon).copysign_(z).add_(z)
 
 
 class Rule:
@@ -86,7 +86,7 @@ class Epsilon(Rule):
 
     def coefficient(self, layer, coefficient):
         share = coefficient * layer.output
-        share /= stabilize(layer.output, max(self.epsilon, TINY))
+        share /= stabilize(layer.preactivation, max(self.epsilon, TINY))
         return layer.transpose(share, layer.weight)
 
 
@@ -134,10 +134,11 @@ class Gamma(Rule):
         absolute_weight, absolute_bias = layer.weights("absolute", half, shift=max(self.epsilon, TINY))
         absolute_input = layer.input if layer.input_nonnegative else layer.input.abs()
         denominator = layer.apply(absolute_input, absolute_weight, absolute_bias)
-        z = layer.output
+        z = layer.preactivation
         if layer.rectified:
-            denominator.add_(z, alpha=1 + half)
-            share = torch.div(coefficient, denominator, out=denominator).mul_(z)
+            # Where z is negative, the output is zero, and so is the share.
+            denominator.add_(z if z is layer.output else z.abs(), alpha=1 + half)
+            share = torch.div(coefficient, denominator, out=denominator).mul_(layer.output)
             signed, absolute = layer.transpose_two(share, signed_weight, absolute_weight)
         else:
             magnitude = z.abs()
@@ -145,9 +146,9 @@ class Gamma(Rule):
             share = torch.div(coefficient, denominator, out=denominator)
             signed = layer.transpose(magnitude.mul_(share), signed_weight)
             absolute = layer.transpose(share.mul_(z), absolute_weight)
-        if not layer.input_nonnegative:
-            absolute *= layer.input.sign()
-        return signed.add_(absolute)
+        if layer.input_nonnegative:
+            return signed.add_(absolute)
+        return signed.addcmul_(absolute, layer.input.sign())
 
 
 class AlphaBeta(Rule):

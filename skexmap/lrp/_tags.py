@@ -10,12 +10,14 @@ import torch
 class Tag:
     """Known properties of a tensor that depends on the image."""
 
-    # Whether no entry is negative.
-    nonnegative: bool = False
-    # Name of the function (sigmoid, softmax, ...) that bounded the values; kept through reshaping.
-    gate: str | None = None
+    # Whether it is a constant in products with a signal: a sigmoid, softmax or reciprocal, or made of such alone.
+    gate: bool = False
     # Whether no weighted layer lies between the image and the tensor.
     pixels: bool = False
+    # Upper bound of values that were clipped to start at 0.
+    cap: float | None = None
+    # The tensor of which this one is a function, entry by entry.
+    base: torch.Tensor | None = None
     # Input and name of the dense layer whose output, up to reshaping, is this tensor.
     dense: tuple | None = None
     # The `WeightedLayer` whose output is exactly this tensor, and its input as part of the graph.
@@ -30,7 +32,7 @@ class Tag:
 
     def of_values(self, every_value=False):
         """Return the properties that some of the values keep, or every value in another shape."""
-        return Tag(self.nonnegative, self.gate, self.pixels, self.dense if every_value else None)
+        return Tag(self.gate, self.pixels, self.cap, dense=self.dense if every_value else None)
 
     def sign(self, tensor):
         """Record the state of the tagged tensor."""

@@ -82,6 +82,10 @@ class Tracer(TorchFunctionMode):
             return call.value()
         if call.kwargs.get("out") is not None:
             return self.refuse(call, "It writes into a given tensor (`out=`).")
+        if torch.is_autocast_enabled(call.tensors()[0].device.type):
+            return self.refuse(
+                call, 'It runs under `torch.autocast`: remove that, and pass `dtype="bfloat16"`.'
+            )
         if torch.is_inference_mode_enabled():
             return self.refuse(call, "It runs in `torch.inference_mode()`: use `torch.no_grad()` there.")
         if call.name not in RULES:

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 
+from skexmap.lrp._convolution import convolve
 from skexmap.lrp._layers import BatchNorm, WeightedLayer
 from skexmap.lrp._nodes import ByRule, pass_pixels_on
 from skexmap.lrp._tags import Tag, tag_of
@@ -58,7 +59,7 @@ def convolution(tracer, call):
     for name in ("stride", "padding", "dilation", "output_padding"):
         settings[name] = _per_axis(settings[name], weight.ndim - 2)
     with torch.no_grad():
-        output = torch.convolution(x, weight, bias, **settings)
+        output = convolve(x, weight, bias, settings)
     layer = _weighted(tracer, x, output, "convolution", weight, bias, settings)
     return apply_composite(tracer, call, x, layer, Tag())
 
@@ -101,7 +102,9 @@ def batch_norm(tracer, call):
         output = norm.apply(x)
     owned = tracer.weights.owns(norm.mean, norm.variance, norm.weight, norm.bias)
     tag = tag_of(x)
-    if tag.layer is not None and tag.layer.can_fold:
+    # Behind a dense layer of tokens, axis 1 is that of the tokens.
+    same_axis = tag.layer is not None and (tag.layer.operation != "dense" or x.ndim == 2)
+    if same_axis and tag.layer.can_fold:
         tag.is_folded = True
         layer = tag.layer.folded(norm, output, cached=owned)
         return apply_composite(tracer, call, tag.source, layer, Tag(), "folded into the layer before it")
@@ -123,6 +126,5 @@ def _weighted(tracer, x, output, operation, weight, bias, settings=None):
         bias,
         settings=settings,
         variants=tracer.weights.variants(weight, bias),
-        nonnegative=tag.nonnegative,
         first=tag.pixels and operation != "batch_norm",
     )

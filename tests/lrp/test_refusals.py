@@ -31,7 +31,7 @@ RECURRENT = nn.LSTM(4, 4)
 
 UNSUPPORTED = {
     "exp": lambda net, x: torch.exp(x),
-    "pow": lambda net, x: x**2,
+    "__rpow__": lambda net, x: 2**x,
     "sort": lambda net, x: x.sort(-1)[0],
     "fft_rfft": lambda net, x: torch.fft.rfft(x).real[..., :1] + x,
     "detach": lambda net, x: x.detach(),
@@ -39,7 +39,7 @@ UNSUPPORTED = {
     "item": lambda net, x: x * x.mean().item(),
     "__float__": lambda net, x: x * float(x.mean()),
     "__setitem__": lambda net, x: x.__setitem__((slice(None), 0), 0.0) or x,
-    "norm": lambda net, x: x / x.norm(),
+    "logsumexp": lambda net, x: x - x.logsumexp(1, keepdim=True),
     "cdist": lambda net, x: torch.cdist(x, x),
     "lstm": lambda net, x: RECURRENT(x.flatten(1, 2))[0],
 }
@@ -71,6 +71,11 @@ def _into_a_constant(net, x):
     return total + net.other(x)
 
 
+def _in_autocast(net, x):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return net.other(x).float()
+
+
 def _in_inference_mode(net, x):
     with torch.inference_mode():
         return net.other(x)
@@ -93,13 +98,15 @@ def doubled(x: torch.Tensor):
 
 
 REFUSED = {
-    "division by an activation": (lambda net, x: x / (x + 1), "divides by a value that depends on the image"),
+    "division that rounds": (lambda net, x: torch.div(x, 0.1, rounding_mode="floor"), "It rounds"),
+    "automatic mixed precision": (_in_autocast, "autocast.*dtype="),
     "custom function": (lambda net, x: Doubled.apply(x), "made by Doubled"),
     "custom function that changes no value": (lambda net, x: Same.apply(x), "made by Same"),
     "scripted function": (lambda net, x: torch.jit.script(doubled)(x), "which can't be intercepted"),
     "write through a view": (_through_a_view, "writes in place through a view"),
     "write into a constant": (_into_a_constant, "The operation 'copy'"),
     "out=": (lambda net, x: torch.add(x, 1.0, out=torch.empty_like(x)), r"a given tensor \(`out=`\)"),
+    "statistics of the batch": (lambda net, x: x - x.mean(0), "depend on the images beside it"),
     "noise": (lambda net, x: x + torch.rand_like(x), "It is random"),
     "inference mode": (_in_inference_mode, "inference_mode"),
     "dropout": (lambda net, x: F.dropout(x, 0.5), "dropout.*active in evaluation mode"),
@@ -198,18 +205,29 @@ def test_a_composite_that_cannot_work_is_refused(entries, error, message):
 
 
 @pytest.mark.parametrize(
-    "end, name",
+    "end",
     [
-        (nn.Softmax(1), "softmax"),
-        (nn.LogSoftmax(1), "log_softmax"),
-        (nn.Sigmoid(), "sigmoid"),
-        (nn.Hardsigmoid(), "hardsigmoid"),
-        (nn.Sequential(nn.Softmax(1), nn.Flatten()), "softmax"),
+        lambda z: z.softmax(1),
+        lambda z: z.log_softmax(1),
+        lambda z: z.softmax(1).clamp(1e-6, 1),
+        lambda z: z.softmax(1) * 1.0,
+        lambda z: z[:, :1].sigmoid(),
+        lambda z: F.hardsigmoid(z[:, :1]).flatten(1),
+        lambda z: torch.cat([1 - z[:, :1].sigmoid(), z[:, :1].sigmoid()], 1),
     ],
 )
-def test_a_model_that_ends_in_probabilities_is_explained(end, name):
-    with pytest.raises(ValueError, match=f"The model ends in a {name}: relevance must start at the logits"):
-        check(nn.Sequential(nn.Linear(4, 2), end), VECTORS)
+def test_a_model_that_returns_probabilities_is_explained(end):
+    with pytest.raises(
+        ValueError, match=r"The model returns probabilities.*relevance must start at the logits"
+    ):
+        check(Net(lambda net, x: end(net.head(x)), head=nn.Linear(4, 2)), VECTORS)
+
+
+def test_a_single_logit_between_0_and_1_is_no_probability():
+    head = nn.Linear(4, 1)
+    nn.init.constant_(head.bias, 0.5)
+    nn.init.constant_(head.weight, 0.01)
+    check(nn.Sequential(head), VECTORS)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,181 @@
+"""LRP epsilon-gamma written a second time, slowly and plainly, to compare skexmap's maps with.
+
+Nothing of skexmap is used. The pass is an ordinary forward pass in float64 in which each operation returns its own
+value, but the gradient of another function: the one whose gradient times input is the layer's rule. The relevance is
+then the pixel times the gradient, divided by the logit. Convolutions keep their input, so a batch-norm behind one is
+computed again as the convolution with folded weights.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+GATES = {"sigmoid", "hardsigmoid"}
+# Functions of one tensor, entry by entry, that pass their relevance on.
+ELEMENTWISE = {
+    "relu", "relu6", "hardtanh", "hardswish", "silu", "gelu", "mish", "elu", "celu", "selu", "leaky_relu", "prelu", "tanh",
+    "softplus", "clamp", "clip",
+}  # fmt: skip
+
+
+def reference_map(model, images, gamma=4.0, epsilon=1e-6):
+    """Return the relevance of every pixel for the predicted class.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        In evaluation mode and float64.
+    images : tensor of shape (n, channels, height, width)
+    gamma, epsilon : float, default=4.0 and 1e-6
+
+    Returns
+    -------
+    relevance : tensor of the shape of the images
+    """
+    leaf = images.detach().clone().requires_grad_()
+    with Reference(gamma, epsilon):
+        output = model(leaf)
+    logits = (
+        output
+        if isinstance(output, torch.Tensor)
+        else output["logits"]
+        if hasattr(output, "keys")
+        else output[0]
+    )
+    chosen = logits.max(1).values
+    (gradient,) = torch.autograd.grad(chosen.sum(), leaf)
+    return (images * gradient / chosen.detach().reshape(-1, 1, 1, 1)).detach()
+
+
+class Reference(TorchFunctionMode):
+    """Replaces the gradient of each operation by that of its rule."""
+
+    def __init__(self, gamma, epsilon):
+        super().__init__()
+        self.gamma, self.epsilon = gamma, epsilon
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        name = getattr(func, "__name__", "").strip("_")
+        if not any(
+            isinstance(value, torch.Tensor) and value.requires_grad for value in (*args, *kwargs.values())
+        ):
+            return func(*args, **kwargs)
+        rule = getattr(self, f"rule_{name}", None)
+        if rule is not None:
+            return rule(func, args, kwargs)
+        if name in GATES:
+            return func(*args, **kwargs).detach()
+        if name in ELEMENTWISE:
+            x = args[0]
+            with torch.no_grad():
+                value = func(
+                    x.clone(), *args[1:], **{**kwargs, "inplace": False} if "inplace" in kwargs else kwargs
+                )
+                ratio = torch.where(x == 0, 0.0, value / torch.where(x == 0, 1.0, x))
+            return with_gradient_of(value, x * ratio)
+        if name in ("mul", "imul", "matmul", "bmm", "einsum", "multiply"):
+            return self.product(func, args, kwargs)
+        return func(*args, **kwargs)
+
+    def product(self, func, args, kwargs):
+        """Halve the gradient of a product of two activations; a gate was detached before and is a constant."""
+        value = func(*args, **kwargs)
+        operands = args[1] if args and isinstance(args[1], (list, tuple)) else args
+        both = sum(isinstance(x, torch.Tensor) and x.requires_grad for x in operands) > 1
+        return with_gradient_of(value, value / 2) if both else value
+
+    def stabilized(self, z):
+        """Return a layer's output, with the gradient of LRP-epsilon."""
+        return with_gradient_of(z, z * (z / (z + torch.where(z < 0, -self.epsilon, self.epsilon))).detach())
+
+    def rule_linear(self, func, args, kwargs):
+        """Dense layers: epsilon."""
+        return self.stabilized(func(*args, **kwargs))
+
+    def rule_conv2d(self, func, args, kwargs):
+        """Convolutions: sign-symmetric gamma."""
+        names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        x, weight, bias = given.pop("input"), given.pop("weight"), given.pop("bias", None)
+        output = self.gamma_convolution(x, weight, bias, given)
+        output.convolution = (x, weight, bias, given, output._version)
+        return output
+
+    def gamma_convolution(self, x, weight, bias, settings):
+        """Split the contributions by sign; the larger side gets the weight 1 + gamma."""
+        up, down = (None, None) if bias is None else (bias.clamp(min=0), bias.clamp(max=0))
+        positive_x, negative_x = x.clamp(min=0), x.clamp(max=0)
+        positive_w, negative_w = weight.clamp(min=0), weight.clamp(max=0)
+        z = F.conv2d(x, weight, bias, **settings)
+        P = F.conv2d(positive_x, positive_w, up, **settings) + F.conv2d(
+            negative_x, negative_w, None, **settings
+        )
+        N = F.conv2d(positive_x, negative_w, down, **settings) + F.conv2d(
+            negative_x, positive_w, None, **settings
+        )
+        path = z + self.gamma * torch.where(z >= 0, P, N)
+        share = z / (path + torch.where(z >= 0, self.epsilon, -self.epsilon))
+        return with_gradient_of(z, path * share.detach())
+
+    def rule_batch_norm(self, func, args, kwargs):
+        """Batch-norm in evaluation mode: folded into the convolution before it, or else epsilon."""
+        names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+        given = {"weight": None, "bias": None, "eps": 1e-5, **dict(zip(names, args, strict=False)), **kwargs}
+        x, mean, scale = given["input"], given["running_mean"], (given["running_var"] + given["eps"]).rsqrt()
+        scale = scale if given["weight"] is None else scale * given["weight"]
+        shift = -mean * scale if given["bias"] is None else given["bias"] - mean * scale
+        before = getattr(x, "convolution", None)
+        if before is None or before[-1] != x._version:
+            return self.stabilized(func(*args, **kwargs))
+        x, weight, bias, settings, _ = before
+        bias = shift if bias is None else bias * scale + shift
+        return self.gamma_convolution(x, weight * scale.reshape(-1, 1, 1, 1), bias, settings)
+
+    def rule_layer_norm(self, func, args, kwargs):
+        """Layer-norm: the deviation and the bias are constants (AttnLRP)."""
+        names = ("input", "normalized_shape", "weight", "bias", "eps")
+        given = {"weight": None, "bias": None, "eps": 1e-5, **dict(zip(names, args, strict=False)), **kwargs}
+        axes = tuple(range(-len(given["normalized_shape"]), 0))
+        centered = given["input"] - given["input"].mean(axes, keepdim=True)
+        return self.affine(
+            centered, centered.square().mean(axes, keepdim=True), given, given["weight"], given["bias"]
+        )
+
+    def rule_group_norm(self, func, args, kwargs):
+        """Group-norm: like layer-norm, inside each group of channels."""
+        names = ("input", "num_groups", "weight", "bias", "eps")
+        given = {"weight": None, "bias": None, "eps": 1e-5, **dict(zip(names, args, strict=False)), **kwargs}
+        x = given["input"]
+        rows = x.reshape(len(x), given["num_groups"], -1)
+        centered = rows - rows.mean(-1, keepdim=True)
+        scale = (centered.square().mean(-1, keepdim=True) + given["eps"]).rsqrt().detach()
+        result = (centered * scale).reshape(x.shape)
+        per_channel = (1, -1, *[1] * (x.ndim - 2))
+        result = result if given["weight"] is None else result * given["weight"].reshape(per_channel)
+        return result if given["bias"] is None else result + given["bias"].reshape(per_channel)
+
+    def affine(self, centered, mean_square, given, weight, bias):
+        """Divide by a deviation that is a constant, then scale and shift."""
+        result = centered * (mean_square + given["eps"]).rsqrt().detach()
+        result = result if weight is None else result * weight
+        return result if bias is None else result + bias
+
+    def rule_scaled_dot_product_attention(self, func, args, kwargs):
+        """Attention from its parts: both factors of a product get half, the softmax its gradient (AttnLRP)."""
+        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        query, key, value, mask = given["query"], given["key"], given["value"], given.get("attn_mask")
+        scale = given.get("scale") or 1 / math.sqrt(query.shape[-1])
+        scores = torch.matmul(query, key.transpose(-2, -1)) * scale
+        scores = with_gradient_of(scores, scores / 2)
+        scores = scores if mask is None else scores + mask
+        attended = torch.matmul(torch.softmax(scores, -1), value)
+        return with_gradient_of(attended, attended / 2)
+
+
+def with_gradient_of(value, path):
+    """Return a value that is differentiated as if it were another."""
+    return path + (value - path).detach()
