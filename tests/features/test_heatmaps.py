@@ -9,7 +9,7 @@ from small_nets import AuxiliaryNet, FlatNet, SmallNet, TupleNet
 from torch import nn
 
 from skexmap.features import EmbeddingTransformer, HeatmapTransformer
-from skexmap.lrp import COMPOSITES, Composite, Epsilon, LRP, On, UnsupportedOperationError
+from skexmap.lrp import COMPOSITES, LRP, Composite, Epsilon, On, UnsupportedOperationError
 from skexmap.lrp._engine import RelevanceEngine
 
 epsilon_gamma = COMPOSITES["epsilon_gamma"]
@@ -374,7 +374,14 @@ def test_outputs_of_the_wrong_rank_are_refused(images, output, match):
 
 
 @pytest.mark.parametrize(
-    "end, name", [(nn.Softmax(1), "softmax"), (nn.LogSoftmax(1), "log_softmax"), (nn.Sigmoid(), "sigmoid")]
+    "end, name",
+    [
+        (nn.Softmax(1), "softmax"),
+        (nn.LogSoftmax(1), "log_softmax"),
+        (nn.Sigmoid(), "sigmoid"),
+        (nn.Hardsigmoid(), "hardsigmoid"),
+        (nn.Sequential(nn.Softmax(1), nn.Flatten()), "softmax"),
+    ],
 )
 def test_models_that_end_in_probabilities_are_explained(images, end, name):
     refused(ValueError, rf"ends in a {name}.*`model\[:-1\]`", nn.Sequential(SmallNet(), end), images)

@@ -199,20 +199,16 @@ def test_the_masks_of_multi_head_attention_are_followed(options, mask):
 def test_grouped_queries_share_keys_and_values():
     def grouped(net, x):
         query, key, value = (
-            layer(x).unflatten(-1, (-1, 2)).transpose(1, 2) for layer in (net.query, net.key, net.value)
+            part.unflatten(-1, (-1, 2)).transpose(1, 2) for part in net.qkv(x).split([8, 4, 4], -1)
         )
         if net.spelled_out:
-            key, value = key.repeat_interleave(2, 1), value.repeat_interleave(2, 1)
-            mixed = F.scaled_dot_product_attention(query, key, value)
+            mixed = F.scaled_dot_product_attention(query, *(t.repeat_interleave(2, 1) for t in (key, value)))
         else:
             mixed = F.scaled_dot_product_attention(query, key, value, enable_gqa=True)
         return net.head(mixed.flatten(1))
 
-    net = Net(
-        grouped, query=nn.Linear(4, 8), key=nn.Linear(4, 4), value=nn.Linear(4, 4), head=nn.Linear(24, 2)
-    )
+    net = Net(grouped, qkv=nn.Linear(4, 16), head=nn.Linear(24, 2), spelled_out=True)
     x = torch.randn(2, 3, 4)
-    net.spelled_out = True
     expected = explain(net, x)
     net.spelled_out = False
     np.testing.assert_allclose(explain(net, x), expected, rtol=1e-9)
@@ -234,62 +230,35 @@ def test_attention_with_other_widths_for_keys_and_values():
     assert_explained(net, x, [to_query + back_key(to_key) + back_value(to_value)])
 
 
-def vision_transformer_block():
-    """Patches, a class token, positions, pre-norm attention and a GELU block: a Vision Transformer in small."""
-
+def test_a_block_of_a_vision_transformer_follows_attn_lrp():
     def forward(net, x):
         tokens = net.patches(x).flatten(2).transpose(1, 2)
         tokens = torch.cat([net.token.expand(len(x), -1, -1), tokens], 1) + net.positions
-        y = net.norm1(tokens)
-        tokens = tokens + net.mha(y, y, y, need_weights=False)[0]
-        tokens = tokens + net.out(F.gelu(net.hidden(net.norm2(tokens))))
-        return net.head(net.norm3(tokens)[:, 0])
+        y = net.norm(tokens)
+        return net.head((tokens + net.mha(y, y, y, need_weights=False)[0])[:, 0])
 
     net = Net(
         forward,
         patches=nn.Conv2d(2, 4, 2, stride=2),
-        norm1=nn.LayerNorm(4),
-        mha=nn.MultiheadAttention(4, 2, batch_first=True),
-        norm2=nn.LayerNorm(4),
-        hidden=nn.Linear(4, 6),
-        out=nn.Linear(6, 4),
-        norm3=nn.LayerNorm(4),
-        head=nn.Linear(4, 3),
         token=nn.Parameter(torch.randn(1, 1, 4)),
         positions=nn.Parameter(torch.randn(1, 5, 4)),
+        norm=nn.LayerNorm(4),
+        mha=nn.MultiheadAttention(4, 2, batch_first=True),
+        head=nn.Linear(4, 3),
     )
     for values in net.parameters():
         values.normal_()
-    return net
-
-
-def layer_norm_by_hand(layer, x):
-    """Return the value and what brings relevance back; x has shape (length, width)."""
-    scale, shift = (np.tile(values.numpy(), len(x)) for values in (layer.weight, layer.bias))
-    value, back = by_hand.normalized(x.flatten(), len(x), scale, shift, layer.eps)
-    return value.reshape(x.shape), lambda R: back(R.flatten()).reshape(x.shape)
-
-
-def test_a_vision_transformer_follows_attn_lrp():
-    net = vision_transformer_block()
     image = torch.randn(2, 4, 4)
     patches, back_patches = by_hand.through(net.patches, image.numpy(), by_hand.gamma_rule)
     joined = np.concatenate([net.token[0].numpy(), patches.reshape(4, -1).T])
-    first = joined + net.positions[0].numpy()
-    normed, back_norm1 = layer_norm_by_hand(net.norm1, first)
-    attended, back_attention = multi_head_by_hand(net.mha, [normed] * 3, epsilon=1e-6)
-    second = first + attended
-    normed2, back_norm2 = layer_norm_by_hand(net.norm2, second)
-    hidden, back_hidden = dense_by_hand(normed2, net.hidden.weight.numpy(), net.hidden.bias.numpy(), 1e-6)
-    active = by_hand.on_arrays(F.gelu)(hidden)
-    fed, back_fed = dense_by_hand(active, net.out.weight.numpy(), net.out.bias.numpy(), 1e-6)
-    third = second + fed
-    last, back_norm3 = layer_norm_by_hand(net.norm3, third)
-
-    R = np.zeros_like(third)
-    R[0] = by_hand.chain(last[0], (net.head, by_hand.epsilon_rule), target=2)
-    R = back_norm3(R)
-    R = R * second / third + back_norm2(back_hidden(back_fed(R * fed / third)))
-    R = R * first / second + back_norm1(sum(back_attention(R * attended / second)))
-    expected = back_patches((R * joined / first)[1:].T)
+    tokens = joined + net.positions[0].numpy()
+    scale, shift = (np.tile(values.numpy(), 5) for values in (net.norm.weight, net.norm.bias))
+    normed, back_norm = by_hand.normalized(tokens.flatten(), 5, scale, shift, net.norm.eps)
+    attended, back_attention = multi_head_by_hand(net.mha, [normed.reshape(5, 4)] * 3, epsilon=1e-6)
+    total = tokens + attended
+    R = np.zeros_like(total)
+    R[0] = by_hand.chain(total[0], (net.head, by_hand.epsilon_rule), target=2)
+    to_normed = sum(back_attention(R * attended / total)).flatten()
+    R = R * tokens / total + back_norm(to_normed).reshape(5, 4)
+    expected = back_patches((R * joined / tokens)[1:].T)
     assert_explained(net, image[None], [expected], 2, epsilon_gamma())

@@ -9,7 +9,7 @@ from lrp_by_hand import epsilon_rule, gamma_rule
 from lrp_nets import EPSILON_EVERYWHERE, GAMMA_EVERYWHERE, Net, check, close, epsilon_gamma, explain, norm
 from torch import nn
 
-from skexmap.lrp import Composite, Epsilon, Flat, Gamma, On, WSquare, ZBox, ZPlus
+from skexmap.lrp import Composite, Epsilon, Flat, Gamma, On, WSquare, ZBox
 from skexmap.lrp._engine import RelevanceEngine
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -18,19 +18,14 @@ pytestmark = pytest.mark.usefixtures("double_precision")
 # --- Sums and consumers --------------------------------------------------------------------------------------------
 
 
-def residual_net(bias=True):
-    return Net(
-        lambda net, x: net.head((net.relu(net.bn(net.second(y := net.relu(net.first(x)))) + y)).flatten(1)),
-        first=nn.Conv2d(2, 3, 3, padding=1, bias=bias),
-        second=nn.Conv2d(3, 3, 3, padding=1, bias=bias),
-        bn=norm(3) if bias else nn.Identity(),
-        relu=nn.ReLU(),
-        head=nn.Linear(48, 2, bias=bias),
-    )
-
-
 def test_a_residual_block_shares_by_the_value_of_its_branches():
-    net = residual_net()
+    net = Net(
+        lambda net, x: net.head(F.relu(net.bn(net.second(y := F.relu(net.first(x)))) + y).flatten(1)),
+        first=nn.Conv2d(2, 3, 3, padding=1),
+        second=nn.Conv2d(3, 3, 3, padding=1),
+        bn=norm(3),
+        head=nn.Linear(48, 2),
+    )
     x = torch.randn(2, 4, 4)
     z, back_first = by_hand.through(net.first, x.numpy(), gamma_rule)
     y = by_hand.relu(z)
@@ -40,22 +35,6 @@ def test_a_residual_block_shares_by_the_value_of_its_branches():
     # The sum behind the ReLU: where it is negative, the head has given nothing.
     expected = back_first(back_second(R * to_branch) + R * to_skip)
     close(explain(net, x[None], 1, epsilon_gamma())[0], expected)
-
-
-@pytest.mark.parametrize(
-    "rule, signed",
-    # z-plus loses the relevance of neurons without positive contributions: its values are positive.
-    [(Epsilon(1e-12), False), (Gamma(4.0, 1e-12), False), (ZPlus(1e-12), False), (Gamma(4.0, 1e-14), True)],
-)
-def test_relevance_is_conserved_through_a_residual_block(rule, signed):
-    net = residual_net(bias=False)
-    x = torch.randn(4, 2, 4, 4)
-    if not signed:
-        x = x.abs()
-        for values in net.parameters():
-            values.abs_()
-    total = explain(net, x, composite=Composite([(On(), rule)])).sum((1, 2, 3))
-    np.testing.assert_allclose(total, 1, rtol=1e-6)
 
 
 def test_a_convolution_with_two_consumers_gets_the_relevance_of_both():
@@ -396,19 +375,12 @@ def _written_with_modules(net, x):
     return net.head((net.again(y) + y).flatten(1))
 
 
-def _written_with_in_place_operations(net, x):
-    y = net.bn(net.conv(x))
-    y.relu_()
-    out = net.again(y)
-    out += y
-    return net.head(torch.flatten(out, 1))
-
-
-def _written_with_one_in_place_module(net, x):
+def _written_in_place(net, x):
     relu = nn.ReLU(inplace=True)
     y = relu(net.bn(net.conv(x)))
     out = net.again(relu(y))
-    return net.head(out.add_(y).view(len(x), -1))
+    out += y
+    return net.head(torch.flatten(out, 1))
 
 
 def _written_with_functions(net, x):

@@ -2,10 +2,8 @@
 
 import functools
 
-import numpy as np
 import pytest
 import torch
-from lrp_nets import Net, epsilon_gamma, explain
 from torch import nn
 
 from skexmap.lrp import COMPOSITES
@@ -122,32 +120,3 @@ def test_gamma_equals_zennits_on_values_of_both_signs():
     x = torch.randn(3, 3, 12, 12, dtype=torch.float64)
     _, expected = by_zennit(model, x, "epsilon_gamma", "sequential")
     assert relative_error(ours(model, x, "epsilon_gamma").relevance, expected) < 1e-8
-
-
-@pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients")
-def test_epsilon_equals_captums_on_a_plain_sequential_net():
-    pytest.importorskip("captum")
-    from captum.attr import LRP
-    from captum.attr._utils.lrp_rules import EpsilonRule
-
-    torch.manual_seed(0)
-    layers = {
-        "first": nn.Conv2d(3, 4, 3, padding=1),
-        "relu": nn.ReLU(),
-        "pool": nn.MaxPool2d(2),
-        "second": nn.Conv2d(4, 6, 3),
-        "last": nn.ReLU(),
-        "head": nn.Linear(24, 3),
-    }
-    # captum has no rule for nn.Flatten.
-    model = Net(
-        lambda net, x: net.head(net.last(net.second(net.pool(net.relu(net.first(x))))).flatten(1)), **layers
-    ).double()
-    x = torch.randn(4, 3, 8, 8, dtype=torch.float64)
-    target = model(x).argmax(1).detach()
-    found = explain(model, x, target, epsilon_gamma(gamma=0.0, epsilon=1e-9), initial_relevance="logit")
-    for module in layers.values():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            module.rule = EpsilonRule(epsilon=1e-9)
-    expected = LRP(model).attribute(x, target=target).detach()
-    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-7)
