@@ -69,12 +69,10 @@ def probabilities(logits):
     """Say so if the values are probabilities, or their logarithms; empty if they are not."""
     values = logits.detach().double()
     tolerance = 1e-2 if logits.dtype in (torch.float16, torch.bfloat16) else 1e-4
-    if logits.shape[1] == 1:
-        # A single logit may lie between 0 and 1 by chance, so that it must come from a sigmoid, too.
-        found = tag_of(logits).gate and bool(((values >= 0) & (values <= 1)).all())
-    else:
-        in_range = bool(((values >= -tolerance) & (values <= 1 + tolerance)).all())
-        found = (in_range and _all_one(values.sum(1), tolerance)) or _all_one(values.exp().sum(1), tolerance)
+    in_range = bool(((values >= -tolerance) & (values <= 1 + tolerance)).all())
+    # Small logits lie between 0 and 1, too: unless the rows sum to 1, the values must come from a sigmoid.
+    found = in_range and (tag_of(logits).gate or _all_one(values.sum(1), tolerance))
+    found = found or (logits.shape[1] > 1 and _all_one(values.exp().sum(1), tolerance))
     if not found:
         return ""
     return (

@@ -373,18 +373,9 @@ def test_outputs_of_the_wrong_rank_are_refused(images, output, match):
         EmbeddingTransformer(Wrong()).fit(images)
 
 
-@pytest.mark.parametrize(
-    "end, name",
-    [
-        (nn.Softmax(1), "softmax"),
-        (nn.LogSoftmax(1), "log_softmax"),
-        (nn.Sigmoid(), "sigmoid"),
-        (nn.Hardsigmoid(), "hardsigmoid"),
-        (nn.Sequential(nn.Softmax(1), nn.Flatten()), "softmax"),
-    ],
-)
-def test_models_that_end_in_probabilities_are_explained(images, end, name):
-    refused(ValueError, rf"ends in a {name}.*`model\[:-1\]`", nn.Sequential(SmallNet(), end), images)
+@pytest.mark.parametrize("end", [nn.Softmax(1), nn.LogSoftmax(1), nn.Sigmoid(), nn.Hardsigmoid()])
+def test_models_that_end_in_probabilities_are_explained(images, end):
+    refused(ValueError, r"returns probabilities.*`model\[:-1\]`", nn.Sequential(SmallNet(), end), images)
 
 
 def test_unknown_names_are_refused_with_the_known_ones(images):
