@@ -6,7 +6,7 @@ import torch
 
 from skexmap.lrp import LRP
 from skexmap.lrp._engine import Attribution, RelevanceEngine
-from skexmap.lrp._logits import check_logits, first_output
+from skexmap.lrp._logits import check_finite, find_logits
 
 # A callable may register hooks on the replica (captum does), and several threads share a replica.
 _LOCK = threading.Lock()
@@ -32,8 +32,8 @@ def attribute_by(method, replica, images, choose_target):
     # A model with one logit has only the target 0, and relevance for class 0 is its negative.
     module = replica.module
     with torch.no_grad():
-        logits = first_output(module(images))
-        check_logits(logits, len(images))
+        logits = find_logits(module(images), len(images))
+        check_finite(logits)
         target = torch.as_tensor(choose_target(logits), device=logits.device)
     index = torch.zeros_like(target) if logits.shape[1] == 1 else target
     with _LOCK, torch.enable_grad():
@@ -58,4 +58,4 @@ class _FirstOutput(torch.nn.Module):
         self.module = module
 
     def forward(self, images):
-        return first_output(self.module(images))
+        return find_logits(self.module(images), len(images))

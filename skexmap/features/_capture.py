@@ -5,7 +5,7 @@ import threading
 import torch
 from torch.overrides import TorchFunctionMode
 
-from skexmap.lrp._logits import check_logits, first_output
+from skexmap.lrp._logits import check_finite, find_logits, first_tensor
 
 
 class _DenseInputs(TorchFunctionMode):
@@ -29,8 +29,8 @@ def capture_embedding(module, images, layer=None):
         if layer is not None:
             return _capture_layer(module, images, layer)
         with _DenseInputs() as seen:
-            logits = first_output(module(images))
-    check_logits(logits, len(images))
+            logits = find_logits(module(images), len(images))
+    check_finite(logits)
     for entered, weight, left in seen.calls:
         # With the same memory and size, this is the logits or a reshaped view of them.
         if left.data_ptr() == logits.data_ptr() and left.numel() == logits.numel():
@@ -63,11 +63,11 @@ def _capture_layer(module, images, layer):
     def catch(_, inputs, output):
         # The replica may also run in another thread.
         if threading.get_ident() == thread:
-            caught.append(inputs[0] if takes_input else first_output(output))
+            caught.append(inputs[0] if takes_input else first_tensor(output))
 
     handle = modules[layer].register_forward_hook(catch)
     try:
-        logits = first_output(module(images))
+        logits = find_logits(module(images), len(images))
     finally:
         handle.remove()
     if not caught:

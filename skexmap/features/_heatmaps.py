@@ -14,7 +14,7 @@ from skexmap.features._base import ImageTransformer, explained_failure, predicte
 from skexmap.features._cache import ImageCache
 from skexmap.features._capture import NO_HEAD, capture_embedding
 from skexmap.lrp import LRP
-from skexmap.lrp._logits import check_logits, first_output
+from skexmap.lrp._logits import check_finite, find_logits
 
 # Smallest accepted cosine between a map in float16 and in float32.
 MIN_ALIGNMENT = 0.95
@@ -241,8 +241,8 @@ class HeatmapTransformer(ImageTransformer):
     def _trial(self, images, replica):
         """Raise if the model cannot be attributed correctly; return the blocks of a few images."""
         with explained_failure(self.image_shape_), torch.no_grad():
-            logits = first_output(replica.module(images))
-        check_logits(logits, len(images))
+            logits = find_logits(replica.module(images), len(images))
+        check_finite(logits)
         self.n_logits_ = logits.shape[1]
         lrp = as_lrp(self.attribution)
         if lrp is not None:

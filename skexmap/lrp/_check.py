@@ -11,7 +11,7 @@ from skexmap._torch import compiled_parts, pick_device, replica_of
 from skexmap.lrp._composites import resolve_composite
 from skexmap.lrp._engine import RelevanceEngine
 from skexmap.lrp._initial_relevance import initial_coefficient
-from skexmap.lrp._logits import check_logits, first_output, logits_differ, probabilities
+from skexmap.lrp._logits import check_finite, find_logits, logits_differ, probabilities
 from skexmap.lrp._rules import away_from_zero
 
 
@@ -181,8 +181,8 @@ def check_model(model, example, *, composite="epsilon_gamma", target="predicted"
         replica.device, replica.dtype or (None if images.is_floating_point() else torch.float32)
     )
     with torch.no_grad():
-        plain = first_output(replica.module(images))
-    check_logits(plain, len(images))
+        plain = find_logits(replica.module(images), len(images))
+    check_finite(plain)
     report.n_images = len(images)
     chosen = _choose(plain, target)
     explained = (plain * initial_coefficient(plain, chosen, "logit")).sum(1)

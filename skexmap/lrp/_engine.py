@@ -7,7 +7,14 @@ from dataclasses import dataclass
 import torch
 
 from skexmap.lrp._initial_relevance import initial_coefficient, within_range, without_residue
-from skexmap.lrp._logits import check_logits, companions_matter, first_output, logits_differ, probabilities
+from skexmap.lrp._logits import (
+    check_finite,
+    companions_matter,
+    find_logits,
+    first_tensor,
+    logits_differ,
+    probabilities,
+)
 from skexmap.lrp._rules import away_from_zero
 from skexmap.lrp._tags import tag_of
 from skexmap.lrp._tracer import Tracer, UnsupportedOperationError
@@ -68,8 +75,8 @@ class RelevanceEngine:
         Those of an image must not depend on its companions.
         """
         with torch.no_grad():
-            plain = first_output(self.model(images))
-        check_logits(plain, len(images))
+            plain = find_logits(self.model(images), len(images))
+        check_finite(plain)
         with self.traced(images) as (_, _, logits):
             if probabilities(logits):
                 raise ValueError(probabilities(logits))
@@ -78,7 +85,7 @@ class RelevanceEngine:
                 raise UnsupportedOperationError(difference)
             dense = tag_of(logits).dense
         with torch.no_grad():
-            difference = companions_matter(first_output(self.model(images[:1])), plain[:1])
+            difference = companions_matter(find_logits(self.model(images[:1]), 1), plain[:1])
         if difference:
             raise UnsupportedOperationError(difference)
         return None if dense is None else dense[1]
@@ -113,7 +120,7 @@ class RelevanceEngine:
 
         def catch(module, inputs, output):
             if threading.get_ident() == thread:
-                caught.append(first_output(output))
+                caught.append(first_tensor(output))
 
         handle = modules[layer].register_forward_hook(catch)
         try:

@@ -1,5 +1,8 @@
 """Find the logits among a model's outputs and check whether relevance can start there."""
 
+import dataclasses
+from collections.abc import Mapping
+
 import torch
 
 from skexmap.lrp._tags import tag_of
@@ -8,31 +11,65 @@ from skexmap.lrp._tags import tag_of
 LOGIT_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.1}
 
 
-def first_output(output):
-    """Return the logits among a model's outputs: the tensor itself, the first in a tuple, or the entry "logits"."""
+def find_logits(output, n_images):
+    """Return the logits, of shape (n_images, n_logits), among what a model returns.
+
+    They are the tensor itself, the field or entry "logits", or else the only tensor, or the first of a tuple or list. A
+    single logit may have shape (n_images,).
+    """
+    logits = logits_in(output)
+    if logits.ndim == 1 and len(logits) == n_images:
+        logits = logits.unsqueeze(1)
+    if logits.ndim != 2 or len(logits) != n_images:
+        raise ValueError(
+            f"The model must return logits of shape (n, n_logits); it returned {tuple(logits.shape)} for {n_images} "
+            "images."
+        )
+    return logits
+
+
+def logits_in(output):
+    """Return the tensor of logits, of any shape, among what a model returns."""
     if isinstance(output, torch.Tensor):
         return output
-    if isinstance(output, (tuple, list)) and output:
-        return first_output(output[0])
-    if hasattr(output, "keys") and "logits" in output.keys():  # noqa: SIM118 (model outputs are not plain dicts)
-        return output["logits"]
+    fields = _fields(output)
+    if "logits" in fields and isinstance(fields["logits"], torch.Tensor):
+        return fields["logits"]
+    tensors = {name: value for name, value in fields.items() if isinstance(value, torch.Tensor)}
+    if len(tensors) == 1:
+        return next(iter(tensors.values()))
+    if isinstance(output, (tuple, list)) and not hasattr(output, "_fields") and len(output):
+        return logits_in(output[0])
+    found = f" It has the tensors {list(tensors)}: name the one with the logits `logits`." if tensors else ""
     raise TypeError(
-        f"The model returned {type(output).__name__}, not logits: it must return a tensor of shape (n, n_logits), or a "
-        "tuple with that first."
+        f"The model returned {type(output).__name__}, not logits: it must return a tensor of shape (n, n_logits), a "
+        f"tuple with that first, or one with a field `logits`.{found}"
     )
 
 
-def check_logits(logits, n_images):
-    """Raise unless the logits have shape (n_images, n_logits) and are finite."""
-    if logits.ndim != 2 or len(logits) != n_images:
-        hint = " Return `logits.unsqueeze(1)` for a model with one logit." if logits.ndim == 1 else ""
-        raise ValueError(
-            f"The model must return logits of shape (n, n_logits); it returned {tuple(logits.shape)} for {n_images} "
-            f"images.{hint}"
-        )
+def _fields(output):
+    """Return the named values of a dict, namedtuple or dataclass."""
+    if isinstance(output, Mapping):
+        return dict(output)
+    if hasattr(output, "_fields"):
+        return output._asdict()
+    if dataclasses.is_dataclass(output):
+        return {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
+    return {}
+
+
+def first_tensor(output):
+    """Return the output of a hidden layer: a tensor, or the first of a tuple or list."""
+    while isinstance(output, (tuple, list)) and len(output):
+        output = output[0]
+    return output
+
+
+def check_finite(logits):
+    """Raise if the model returns NaN or infinite logits."""
     bad = int((~torch.isfinite(logits)).any(1).sum())
     if bad:
-        raise ValueError(f"The model returns NaN or infinite logits for {bad} of {n_images} images.")
+        raise ValueError(f"The model returns NaN or infinite logits for {bad} of {len(logits)} images.")
 
 
 def companions_matter(alone, together):

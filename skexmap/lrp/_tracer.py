@@ -15,7 +15,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from skexmap.lrp._calls import FunctionCall
-from skexmap.lrp._logits import first_output
+from skexmap.lrp._logits import find_logits, logits_in
 from skexmap.lrp._operations import RULES
 from skexmap.lrp._tags import Tag, tag_of, tensors_in
 
@@ -54,13 +54,14 @@ class Tracer(TorchFunctionMode):
         self.tag_all(images, Tag(pixels=True))
         with self:
             output = model(images)
-        logits = self.current(first_output(output))
+        logits = self.current(logits_in(output))
         if tag_of(logits) is None and logits.grad_fn is None:
             raise UnsupportedOperationError(
                 "The model's output does not depend on the images by any differentiable path."
             )
         self.check_seen(logits, "the model's output")
-        return logits
+        with self:
+            return find_logits(logits, len(images))
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}

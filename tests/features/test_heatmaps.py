@@ -359,7 +359,7 @@ def test_no_images_are_refused():
 @pytest.mark.parametrize(
     "output, match",
     [
-        (lambda z: z[:, 0], r"it returned \(8,\) for 8 images\. Return `logits\.unsqueeze\(1\)`"),
+        (lambda z: z.sum(), r"it returned \(\) for 8 images"),
         (lambda z: z.unsqueeze(2), r"it returned \(8, 2, 1\)"),
     ],
 )
