@@ -36,7 +36,7 @@ TORCHVISION = """
     alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet inception_v3 maxvit_t mnasnet0_5
     mobilenet_v2 mobilenet_v3_large mobilenet_v3_small regnet_x_400mf regnet_y_400mf resnet18 resnet34 resnet50
     resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_1 swin_t swin_v2_t vgg11 vgg11_bn vit_b_16 wide_resnet50_2
-""".split()
+"""
 TIMM = """
     beit_base_patch16_224 halonet_h1 bat_resnext26ts mobileone_s1 cait_xxs24_224 coat_tiny convit_tiny convmixer_768_32
     convnext_zepto_rms convnextv2_atto cpubone_nano crossvit_tiny_240 csatv2 cs3darknet_focus_s cspnext_tiny davit_tiny
@@ -48,11 +48,12 @@ TIMM = """
     gmlp_ti16_224 mixer_s32_224 mobilenetv3_small_050 mobilevit_xxs mobilevitv2_050 mvitv2_tiny nest_tiny nextvit_small
     nf_regnet_b0 eca_nfnet_l0 pit_ti_224 pvt_v2_b0 rdnet_tiny regnetx_002 regnety_002 repghostnet_050 repvit_m1
     res2next50 resnest14d resnet10t resnet26t ecaresnet26t seresnet18 resnetv2_18 resnetv2_50x1_bit rexnet_100 selecsls42
-    legacy_seresnet18 sequencer2d_s shvit_s1 skresnet18 starnet_s050 swiftformer_xs swin_tiny_patch4_window7_224
+    legacy_seresnet18
+    sequencer2d_s shvit_s1 skresnet18 starnet_s050 swiftformer_xs swin_tiny_patch4_window7_224
     swinv2_tiny_window8_256 swinv2_cr_tiny_224 tiny_vit_5m_224 tnt_s_legacy_patch16_224 tresnet_m twins_svt_small vgg11
     visformer_tiny vit_tiny_patch16_224 vit_tiny_r_s16_p8_224 vit_srelpos_small_patch16_224 vitamin_small_224
     volo_d1_224 ese_vovnet19b_slim_dw legacy_xception xception41p xcit_nano_12_p8_224
-""".split()
+"""
 # Class and small settings of each.
 TRANSFORMERS = {
     "Beit": {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96},
@@ -169,8 +170,8 @@ def transformers_net(name):
 
 
 BUILDERS = {
-    "torchvision": (TORCHVISION, torchvision_net),
-    "timm": (TIMM, timm_net),
+    "torchvision": (TORCHVISION.split(), torchvision_net),
+    "timm": (TIMM.split(), timm_net),
     "transformers": (list(TRANSFORMERS), transformers_net),
 }
 
@@ -205,8 +206,8 @@ def try_net(build, name, rounds):
 
 def head(net, size):
     """Return whether the embedding is found and the exported module agrees."""
-    X = torch.randn(12, 3, size, size, dtype=torch.float64).numpy()
-    y = np.arange(12) % N_CLASSES
+    X = torch.randn(8, 3, size, size, dtype=torch.float64).numpy()
+    y = np.arange(8) % N_CLASSES
     try:
         pipe = make_pipeline(EmbeddingTransformer(net), DFRClassifier(n_retrains=2, random_state=0)).fit(X, y)
     except Exception as error:

@@ -7,16 +7,18 @@ computed again as the convolution with folded weights.
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 GATES = {"sigmoid", "hardsigmoid"}
 # Functions of one tensor, entry by entry, that pass their relevance on.
 ELEMENTWISE = {
-    "relu", "relu6", "hardtanh", "hardswish", "silu", "gelu", "mish", "elu", "celu", "selu", "leaky_relu", "prelu", "tanh",
-    "softplus", "clamp", "clip",
+    "relu", "relu6", "hardtanh", "hardswish", "silu", "gelu", "mish", "elu", "celu", "selu", "leaky_relu", "prelu",
+    "tanh", "softplus", "clamp", "clip",
 }  # fmt: skip
 
 
@@ -59,9 +61,8 @@ class Reference(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         name = getattr(func, "__name__", "").strip("_")
-        if not any(
-            isinstance(value, torch.Tensor) and value.requires_grad for value in (*args, *kwargs.values())
-        ):
+        tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
+        if not any(tensor.requires_grad for tensor in tensors):
             return func(*args, **kwargs)
         rule = getattr(self, f"rule_{name}", None)
         if rule is not None:
@@ -83,8 +84,7 @@ class Reference(TorchFunctionMode):
     def product(self, func, args, kwargs):
         """Halve the gradient of a product of two activations; a gate was detached before and is a constant."""
         value = func(*args, **kwargs)
-        operands = args[1] if args and isinstance(args[1], (list, tuple)) else args
-        both = sum(isinstance(x, torch.Tensor) and x.requires_grad for x in operands) > 1
+        both = sum(isinstance(x, torch.Tensor) and x.requires_grad for x in tree_leaves(args)) > 1
         return with_gradient_of(value, value / 2) if both else value
 
     def stabilized(self, z):
@@ -95,27 +95,32 @@ class Reference(TorchFunctionMode):
         """Dense layers: epsilon."""
         return self.stabilized(func(*args, **kwargs))
 
+    def rule_conv1d(self, func, args, kwargs):
+        """Convolutions of sequences: sign-symmetric gamma."""
+        return self.convolution(F.conv1d, args, kwargs)
+
     def rule_conv2d(self, func, args, kwargs):
-        """Convolutions: sign-symmetric gamma."""
+        """Convolutions of images: sign-symmetric gamma."""
+        return self.convolution(F.conv2d, args, kwargs)
+
+    def convolution(self, convolve, args, kwargs):
+        """Keep the input and the weights for a batch-norm behind it."""
         names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         x, weight, bias = given.pop("input"), given.pop("weight"), given.pop("bias", None)
-        output = self.gamma_convolution(x, weight, bias, given)
-        output.convolution = (x, weight, bias, given, output._version)
+        convolve = partial(convolve, **given)
+        output = self.gamma_convolution(convolve, x, weight, bias)
+        output.convolution = (convolve, x, weight, bias, output._version)
         return output
 
-    def gamma_convolution(self, x, weight, bias, settings):
+    def gamma_convolution(self, convolve, x, weight, bias):
         """Split the contributions by sign; the larger side gets the weight 1 + gamma."""
         up, down = (None, None) if bias is None else (bias.clamp(min=0), bias.clamp(max=0))
         positive_x, negative_x = x.clamp(min=0), x.clamp(max=0)
         positive_w, negative_w = weight.clamp(min=0), weight.clamp(max=0)
-        z = F.conv2d(x, weight, bias, **settings)
-        P = F.conv2d(positive_x, positive_w, up, **settings) + F.conv2d(
-            negative_x, negative_w, None, **settings
-        )
-        N = F.conv2d(positive_x, negative_w, down, **settings) + F.conv2d(
-            negative_x, positive_w, None, **settings
-        )
+        z = convolve(x, weight, bias)
+        P = convolve(positive_x, positive_w, up) + convolve(negative_x, negative_w)
+        N = convolve(positive_x, negative_w, down) + convolve(negative_x, positive_w)
         path = z + self.gamma * torch.where(z >= 0, P, N)
         share = z / (path + torch.where(z >= 0, self.epsilon, -self.epsilon))
         return with_gradient_of(z, path * share.detach())
@@ -130,9 +135,9 @@ class Reference(TorchFunctionMode):
         before = getattr(x, "convolution", None)
         if before is None or before[-1] != x._version:
             return self.stabilized(func(*args, **kwargs))
-        x, weight, bias, settings, _ = before
+        convolve, x, weight, bias, _ = before
         bias = shift if bias is None else bias * scale + shift
-        return self.gamma_convolution(x, weight * scale.reshape(-1, 1, 1, 1), bias, settings)
+        return self.gamma_convolution(convolve, x, weight * scale.reshape(-1, *[1] * (weight.ndim - 1)), bias)
 
     def rule_layer_norm(self, func, args, kwargs):
         """Layer-norm: the deviation and the bias are constants (AttnLRP)."""

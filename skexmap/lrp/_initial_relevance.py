@@ -2,13 +2,14 @@
 
 import torch
 
-from skexmap.lrp._rules import TINY, stabilize
+from skexmap.lrp._rules import stabilize
 
 # Initial relevance in float16. It is smaller if the coefficient would otherwise exceed `HALF_LARGEST`.
 HALF_START = 2.0**6
 HALF_LARGEST = 2.0**13
 # Relevance of a zero input below this, relative to the largest, is a residue of `away_from_zero`.
 RESIDUE = 2.0**-40
+NOTHING = 1e-36
 
 
 def initial_coefficient(logits, target, initial_relevance):
@@ -46,6 +47,6 @@ def without_residue(relevance, x):
     # The residue there (about 1e-20 of the largest) is small enough to make products of maps subnormal numbers, which
     # processors handle a hundred times more slowly.
     largest = relevance.abs().flatten(1).amax(1).reshape(-1, *[1] * (relevance.ndim - 1))
-    # An image that turns every activation off has no relevance, of the 1 that the logit starts with.
-    relevance = relevance.masked_fill_(largest < TINY, 0.0)
+    # If an image turns every activation off, rounding is left of the relevance of 1: make it zero before it is scaled.
+    relevance = relevance.masked_fill_(largest < NOTHING, 0.0)
     return relevance.masked_fill_((x == 0) & (relevance.abs() < RESIDUE * largest), 0.0)
