@@ -4,14 +4,14 @@
     python examples/benchmarks/bench_models.py --only resnet vit    # names that contain one of these
     python examples/benchmarks/bench_models.py --json models.json
 
-Every net has random weights, a few classes and batch-norm statistics that are not trivial, and runs on two random images
-in float64. The columns:
+Every net has random weights, a few classes and batch-norm statistics that are not trivial, and runs on two random
+images in float64. The columns:
 
 - *map*: the largest relative error of a raw map against `lrp_reference.py`; "refused" if skexmap refuses the net.
 - *embedding*: its length; "needs layer=" if skexmap asks for the name of a layer.
 - *export*: whether the exported module predicts what the pipeline predicts.
-- *cost*: the time of a map in float32, as a multiple of a forward and backward pass of the same net with gradients of its
-  weights (the faster of contiguous and channels-last), the median of alternating runs on one thread.
+- *cost*: the time of a map in float32, as a multiple of a forward and backward pass of the same net with gradients of
+  its weights (the faster of contiguous and channels-last), the median of alternating runs on one thread.
 
 Needs ``pip install torchvision timm transformers``; what is not installed is left out and said so.
 """
@@ -38,21 +38,21 @@ TORCHVISION = """
     resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_1 swin_t swin_v2_t vgg11 vgg11_bn vit_b_16 wide_resnet50_2
 """
 TIMM = """
-    beit_base_patch16_224 halonet_h1 bat_resnext26ts mobileone_s1 cait_xxs24_224 coat_tiny convit_tiny convmixer_768_32
-    convnext_zepto_rms convnextv2_atto cpubone_nano crossvit_tiny_240 csatv2 cs3darknet_focus_s cspnext_tiny davit_tiny
-    deit_tiny_patch16_224 deit_tiny_distilled_patch16_224 densenet121 dla46x_c dpn48b edgenext_xx_small
-    efficientformer_l1 efficientformerv2_s0 mobilenetv2_035 efficientnet_b0 efficientvim_m1 efficientvit_b0
-    efficientvit_m0 eva02_tiny_patch14_336 fasternet_t0 fastvit_t8 focalnet_tiny_srf gcvit_xxtiny ghostnet_050
-    hardcorenas_b hgnetv2_b0 hiera_tiny_224 hrnet_w18_small iformer_t inception_next_atto inception_v3 lcnetv2_small
-    levit_128s lowformer_b0 mambaout_femto maxvit_pico_rw_256 coatnet_pico_rw_224 poolformerv2_s12 caformer_s18
-    gmlp_ti16_224 mixer_s32_224 mobilenetv3_small_050 mobilevit_xxs mobilevitv2_050 mvitv2_tiny nest_tiny nextvit_small
-    nf_regnet_b0 eca_nfnet_l0 pit_ti_224 pvt_v2_b0 rdnet_tiny regnetx_002 regnety_002 repghostnet_050 repvit_m1
-    res2next50 resnest14d resnet10t resnet26t ecaresnet26t seresnet18 resnetv2_18 resnetv2_50x1_bit rexnet_100 selecsls42
-    legacy_seresnet18
-    sequencer2d_s shvit_s1 skresnet18 starnet_s050 swiftformer_xs swin_tiny_patch4_window7_224
-    swinv2_tiny_window8_256 swinv2_cr_tiny_224 tiny_vit_5m_224 tnt_s_legacy_patch16_224 tresnet_m twins_svt_small vgg11
-    visformer_tiny vit_tiny_patch16_224 vit_tiny_r_s16_p8_224 vit_srelpos_small_patch16_224 vitamin_small_224
-    volo_d1_224 ese_vovnet19b_slim_dw legacy_xception xception41p xcit_nano_12_p8_224
+    beit_base_patch16_224 halonet_h1 bat_resnext26ts mobileone_s1 cait_xxs24_224 coat_tiny convit_tiny
+    convmixer_768_32 convnext_zepto_rms convnextv2_atto cpubone_nano crossvit_tiny_240 csatv2 cs3darknet_focus_s
+    cspnext_tiny davit_tiny deit_tiny_patch16_224 deit_tiny_distilled_patch16_224 densenet121 dla46x_c dpn48b
+    edgenext_xx_small efficientformer_l1 efficientformerv2_s0 mobilenetv2_035 efficientnet_b0 efficientvim_m1
+    efficientvit_b0 efficientvit_m0 eva02_tiny_patch14_336 fasternet_t0 fastvit_t8 focalnet_tiny_srf gcvit_xxtiny
+    ghostnet_050 hardcorenas_b hgnetv2_b0 hiera_tiny_224 hrnet_w18_small iformer_t inception_next_atto inception_v3
+    lcnetv2_small levit_128s lowformer_b0 mambaout_femto maxvit_pico_rw_256 coatnet_pico_rw_224 poolformerv2_s12
+    caformer_s18 gmlp_ti16_224 mixer_s32_224 mobilenetv3_small_050 mobilevit_xxs mobilevitv2_050 mvitv2_tiny
+    nest_tiny nextvit_small nf_regnet_b0 eca_nfnet_l0 pit_ti_224 pvt_v2_b0 rdnet_tiny regnetx_002 regnety_002
+    repghostnet_050 repvit_m1 res2next50 resnest14d resnet10t resnet26t ecaresnet26t seresnet18 resnetv2_18
+    resnetv2_50x1_bit rexnet_100 selecsls42 legacy_seresnet18 sequencer2d_s shvit_s1 skresnet18 starnet_s050
+    swiftformer_xs swin_tiny_patch4_window7_224 swinv2_tiny_window8_256 swinv2_cr_tiny_224 tiny_vit_5m_224
+    tnt_s_legacy_patch16_224 tresnet_m twins_svt_small vgg11 visformer_tiny vit_tiny_patch16_224
+    vit_tiny_r_s16_p8_224 vit_srelpos_small_patch16_224 vitamin_small_224 volo_d1_224 ese_vovnet19b_slim_dw
+    legacy_xception xception41p xcit_nano_12_p8_224
 """
 # Class and small settings of each.
 TRANSFORMERS = {

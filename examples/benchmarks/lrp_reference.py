@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-GATES = {"sigmoid", "hardsigmoid"}
+# A factor of a product that is a constant.
+GATES = {"sigmoid", "hardsigmoid", "softmax"}
 # Functions of one tensor, entry by entry, that pass their relevance on.
 ELEMENTWISE = {
     "relu", "relu6", "hardtanh", "hardswish", "silu", "gelu", "mish", "elu", "celu", "selu", "leaky_relu", "prelu",
-    "tanh", "softplus", "clamp", "clip",
+    "tanh", "softplus", "clamp", "clip", "sigmoid", "hardsigmoid",
 }  # fmt: skip
 
 
@@ -60,32 +61,43 @@ class Reference(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
-        name = getattr(func, "__name__", "").strip("_")
         tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
-        if not any(tensor.requires_grad for tensor in tensors):
+        tensors = [tensor for tensor in tensors if tensor.requires_grad]
+        if not tensors:
             return func(*args, **kwargs)
+        name = getattr(func, "__name__", "").strip("_")
+        output = self.apply(name, func, args, kwargs)
+        # What is computed from gates alone is one.
+        if isinstance(output, torch.Tensor) and (name in GATES or all(is_gate(tensor) for tensor in tensors)):
+            output.is_gate = True
+        return output
+
+    def apply(self, name, func, args, kwargs):
+        """Return the value of a function, with the gradient of its rule."""
         rule = getattr(self, f"rule_{name}", None)
         if rule is not None:
             return rule(func, args, kwargs)
-        if name in GATES:
-            return func(*args, **kwargs).detach()
         if name in ELEMENTWISE:
             x = args[0]
             with torch.no_grad():
-                value = func(
-                    x.clone(), *args[1:], **{**kwargs, "inplace": False} if "inplace" in kwargs else kwargs
-                )
+                settings = {**kwargs, "inplace": False} if "inplace" in kwargs else kwargs
+                value = func(x.clone(), *args[1:], **settings)
                 ratio = torch.where(x == 0, 0.0, value / torch.where(x == 0, 1.0, x))
             return with_gradient_of(value, x * ratio)
-        if name in ("mul", "imul", "matmul", "bmm", "einsum", "multiply"):
-            return self.product(func, args, kwargs)
+        if name == "mul" and is_gate(args[0]) != is_gate(args[1]):
+            return func(*(x.detach() if is_gate(x) else x for x in args), **kwargs)
+        if name in ("mul", "matmul", "bmm", "einsum", "multiply"):
+            value = func(*args, **kwargs)
+            both = sum(isinstance(x, torch.Tensor) and x.requires_grad for x in tree_leaves(args)) > 1
+            return with_gradient_of(value, value / 2) if both else value
         return func(*args, **kwargs)
 
-    def product(self, func, args, kwargs):
-        """Halve the gradient of a product of two activations; a gate was detached before and is a constant."""
-        value = func(*args, **kwargs)
-        both = sum(isinstance(x, torch.Tensor) and x.requires_grad for x in tree_leaves(args)) > 1
-        return with_gradient_of(value, value / 2) if both else value
+    def rule_div(self, func, args, kwargs):
+        """Division: a divisor is a constant."""
+        dividend, divisor = args
+        return func(dividend, divisor.detach() if isinstance(divisor, torch.Tensor) else divisor, **kwargs)
+
+    rule_truediv = rule_div
 
     def stabilized(self, z):
         """Return a layer's output, with the gradient of LRP-epsilon."""
@@ -184,3 +196,8 @@ class Reference(TorchFunctionMode):
 def with_gradient_of(value, path):
     """Return a value that is differentiated as if it were another."""
     return path + (value - path).detach()
+
+
+def is_gate(value):
+    """Return whether a value is a gate, or computed from gates."""
+    return getattr(value, "is_gate", False)
