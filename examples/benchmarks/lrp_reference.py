@@ -84,12 +84,12 @@ class Reference(TorchFunctionMode):
                 value = func(x.clone(), *args[1:], **settings)
                 ratio = torch.where(x == 0, 0.0, value / torch.where(x == 0, 1.0, x))
             return with_gradient_of(value, x * ratio)
-        if name == "mul" and is_gate(args[0]) != is_gate(args[1]):
+        factors = [x for x in tree_leaves(args) if isinstance(x, torch.Tensor) and x.requires_grad]
+        if name == "mul" and len(factors) == 2 and is_gate(factors[0]) != is_gate(factors[1]):
             return func(*(x.detach() if is_gate(x) else x for x in args), **kwargs)
-        if name in ("mul", "matmul", "bmm", "einsum", "multiply"):
+        if name in ("mul", "matmul", "bmm", "einsum", "multiply") and len(factors) == 2:
             value = func(*args, **kwargs)
-            both = sum(isinstance(x, torch.Tensor) and x.requires_grad for x in tree_leaves(args)) > 1
-            return with_gradient_of(value, value / 2) if both else value
+            return with_gradient_of(value, value / 2)
         return func(*args, **kwargs)
 
     def rule_div(self, func, args, kwargs):

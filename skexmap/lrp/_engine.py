@@ -85,10 +85,20 @@ class RelevanceEngine:
                 raise UnsupportedOperationError(difference)
             dense = tag_of(logits).dense
         with torch.no_grad():
-            difference = companions_matter(find_logits(self.model(images[:1]), 1), plain[:1])
+            difference = companions_matter(self._alone(images), plain[:1])
         if difference:
             raise UnsupportedOperationError(difference)
         return None if dense is None else dense[1]
+
+    def _alone(self, images):
+        """Return the logits of the first image, shown without the others."""
+        try:
+            return find_logits(self.model(images[:1]), 1)
+        except Exception as error:
+            raise UnsupportedOperationError(
+                f"The model takes {len(images)} images, but fails on one ({type(error).__name__}: {error}). It must take "
+                "batches of any size."
+            ) from error
 
     @contextlib.contextmanager
     def traced(self, images, notes=None):
