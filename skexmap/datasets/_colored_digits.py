@@ -14,7 +14,6 @@ CANVAS = 28
 # As in MNIST, the digit fills 20 x 20 pixels of the canvas.
 DIGIT_SIDE = 20
 MARGIN = (CANVAS - DIGIT_SIDE) // 2
-CLASS_NAMES = ("digit 0-4", "digit 5-9")
 
 
 def _enlarged_digits():
@@ -39,18 +38,6 @@ def _dye(intensities, ink, noise):
     # The noise swaps channels with the ink, so an image and its twin in the other ink differ only by that swap.
     noise = np.where((ink == 0)[:, None, None, None], noise, noise[:, [1, 0, 2]])
     return np.clip(images + noise, 0.0, 1.0)
-
-
-def _split(images, digit, ink, source):
-    return make_split(
-        images,
-        (digit > 4).astype(np.int64),
-        ink,
-        target_names=CLASS_NAMES,
-        attribute_names=INK_NAMES,
-        digit=digit,
-        source=source,
-    )
 
 
 def make_colored_digits(
@@ -147,6 +134,7 @@ def make_colored_digits(
 
     rng = check_random_state(random_state)
     digits, labels = _enlarged_digits()
+    classes = (labels > 4).astype(np.int64)
     rest, test = train_test_split(
         np.arange(len(digits)), test_size=test_size, stratify=labels, random_state=rng
     )
@@ -154,23 +142,32 @@ def make_colored_digits(
         rest, test_size=validation_size / (1 - test_size), stratify=labels[rest], random_state=rng
     )
 
-    def draw(sources):
-        intensities = _place(digits[sources], max_shift, rng)
-        pixel_noise = rng.normal(scale=noise, size=(len(sources), 3, CANVAS, CANVAS)).astype(np.float32)
-        ink = aligned_attribute((labels[sources] > 4).astype(np.int64), correlation, rng)
-        return intensities, pixel_noise, ink
+    def draw(source):
+        intensities = _place(digits[source], max_shift, rng)
+        pixel_noise = rng.normal(scale=noise, size=(len(source), 3, CANVAS, CANVAS)).astype(np.float32)
+        return intensities, pixel_noise, aligned_attribute(classes[source], correlation, rng)
+
+    def split(source, intensities, pixel_noise, ink):
+        return make_split(
+            _dye(intensities, ink, pixel_noise),
+            classes[source],
+            ink,
+            target_names=("digit 0-4", "digit 5-9"),
+            attribute_names=INK_NAMES,
+            digit=labels[source],
+            source=source,
+        )
 
     splits = {}
     for name, handwritten in [("train", train), ("validation", validation)]:
-        sources = np.repeat(handwritten, n_copies)
-        intensities, pixel_noise, ink = draw(sources)
-        splits[name] = _split(_dye(intensities, ink, pixel_noise), labels[sources], ink, sources)
-
+        source = np.repeat(handwritten, n_copies)
+        splits[name] = split(source, *draw(source))
     intensities, pixel_noise, ink = draw(test)
-    inks = [np.full(len(test), code) for code in range(len(INKS))]
-    both = [_dye(intensities, ink, pixel_noise) for ink in inks]
-    twice = np.tile(test, 2)
-    splits["test"] = _split(np.concatenate(both), labels[twice], np.concatenate(inks), twice)
-    one = np.where(ink[:, None, None, None] == 0, *both)
-    splits["test_correlated"] = _split(one, labels[test], ink, test)
+    splits["test"] = split(
+        np.tile(test, 2),
+        np.tile(intensities, (2, 1, 1)),
+        np.tile(pixel_noise, (2, 1, 1, 1)),
+        np.repeat([0, 1], len(test)),
+    )
+    splits["test_correlated"] = split(test, intensities, pixel_noise, ink)
     return Bunch(**splits, DESCR=make_colored_digits.__doc__)

@@ -98,19 +98,12 @@ def mask_path(path):
     return f"{stem}.png"
 
 
-def read_mask(path):
-    """Return which pixels of a mask are foreground, as an ndarray of bool of shape (height, width)."""
-    from PIL import Image
-
-    with open(path, "rb") as file, Image.open(file) as opened:
-        return np.asarray(opened.convert("L")) > MASK_THRESHOLD
-
-
 def foreground(image, path):
     """Return the image with its background, by the mask, in black."""
     from PIL import Image
 
-    mask = read_mask(mask_path(path))
+    with open(mask_path(path), "rb") as file, Image.open(file) as opened:
+        mask = np.asarray(opened.convert("L")) > MASK_THRESHOLD
     size = mask.shape[::-1]
     if size != image.size:
         raise ValueError(f"The mask {mask_path(path)} has the size {size}, its image {path} {image.size}.")
