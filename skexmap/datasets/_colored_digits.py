@@ -52,48 +52,36 @@ def make_colored_digits(
 ):
     """Make images of handwritten digits whose ink color is a shortcut for their class.
 
-    The 1,797 digits that scikit-learn ships (8 x 8 pixels) are enlarged to 20 x 20 and placed on a 28 x 28 canvas, with
-    small random shifts and pixel noise. The class is ``digit > 4``. The ink is green or red. For a given share of each
-    class it agrees with the class (class 0 green, class 1 red, as in colored MNIST [1]_). The train, validation and
-    test splits use *disjoint* handwritten digits, stratified by digit.
+    The 1,797 digits that scikit-learn ships are enlarged to 20 x 20 and placed on a 28 x 28 canvas, with small random
+    shifts and pixel noise. The class is ``digit > 4``. The ink of class 0 is mostly green and that of class 1 mostly
+    red, as in colored MNIST [1]_. The train, validation and test splits use *disjoint* handwritten digits.
 
     Parameters
     ----------
     correlation : float in [0, 1], default=0.98
         Share of each class whose ink agrees with the class, in the train, validation and correlated test splits.
     n_copies : int, default=5
-        Number of images of every train and validation digit; each has its own shift, noise and ink. Test digits are
-        used once.
+        Number of images of every train and validation digit; each has its own shift, noise and ink.
     max_shift : int from 0 to 4, default=2
         Largest shift from the center along each axis, in pixels.
     noise : float, default=0.05
-        Standard deviation of the Gaussian noise on each pixel and channel, on a scale where full ink is 1.
-        Values are clipped to [0, 1] afterwards.
+        Standard deviation of the Gaussian noise on each value; values are clipped to [0, 1] afterwards.
     validation_size, test_size : float in (0, 1), default=0.3
         Shares of the handwritten digits kept for validation and test; the rest is for training.
     random_state : int, RandomState instance or None, default=None
-        Controls the splits, the shifts, the noise and which images have the other ink.
+        Controls everything that is drawn.
 
     Returns
     -------
     dataset : :class:`~sklearn.utils.Bunch`
-        Four splits and ``DESCR``:
-
-        - ``train``, ``validation``: the share `correlation` of each class has the ink of its class.
-        - ``test``: every test digit in *both* inks, so that each of the four groups holds all test digits of
-          its class. Images ``i`` and ``n_samples / 2 + i`` differ only in ink.
-        - ``test_correlated``: the same test digits, each in one ink; the share `correlation` of each class has the ink
-          of its class. The smallest groups have a handful of images.
-
-        Each split is a Bunch with
+        ``DESCR`` and the splits ``train``, ``validation``, ``test`` (every test digit in *both* inks; images ``i`` and
+        ``n_samples / 2 + i`` differ only in ink) and ``test_correlated`` (each test digit in one ink). Each is a Bunch
+        with
 
         ``data`` : ndarray of shape (n_samples, 3, 28, 28), float32, values in [0, 1]
-        ``target`` : ndarray of shape (n_samples,), int64
-            1 if the digit is above 4.
-        ``attributes`` : ndarray of shape (n_samples,), int64
-            The ink: 0 for green, 1 for red.
-        ``group_labels`` : ndarray of shape (n_samples,), int64
-            ``2 * target + ink``: the shortcut fails on groups 1 and 2.
+        ``target``, ``attributes``, ``group_labels`` : ndarray of shape (n_samples,), int64
+            Class (1 if the digit is above 4), ink (0 green, 1 red), and group ``2 * target + ink``: the shortcut fails
+            on groups 1 and 2.
         ``digit``, ``source`` : ndarray of shape (n_samples,)
             The digit, and the index of the handwritten digit (of 1,797) from which the image was made.
         ``target_names``, ``attribute_names``, ``group_names`` : list of str

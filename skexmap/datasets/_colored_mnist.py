@@ -51,10 +51,9 @@ def load_colored_mnist(root, correlation=0.99, *, split_at=4, random_state=None)
 
     Raises
     ------
-    FileNotFoundError
-        If files are missing; the message names all of them.
-    ValueError
-        If a file is truncated or not an IDX file, images and labels differ in number, or a parameter is out of range.
+    FileNotFoundError, ValueError
+        If files are missing; if one is truncated or not an IDX file, images and labels differ in number, or a parameter
+        is out of range.
 
     References
     ----------
@@ -62,8 +61,6 @@ def load_colored_mnist(root, correlation=0.99, *, split_at=4, random_state=None)
 
     Examples
     --------
-    24 training and four test images in the published format:
-
     >>> import pathlib, struct, tempfile
     >>> from skexmap.datasets import load_colored_mnist
     >>> root = pathlib.Path(tempfile.mkdtemp())
@@ -73,8 +70,8 @@ def load_colored_mnist(root, correlation=0.99, *, split_at=4, random_state=None)
     ...     _ = (root / f"{part}-images-idx3-ubyte").write_bytes(images)
     ...     _ = (root / f"{part}-labels-idx1-ubyte").write_bytes(labels)
     >>> mnist = load_colored_mnist(root, random_state=0)
-    >>> {name: split.data.shape for name, split in mnist.items()}
-    {'train': (20, 3, 28, 28), 'validation': (4, 3, 28, 28), 'test': (8, 3, 28, 28), 'test_correlated': (4, 3, 28, 28)}
+    >>> mnist.train.data.shape
+    (20, 3, 28, 28)
     >>> mnist.test.group_labels
     array([0, 0, 2, 2, 1, 1, 3, 3])
     """
@@ -110,10 +107,9 @@ def load_two_shortcut_fashion(
     Returns
     -------
     dataset : :class:`~sklearn.utils.Bunch`
-        The splits ``train``, ``validation``, ``test`` (every test image in both inks with both marks: 40,000 images,
-        5,000 in each of the eight groups) and ``test_correlated``, as in `load_colored_mnist`. The attribute is the
-        pair, ``2 * ink + mark``. The arrays ``ink`` and ``mark`` hold the class that each shortcut points to, as
-        `skexmap.metrics.shortcut_gaps` needs them.
+        The splits ``train``, ``validation``, ``test`` (every test image in both inks with both marks) and
+        ``test_correlated``, as in `load_colored_mnist`. The attribute is the pair, ``2 * ink + mark``. The arrays
+        ``ink`` and ``mark`` hold the class that each shortcut points to, for `skexmap.metrics.shortcut_gaps`.
 
     Raises
     ------
@@ -135,11 +131,8 @@ def load_two_shortcut_fashion(
     ...     labels = struct.pack(">BBBBI", 0, 0, 8, 1, n) + bytes(9 * (i % 2) for i in range(n))
     ...     _ = (root / f"{part}-images-idx3-ubyte").write_bytes(images)
     ...     _ = (root / f"{part}-labels-idx1-ubyte").write_bytes(labels)
-    >>> fashion = load_two_shortcut_fashion(root, random_state=0)
-    >>> fashion.test.group_labels
+    >>> load_two_shortcut_fashion(root, random_state=0).test.group_labels
     array([0, 4, 1, 5, 2, 6, 3, 7])
-    >>> fashion.test.group_names[5]
-    'label 5-9, green + bottom right'
     """
     check_scalar(ink_correlation, "ink_correlation", numbers.Real, min_val=0, max_val=1)
     check_scalar(mark_correlation, "mark_correlation", numbers.Real, min_val=0, max_val=1)
