@@ -39,7 +39,7 @@ class ImageNetTransform:
     >>> import pathlib, tempfile
     >>> from PIL import Image
     >>> from skexmap.datasets import ImageNetTransform
-    >>> path = pathlib.Path(tempfile.mkdtemp(), "grey.png")
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "gray.png")
     >>> Image.new("RGB", (300, 200), (124, 116, 104)).save(path)
     >>> image = ImageNetTransform()(path)
     >>> image.shape, image.dtype

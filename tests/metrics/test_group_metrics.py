@@ -17,13 +17,6 @@ def test_group_accuracies_are_the_accuracy_of_each_groups_samples(predictions):
         assert accuracy == pytest.approx(n_right / n)
 
 
-def test_worst_group_accuracy_is_that_of_the_worst_group_by_hand():
-    y = [0, 0, 0, 0, 1, 1, 1]
-    predicted = [0, 0, 0, 1, 0, 0, 1]
-    group = ["a", "a", "a", "a", "b", "b", "b"]
-    assert worst_group_accuracy(y, predicted, group_labels=group) == pytest.approx(1 / 3)
-
-
 def test_strings_and_integers_as_classes_and_groups_give_the_same(predictions):
     y, predicted, group = predictions
     names = np.array(["landbird", "waterbird"])
@@ -61,15 +54,11 @@ def worst_by_report(y, predicted, **options):
 def test_a_group_of_exactly_min_group_size_samples_can_be_the_worst_and_a_smaller_one_cannot(worst):
     y, predicted = [0] * 8, [1, 1, 0, 0, 0, 0, 0, 1]
     group = [0, 0, 1, 1, 1, 1, 1, 1]
+    assert worst([0, 0, 0], [1, 0, 0], group_labels=[0, 1, 1]) == 0
     assert worst(y, predicted, group_labels=group, min_group_size=2) == 0
     assert worst(y, predicted, group_labels=group, min_group_size=3) == pytest.approx(5 / 6)
     # The largest group is large enough as long as it has the size itself.
     assert worst(y, predicted, group_labels=group, min_group_size=6) == pytest.approx(5 / 6)
-
-
-@pytest.mark.parametrize("worst", [worst_group_accuracy, worst_by_report])
-def test_a_group_of_one_sample_counts_by_default(worst):
-    assert worst([0, 0, 0], [1, 0, 0], group_labels=[0, 1, 1]) == 0
 
 
 def test_weights_of_samples_count_like_repetitions(predictions):
@@ -125,6 +114,7 @@ def test_mean_accuracy_is_the_plain_accuracy_and_with_macro_weights_the_mean_ove
         ({"sample_weight": [1, 1]}, "`sample_weight` has 2 entries for 4 samples"),
         ({"sample_weight": [1, -1, np.nan, 1]}, "2 of 4 sample weights are negative, NaN or infinite"),
         ({"sample_weight": [0, 0, 0, 0]}, "None of the 4 samples belongs to a group"),
+        ({"y_true": [], "y_pred": [], "group_labels": []}, "There are 0 samples"),
     ],
 )
 @pytest.mark.parametrize("metric", [group_accuracies, worst_group_accuracy, mean_accuracy, group_report])
@@ -132,12 +122,6 @@ def test_bad_input_is_refused_by_every_metric(metric, changed, message):
     arguments = {"y_true": [0, 0, 1, 1], "y_pred": [0, 1, 0, 1], "group_labels": [0, 0, 3, 3], **changed}
     with pytest.raises(ValueError, match=message):
         metric(**arguments)
-
-
-@pytest.mark.parametrize("metric", [group_accuracies, worst_group_accuracy, mean_accuracy, group_report])
-def test_no_samples_at_all_are_refused(metric):
-    with pytest.raises(ValueError, match="There are 0 samples"):
-        metric([], [], group_labels=[])
 
 
 def test_groups_that_are_all_below_min_group_size_are_refused_with_the_largest_size():
