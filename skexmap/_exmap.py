@@ -175,7 +175,7 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         The fitted labeler; absent if group labels were passed.
     transformer_ : HeatmapTransformer or EmbeddingTransformer
         The fitted transformer of the images.
-    report_ : skexmap.metrics.GroupReport
+    report_ : result of `skexmap.metrics.group_report`
         Accuracy of the *retrained* last layer on each group of the images it was fitted on.
     n_features_in_ : int
         Number of values in one image.

@@ -26,6 +26,7 @@ import shlex
 import sys
 import time
 import warnings
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from paper.files import replaced
 
 from skexmap import EmbeddingTransformer, HeatmapTransformer
 from skexmap.exceptions import SkexmapWarning
-from skexmap.metrics import group_accuracies, group_shares, mean_accuracy, shortcut_gaps
+from skexmap.metrics import group_accuracies, mean_accuracy, shortcut_gaps
 from skexmap.retraining import ERMClassifier
 
 FIGURES = "figures.json"
@@ -131,7 +132,7 @@ def run_seed(data, seed, options):
     setting = settings.SETTINGS[data](options.root or settings.FASHION, seed)
     net = trained_net(data, setting, seed, folder, record, options)
     v, tests, labels = features(setting, net, seed, folder, record)
-    shares = group_shares(setting.train.group_labels)
+    shares = Counter(setting.train.group_labels)
 
     def score(predict):
         return {name: figures(predict(tests[name]), split, shares, setting) for name, split in labels.items()}

@@ -14,7 +14,6 @@ CANVAS = 28
 # As in MNIST, the digit fills 20 x 20 pixels of the canvas.
 DIGIT_SIDE = 20
 MARGIN = (CANVAS - DIGIT_SIDE) // 2
-CLASS_NAMES = ("digit 0-4", "digit 5-9")
 
 
 def _enlarged_digits():
@@ -41,18 +40,6 @@ def _dye(intensities, ink, noise):
     return np.clip(images + noise, 0.0, 1.0)
 
 
-def _split(images, digit, ink, source):
-    return make_split(
-        images,
-        (digit > 4).astype(np.int64),
-        ink,
-        target_names=CLASS_NAMES,
-        attribute_names=INK_NAMES,
-        digit=digit,
-        source=source,
-    )
-
-
 def make_colored_digits(
     *,
     correlation=0.98,
@@ -65,48 +52,36 @@ def make_colored_digits(
 ):
     """Make images of handwritten digits whose ink color is a shortcut for their class.
 
-    The 1,797 digits that scikit-learn ships (8 x 8 pixels) are enlarged to 20 x 20 and placed on a 28 x 28 canvas, with
-    small random shifts and pixel noise. The class is ``digit > 4``. The ink is green or red. For a given share of each
-    class it agrees with the class (class 0 green, class 1 red, as in colored MNIST [1]_). The train, validation and
-    test splits use *disjoint* handwritten digits, stratified by digit.
+    The 1,797 digits that scikit-learn ships are enlarged to 20 x 20 and placed on a 28 x 28 canvas, with small random
+    shifts and pixel noise. The class is ``digit > 4``. The ink of class 0 is mostly green and that of class 1 mostly
+    red, as in colored MNIST [1]_. The train, validation and test splits use *disjoint* handwritten digits.
 
     Parameters
     ----------
     correlation : float in [0, 1], default=0.98
         Share of each class whose ink agrees with the class, in the train, validation and correlated test splits.
     n_copies : int, default=5
-        Number of images of every train and validation digit; each has its own shift, noise and ink. Test digits are
-        used once.
+        Number of images of every train and validation digit; each has its own shift, noise and ink.
     max_shift : int from 0 to 4, default=2
         Largest shift from the center along each axis, in pixels.
     noise : float, default=0.05
-        Standard deviation of the Gaussian noise on each pixel and channel, on a scale where full ink is 1.
-        Values are clipped to [0, 1] afterwards.
+        Standard deviation of the Gaussian noise on each value; values are clipped to [0, 1] afterwards.
     validation_size, test_size : float in (0, 1), default=0.3
         Shares of the handwritten digits kept for validation and test; the rest is for training.
     random_state : int, RandomState instance or None, default=None
-        Controls the splits, the shifts, the noise and which images have the other ink.
+        Controls everything that is drawn.
 
     Returns
     -------
     dataset : :class:`~sklearn.utils.Bunch`
-        Four splits and ``DESCR``:
-
-        - ``train``, ``validation``: the share `correlation` of each class has the ink of its class.
-        - ``test``: every test digit in *both* inks, so that each of the four groups holds all test digits of
-          its class. Images ``i`` and ``n_samples / 2 + i`` differ only in ink.
-        - ``test_correlated``: the same test digits, each in one ink; the share `correlation` of each class has the ink
-          of its class. The smallest groups have a handful of images.
-
-        Each split is a Bunch with
+        ``DESCR`` and the splits ``train``, ``validation``, ``test`` (every test digit in *both* inks; images ``i`` and
+        ``n_samples / 2 + i`` differ only in ink) and ``test_correlated`` (each test digit in one ink). Each is a Bunch
+        with
 
         ``data`` : ndarray of shape (n_samples, 3, 28, 28), float32, values in [0, 1]
-        ``target`` : ndarray of shape (n_samples,), int64
-            1 if the digit is above 4.
-        ``attributes`` : ndarray of shape (n_samples,), int64
-            The ink: 0 for green, 1 for red.
-        ``group_labels`` : ndarray of shape (n_samples,), int64
-            ``2 * target + ink``: the shortcut fails on groups 1 and 2.
+        ``target``, ``attributes``, ``group_labels`` : ndarray of shape (n_samples,), int64
+            Class (1 if the digit is above 4), ink (0 green, 1 red), and group ``2 * target + ink``: the shortcut fails
+            on groups 1 and 2.
         ``digit``, ``source`` : ndarray of shape (n_samples,)
             The digit, and the index of the handwritten digit (of 1,797) from which the image was made.
         ``target_names``, ``attribute_names``, ``group_names`` : list of str
@@ -147,6 +122,7 @@ def make_colored_digits(
 
     rng = check_random_state(random_state)
     digits, labels = _enlarged_digits()
+    classes = (labels > 4).astype(np.int64)
     rest, test = train_test_split(
         np.arange(len(digits)), test_size=test_size, stratify=labels, random_state=rng
     )
@@ -154,23 +130,32 @@ def make_colored_digits(
         rest, test_size=validation_size / (1 - test_size), stratify=labels[rest], random_state=rng
     )
 
-    def draw(sources):
-        intensities = _place(digits[sources], max_shift, rng)
-        pixel_noise = rng.normal(scale=noise, size=(len(sources), 3, CANVAS, CANVAS)).astype(np.float32)
-        ink = aligned_attribute((labels[sources] > 4).astype(np.int64), correlation, rng)
-        return intensities, pixel_noise, ink
+    def draw(source):
+        intensities = _place(digits[source], max_shift, rng)
+        pixel_noise = rng.normal(scale=noise, size=(len(source), 3, CANVAS, CANVAS)).astype(np.float32)
+        return intensities, pixel_noise, aligned_attribute(classes[source], correlation, rng)
+
+    def split(source, intensities, pixel_noise, ink):
+        return make_split(
+            _dye(intensities, ink, pixel_noise),
+            classes[source],
+            ink,
+            target_names=("digit 0-4", "digit 5-9"),
+            attribute_names=INK_NAMES,
+            digit=labels[source],
+            source=source,
+        )
 
     splits = {}
     for name, handwritten in [("train", train), ("validation", validation)]:
-        sources = np.repeat(handwritten, n_copies)
-        intensities, pixel_noise, ink = draw(sources)
-        splits[name] = _split(_dye(intensities, ink, pixel_noise), labels[sources], ink, sources)
-
+        source = np.repeat(handwritten, n_copies)
+        splits[name] = split(source, *draw(source))
     intensities, pixel_noise, ink = draw(test)
-    inks = [np.full(len(test), code) for code in range(len(INKS))]
-    both = [_dye(intensities, ink, pixel_noise) for ink in inks]
-    twice = np.tile(test, 2)
-    splits["test"] = _split(np.concatenate(both), labels[twice], np.concatenate(inks), twice)
-    one = np.where(ink[:, None, None, None] == 0, *both)
-    splits["test_correlated"] = _split(one, labels[test], ink, test)
+    splits["test"] = split(
+        np.tile(test, 2),
+        np.tile(intensities, (2, 1, 1)),
+        np.tile(pixel_noise, (2, 1, 1, 1)),
+        np.repeat([0, 1], len(test)),
+    )
+    splits["test_correlated"] = split(test, intensities, pixel_noise, ink)
     return Bunch(**splits, DESCR=make_colored_digits.__doc__)

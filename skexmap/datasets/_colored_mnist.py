@@ -1,10 +1,10 @@
 """Data sets from MNIST-like IDX files, with colored ink and optionally a second shortcut."""
 
 import gzip
-import math
 import numbers
 import struct
 import zlib
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,83 +16,6 @@ from skexmap.datasets._tables import require_files
 N_TRAIN = 50_000
 MARK_SIDE = 4
 MARK_NAMES = ("top left", "bottom right")
-
-
-def read_idx(path):
-    """Return the array in an IDX file of unsigned bytes, gzipped or not; raise ValueError if it is damaged."""
-    content = path.read_bytes()
-    try:
-        content = gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
-        if len(content) < 4 or not content.startswith(b"\x00\x00\x08"):
-            raise ValueError(f"it starts with {content[:4].hex(' ')}")
-        n_dimensions = content[3]
-        shape = struct.unpack_from(f">{n_dimensions}I", content, offset=4)
-        return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * n_dimensions).reshape(shape)
-    except (EOFError, OSError, ValueError, struct.error, zlib.error) as error:
-        raise ValueError(f"{path} is not a whole IDX file of unsigned bytes: {error}.") from error
-
-
-def read_mnist(root):
-    """Return images and labels of the parts "train" and "t10k", from four files in the layout of MNIST."""
-    root = Path(root)
-    files = {
-        part: (_find_idx(root, part, "images", 3), _find_idx(root, part, "labels", 1))
-        for part in ("train", "t10k")
-    }
-    require_files(
-        *files["train"],
-        *files["t10k"],
-        advice="Give as `root` the folder that has the four files, gzipped (.gz) or not.",
-    )
-    parts = {part: (read_idx(images), read_idx(labels)) for part, (images, labels) in files.items()}
-    for part, (images, labels) in parts.items():
-        if images.ndim != 3 or labels.shape != images.shape[:1]:
-            raise ValueError(
-                f"{files[part][0]} has the shape {images.shape} and {files[part][1]} {labels.shape}: these are not "
-                "images and a label for each."
-            )
-    return parts
-
-
-def _find_idx(root, part, kind, n_dimensions):
-    """Return the path of an IDX file under any of its usual names, or the published name if no file exists."""
-    stems = [f"{part}-{kind}{separator}idx{n_dimensions}-ubyte" for separator in "-."]
-    paths = [root / f"{stem}{ending}" for stem in stems for ending in ("", ".gz")]
-    return next((path for path in paths if path.is_file()), paths[0])
-
-
-def _three_parts(root, split_at):
-    """Return images, labels and classes of train (the first 50,000 images), validation (the rest) and test."""
-    parts = read_mnist(root)
-    images, labels = parts["train"]
-    # Split a smaller file of the same layout in the same proportions.
-    n_train = N_TRAIN if len(images) == 60_000 else round(len(images) * 5 / 6)
-    splits = {
-        "train": (images[:n_train], labels[:n_train]),
-        "validation": (images[n_train:], labels[n_train:]),
-        "test": parts["t10k"],
-    }
-    return {
-        name: (images, labels, (labels > split_at).astype(np.int64))
-        for name, (images, labels) in splits.items()
-    }
-
-
-def _dye(images, ink):
-    """Return (n, 3, height, width) float32 images in [0, 1]: each gray image in its ink."""
-    dyed = INKS[ink][:, :, None, None] * images[:, None]
-    dyed *= np.float32(1 / 255)
-    return dyed
-
-
-def _class_names(split_at):
-    return f"label 0-{split_at}", f"label {split_at + 1}-9"
-
-
-def _check(correlation, name):
-    check_scalar(correlation, name, numbers.Real, min_val=0, max_val=1)
-    if math.isnan(correlation):
-        raise ValueError(f"{name} == {correlation}, must be from 0 to 1.")
 
 
 def load_colored_mnist(root, correlation=0.99, *, split_at=4, random_state=None):
@@ -128,10 +51,9 @@ def load_colored_mnist(root, correlation=0.99, *, split_at=4, random_state=None)
 
     Raises
     ------
-    FileNotFoundError
-        If files are missing; the message names all of them.
-    ValueError
-        If a file is truncated or not an IDX file, images and labels differ in number, or a parameter is out of range.
+    FileNotFoundError, ValueError
+        If files are missing; if one is truncated or not an IDX file, images and labels differ in number, or a parameter
+        is out of range.
 
     References
     ----------
@@ -139,8 +61,6 @@ def load_colored_mnist(root, correlation=0.99, *, split_at=4, random_state=None)
 
     Examples
     --------
-    24 training and four test images in the published format:
-
     >>> import pathlib, struct, tempfile
     >>> from skexmap.datasets import load_colored_mnist
     >>> root = pathlib.Path(tempfile.mkdtemp())
@@ -150,39 +70,17 @@ def load_colored_mnist(root, correlation=0.99, *, split_at=4, random_state=None)
     ...     _ = (root / f"{part}-images-idx3-ubyte").write_bytes(images)
     ...     _ = (root / f"{part}-labels-idx1-ubyte").write_bytes(labels)
     >>> mnist = load_colored_mnist(root, random_state=0)
-    >>> {name: split.data.shape for name, split in mnist.items()}
-    {'train': (20, 3, 28, 28), 'validation': (4, 3, 28, 28), 'test': (8, 3, 28, 28), 'test_correlated': (4, 3, 28, 28)}
+    >>> mnist.train.data.shape
+    (20, 3, 28, 28)
     >>> mnist.test.group_labels
     array([0, 0, 2, 2, 1, 1, 3, 3])
     """
-    _check(correlation, "correlation")
-    check_scalar(split_at, "split_at", numbers.Integral, min_val=0, max_val=8)
-    rng = check_random_state(random_state)
-    names = {"target_names": _class_names(split_at), "attribute_names": INK_NAMES}
-    dataset = Bunch()
-    for name, (images, labels, y) in _three_parts(root, split_at).items():
-        ink = aligned_attribute(y, correlation, rng)
-        correlated = make_split(_dye(images, ink), y, ink, label=labels, **names)
-        if name != "test":
-            dataset[name] = correlated
-            continue
-        both = np.repeat([0, 1], len(images))
-        dataset.test = make_split(
-            np.concatenate([_dye(images, np.full(len(images), c)) for c in (0, 1)]),
-            np.tile(y, 2),
-            both,
-            label=np.tile(labels, 2),
-            **names,
-        )
-        dataset.test_correlated = correlated
-    return dataset
+    check_scalar(correlation, "correlation", numbers.Real, min_val=0, max_val=1)
 
+    def make(images, labels, y, ink, **names):
+        return make_split(_dye(images, ink), y, ink, attribute_names=INK_NAMES, label=labels, **names)
 
-def _mark(images, mark):
-    """Put a white square into the corner that `mark` names, in place."""
-    images[mark == 0, :, :MARK_SIDE, :MARK_SIDE] = 1.0
-    images[mark == 1, :, -MARK_SIDE:, -MARK_SIDE:] = 1.0
-    return images
+    return _load_with_shortcuts(root, split_at, [correlation], make, random_state)
 
 
 def load_two_shortcut_fashion(
@@ -209,10 +107,9 @@ def load_two_shortcut_fashion(
     Returns
     -------
     dataset : :class:`~sklearn.utils.Bunch`
-        The splits ``train``, ``validation``, ``test`` (every test image in both inks with both marks: 40,000 images,
-        5,000 in each of the eight groups) and ``test_correlated``, as in `load_colored_mnist`. The attribute is the
-        pair, ``2 * ink + mark``. The arrays ``ink`` and ``mark`` hold the class that each shortcut points to, as
-        `skexmap.metrics.shortcut_gaps` needs them.
+        The splits ``train``, ``validation``, ``test`` (every test image in both inks with both marks) and
+        ``test_correlated``, as in `load_colored_mnist`. The attribute is the pair, ``2 * ink + mark``. The arrays
+        ``ink`` and ``mark`` hold the class that each shortcut points to, for `skexmap.metrics.shortcut_gaps`.
 
     Raises
     ------
@@ -234,43 +131,109 @@ def load_two_shortcut_fashion(
     ...     labels = struct.pack(">BBBBI", 0, 0, 8, 1, n) + bytes(9 * (i % 2) for i in range(n))
     ...     _ = (root / f"{part}-images-idx3-ubyte").write_bytes(images)
     ...     _ = (root / f"{part}-labels-idx1-ubyte").write_bytes(labels)
-    >>> fashion = load_two_shortcut_fashion(root, random_state=0)
-    >>> fashion.test.group_labels
+    >>> load_two_shortcut_fashion(root, random_state=0).test.group_labels
     array([0, 4, 1, 5, 2, 6, 3, 7])
-    >>> fashion.test.group_names[5]
-    'label 5-9, green + bottom right'
     """
-    _check(ink_correlation, "ink_correlation")
-    _check(mark_correlation, "mark_correlation")
-    check_scalar(split_at, "split_at", numbers.Integral, min_val=0, max_val=8)
-    rng = check_random_state(random_state)
+    check_scalar(ink_correlation, "ink_correlation", numbers.Real, min_val=0, max_val=1)
+    check_scalar(mark_correlation, "mark_correlation", numbers.Real, min_val=0, max_val=1)
+    attribute_names = [f"{ink} + {corner}" for ink in INK_NAMES for corner in MARK_NAMES]
 
-    def split(images, labels, ink, mark):
+    def make(images, labels, y, ink, mark, **names):
         return make_split(
             _mark(_dye(images, ink), mark),
-            (labels > split_at).astype(np.int64),
+            y,
             2 * ink + mark,
-            target_names=_class_names(split_at),
-            attribute_names=[f"{ink} + {corner}" for ink in INK_NAMES for corner in MARK_NAMES],
+            attribute_names=attribute_names,
             label=labels,
             ink=ink,
             mark=mark,
+            **names,
         )
 
+    return _load_with_shortcuts(root, split_at, [ink_correlation, mark_correlation], make, random_state)
+
+
+def _load_with_shortcuts(root, split_at, correlations, make, random_state):
+    """Return the splits that `make` returns for images and drawn shortcuts; the test images have all combinations."""
+    check_scalar(split_at, "split_at", numbers.Integral, min_val=0, max_val=8)
+    rng = check_random_state(random_state)
+    names = {"target_names": (f"label 0-{split_at}", f"label {split_at + 1}-9")}
     dataset = Bunch()
-    for name, (images, labels, y) in _three_parts(root, split_at).items():
-        ink = aligned_attribute(y, ink_correlation, rng)
-        mark = aligned_attribute(y, mark_correlation, rng)
-        correlated = split(images, labels, ink, mark)
-        if name != "test":
-            dataset[name] = correlated
-            continue
-        n = len(images)
-        dataset.test = split(
-            np.tile(images, (4, 1, 1)),
-            np.tile(labels, 4),
-            np.repeat([0, 0, 1, 1], n),
-            np.repeat([0, 1, 0, 1], n),
-        )
-        dataset.test_correlated = correlated
+    for name, (images, labels) in _read_three_parts(root).items():
+        y = (labels > split_at).astype(np.int64)
+        drawn = [aligned_attribute(y, correlation, rng) for correlation in correlations]
+        if name == "test":
+            combinations = list(product((0, 1), repeat=len(drawn)))
+            n = len(combinations)
+            shortcuts = np.repeat(combinations, len(images), axis=0).T
+            dataset.test = make(
+                np.tile(images, (n, 1, 1)), np.tile(labels, n), np.tile(y, n), *shortcuts, **names
+            )
+            name = "test_correlated"
+        dataset[name] = make(images, labels, y, *drawn, **names)
     return dataset
+
+
+def _dye(images, ink):
+    """Return (n, 3, height, width) float32 images in [0, 1]: each gray image in its ink."""
+    dyed = INKS[ink][:, :, None, None] * images[:, None]
+    dyed *= np.float32(1 / 255)
+    return dyed
+
+
+def _mark(images, mark):
+    """Put a white square into the corner that `mark` names, in place."""
+    images[mark == 0, :, :MARK_SIDE, :MARK_SIDE] = 1.0
+    images[mark == 1, :, -MARK_SIDE:, -MARK_SIDE:] = 1.0
+    return images
+
+
+def _read_three_parts(root):
+    """Return images and labels of train (the first 50,000 images), validation (the rest) and test."""
+    root = Path(root)
+    files = {
+        (part, kind): _find_idx(root, f"{part}-{kind}", n_dimensions)
+        for part in ("train", "t10k")
+        for kind, n_dimensions in (("images", 3), ("labels", 1))
+    }
+    require_files(
+        *files.values(), advice="Give as `root` the folder that has the four files, gzipped (.gz) or not."
+    )
+    arrays = {key: _read_idx(path) for key, path in files.items()}
+    for part in ("train", "t10k"):
+        images, labels = arrays[part, "images"], arrays[part, "labels"]
+        if images.ndim != 3 or labels.shape != images.shape[:1]:
+            raise ValueError(
+                f"{files[part, 'images']} has the shape {images.shape} and {files[part, 'labels']} {labels.shape}: "
+                "these are not images and a label for each."
+            )
+    images, labels = arrays["train", "images"], arrays["train", "labels"]
+    # Split a smaller file of the same layout in the same proportions.
+    n_train = N_TRAIN if len(images) == 60_000 else round(len(images) * 5 / 6)
+    return {
+        "train": (images[:n_train], labels[:n_train]),
+        "validation": (images[n_train:], labels[n_train:]),
+        "test": (arrays["t10k", "images"], arrays["t10k", "labels"]),
+    }
+
+
+def _find_idx(root, stem, n_dimensions):
+    """Return the path of an IDX file under any of its usual names, or the published name if no file exists."""
+    names = [
+        f"{stem}{separator}idx{n_dimensions}-ubyte{ending}" for separator in "-." for ending in ("", ".gz")
+    ]
+    return next((root / name for name in names if (root / name).is_file()), root / names[0])
+
+
+def _read_idx(path):
+    """Return the array in an IDX file of unsigned bytes, gzipped or not; raise ValueError if it is damaged."""
+    content = path.read_bytes()
+    try:
+        content = gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+        if len(content) < 4 or not content.startswith(b"\x00\x00\x08"):
+            raise ValueError(f"it starts with {content[:4].hex(' ')}")
+        n_dimensions = content[3]
+        shape = struct.unpack_from(f">{n_dimensions}I", content, offset=4)
+        return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * n_dimensions).reshape(shape)
+    except (EOFError, OSError, ValueError, struct.error, zlib.error) as error:
+        raise ValueError(f"{path} is not a whole IDX file of unsigned bytes: {error}.") from error

@@ -23,9 +23,7 @@ def make_shortcut_features(
     """Make features with a weak class signal and a strong shortcut.
 
     The first `n_classes` features encode the class (2 in the feature of the class, 0 in the others), the next
-    `n_classes` encode the shortcut (4 and 0), and the rest are 0. Gaussian noise is added to all of them. A classifier
-    that minimizes its mean error relies on the shortcut and fails on the samples whose shortcut disagrees with their
-    class.
+    `n_classes` encode the shortcut (4 and 0), and the rest are 0. Gaussian noise is added to all of them.
 
     Parameters
     ----------
@@ -41,10 +39,9 @@ def make_shortcut_features(
     noise : float, default=1.0
         Standard deviation of the noise.
     random_scale : bool, default=False
-        Whether every feature is multiplied by a number drawn from [0.5, 4] and shifted by 3, so that methods that
-        standardize the features differ from those that do not.
+        Whether every feature is multiplied by a number drawn from [0.5, 4] and shifted by 3.
     random_state : int, RandomState instance or None, default=None
-        Controls the order of the classes, the exceptions to the shortcut, the noise and the scales.
+        Controls everything that is drawn.
 
     Returns
     -------

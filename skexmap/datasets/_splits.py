@@ -22,11 +22,6 @@ def aligned_attribute(y, agreement, rng, n_values=2):
     return attribute
 
 
-def group_names(class_names, attribute_names):
-    """Return the names of all groups in class-major order, as "class, attribute"."""
-    return [f"{c}, {a}" for c in class_names for a in attribute_names]
-
-
 def make_split(data, target, attributes, *, target_names, attribute_names, **extra):
     """Return a split as a Bunch of the arguments, `group_labels` (class-major) and `group_names`; None if unknown."""
     known = attributes is not None
@@ -37,20 +32,6 @@ def make_split(data, target, attributes, *, target_names, attribute_names, **ext
         group_labels=encode_groups(target, attributes, len(attribute_names)) if known else None,
         target_names=list(target_names),
         attribute_names=list(attribute_names) if known else None,
-        group_names=group_names(target_names, attribute_names) if known else None,
+        group_names=[f"{c}, {a}" for c in target_names for a in attribute_names] if known else None,
         **extra,
     )
-
-
-def add_frame(split, **columns):
-    """Add `frame` to a split of paths: a pandas DataFrame with one row per sample and further columns."""
-    # pandas is an optional dependency and slow to import.
-    import pandas as pd
-
-    frame = pd.DataFrame({"path": split.data, "target": split.target})
-    if split.attributes is not None:
-        frame["attribute"] = split.attributes
-        frame["group_label"] = split.group_labels
-        frame["group_name"] = np.take(split.group_names, split.group_labels)
-    split.frame = frame.assign(**columns)
-    return split

@@ -1,4 +1,4 @@
-"""Read tables and folders that name images; errors give the number of problems and the first ones."""
+"""Read tables that name images; errors give the number of problems and the first ones."""
 
 import csv
 import os
@@ -6,7 +6,58 @@ import os
 import numpy as np
 
 N_SHOWN = 5
-SPLIT_CODES = {"0": "train", "1": "validation", "2": "test"}
+
+
+class Table:
+    """The columns of a table in a file; a line is a list of str."""
+
+    def __init__(self, path, header, lines):
+        if not lines:
+            raise ValueError(f"{path} is empty: it names no images.")
+        ragged = [line[0] for line in lines if len(line) != len(header)]
+        if ragged:
+            raise ValueError(
+                f"{len(ragged)} of {len(lines)} lines of {path} do not have {len(header)} values; they begin with "
+                f"{first_offenders(ragged)}."
+            )
+        self.path = path
+        values = [[value.strip() for value in column] for column in zip(*lines, strict=True)]
+        self.columns = dict(zip([name.strip() for name in header], values, strict=True))
+
+    @classmethod
+    def from_csv(cls, path):
+        """Read a CSV file; values may be quoted, and quoted values may have several lines."""
+        try:
+            with open(path, newline="", encoding="utf-8-sig") as file:
+                lines = [line for line in csv.reader(file, skipinitialspace=True, strict=True) if any(line)]
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not a CSV file in UTF-8: {error}.") from error
+        return cls(path, lines[0] if lines else [], lines[1:])
+
+    def __getitem__(self, column):
+        """Return the values of a column; raise ValueError if it does not exist, or a value is missing."""
+        if column not in self.columns:
+            raise ValueError(f"{self.path} has no column {column!r}. It has: {', '.join(self.columns)}.")
+        values = self.columns[column]
+        # NumPy and pandas write "nan" for a missing value.
+        empty = [i for i, value in enumerate(values, start=1) if value.lower() in ("", "nan")]
+        if empty:
+            raise ValueError(
+                f"{len(empty)} of {len(values)} values of {column!r} in {self.path} are empty: numbers "
+                f"{first_offenders(empty)}."
+            )
+        return values
+
+    def decode(self, column, codes):
+        """Return the values of a column, translated by a dict; raise ValueError if some are not in it."""
+        values = self[column]
+        unknown = [value for value in values if value not in codes]
+        if unknown:
+            raise ValueError(
+                f"{len(unknown)} of {len(values)} values of {column!r} in {self.path} are unknown: "
+                f"{first_offenders(sorted({repr(value) for value in unknown}))}. Known are {', '.join(codes)}."
+            )
+        return np.array([codes[value] for value in values])
 
 
 def first_offenders(offenders):
@@ -23,56 +74,6 @@ def require_files(*paths, advice="Give as `root` the folder that has them."):
         raise FileNotFoundError(
             f"{len(missing)} of {len(paths)} files or folders are missing: {first_offenders(missing)}. {advice}"
         )
-
-
-def read_csv(path):
-    """Return the column names of a CSV file, and its rows as lists of str."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            lines = [line for line in csv.reader(file, skipinitialspace=True, strict=True) if any(line)]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a CSV file in UTF-8: {error}.") from error
-    return ([name.strip() for name in lines[0]], lines[1:]) if lines else ([], [])
-
-
-def select_columns(path, header, rows, columns):
-    """Return columns of a table as a dict of str to list of str."""
-    # Raise ValueError if a column is missing, the table has no rows, or a value is missing.
-    missing = [column for column in columns if column not in header]
-    if missing:
-        raise ValueError(
-            f"{path} has no column {first_offenders(missing)}. It has: {', '.join(header) or 'nothing'}."
-        )
-    if not rows:
-        raise ValueError(f"{path} is empty: it has columns, but names no images.")
-    ragged = [row[0] for row in rows if len(row) != len(header)]
-    if ragged:
-        raise ValueError(
-            f"{len(ragged)} of {len(rows)} lines of {path} do not have {len(header)} values; they begin with "
-            f"{first_offenders(ragged)}."
-        )
-    positions = {column: header.index(column) for column in columns}
-    table = {column: [row[i].strip() for row in rows] for column, i in positions.items()}
-    for column, values in table.items():
-        # NumPy and pandas write "nan" for a missing value.
-        empty = [i for i, value in enumerate(values, start=1) if value.lower() in ("", "nan")]
-        if empty:
-            raise ValueError(
-                f"{len(empty)} of {len(values)} values of {column!r} in {path} are empty: numbers "
-                f"{first_offenders(empty)}."
-            )
-    return table
-
-
-def decode(values, codes, what, path):
-    """Translate values by a table; raise ValueError with the values that are not in the table."""
-    unknown = [value for value in values if value not in codes]
-    if unknown:
-        raise ValueError(
-            f"{len(unknown)} of {len(values)} values of {what!r} in {path} are unknown: "
-            f"{first_offenders(sorted({repr(value) for value in unknown}))}. Known are {', '.join(codes)}."
-        )
-    return np.array([codes[value] for value in values])
 
 
 def image_paths(folder, names, where):

@@ -1,6 +1,7 @@
 """Turn an image file into the array that the published models expect."""
 
 import os
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,6 +12,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 MASK_THRESHOLD = 200
 
 
+@dataclass(frozen=True)
 class ImageNetTransform:
     """Resize, crop the center and standardize by the ImageNet statistics: the published evaluation transform.
 
@@ -20,8 +22,7 @@ class ImageNetTransform:
     ----------
     resize : int, default=256
         Side of the image before cropping, in pixels. Both sides are resized to it, as in the published code of deep
-        feature reweighting for Waterbirds and CelebA. (The code of Group-DRO instead cuts out the central 178 x 178 of
-        CelebA's images and enlarges it.)
+        feature reweighting for Waterbirds and CelebA.
     crop : int, default=224
         Side of the square cut from the center, in pixels.
     foreground_only : bool, default=False
@@ -33,16 +34,12 @@ class ImageNetTransform:
     ValueError
         If `crop` is larger than `resize`, or not positive.
 
-    Notes
-    -----
-    Instances are compared and pickled by their parameters, so that cached heatmaps are found again.
-
     Examples
     --------
     >>> import pathlib, tempfile
     >>> from PIL import Image
     >>> from skexmap.datasets import ImageNetTransform
-    >>> path = pathlib.Path(tempfile.mkdtemp(), "grey.png")
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "gray.png")
     >>> Image.new("RGB", (300, 200), (124, 116, 104)).save(path)
     >>> image = ImageNetTransform()(path)
     >>> image.shape, image.dtype
@@ -51,12 +48,15 @@ class ImageNetTransform:
     True
     """
 
-    def __init__(self, resize=256, crop=224, *, foreground_only=False):
-        if not 0 < crop <= resize:
-            raise ValueError(f"A square of {crop} pixels cannot be cut out of {resize} x {resize} pixels.")
-        self.resize = resize
-        self.crop = crop
-        self.foreground_only = foreground_only
+    resize: int = 256
+    crop: int = 224
+    foreground_only: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self):
+        if not 0 < self.crop <= self.resize:
+            raise ValueError(
+                f"A square of {self.crop} pixels cannot be cut out of {self.resize} x {self.resize} pixels."
+            )
 
     def __call__(self, image):
         """Return the image as an array."""
@@ -75,19 +75,9 @@ class ImageNetTransform:
         image = image.convert("RGB").resize((self.resize, self.resize), Image.Resampling.BILINEAR)
         margin = (self.resize - self.crop) // 2
         image = image.crop((margin, margin, margin + self.crop, margin + self.crop))
-        pixels = (np.asarray(image, dtype=np.float32) / 255 - np.float32(IMAGENET_MEAN)) / np.float32(
-            IMAGENET_STD
-        )
-        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-    def __repr__(self):
-        return f"ImageNetTransform({self.resize}, {self.crop}, foreground_only={self.foreground_only})"
-
-    def __eq__(self, other):
-        return isinstance(other, ImageNetTransform) and vars(self) == vars(other)
-
-    def __hash__(self):
-        return hash((self.resize, self.crop, self.foreground_only))
+        pixels = np.asarray(image, dtype=np.float32) / 255
+        standardized = (pixels - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
+        return np.ascontiguousarray(standardized.transpose(2, 0, 1))
 
 
 def mask_path(path):
@@ -98,19 +88,12 @@ def mask_path(path):
     return f"{stem}.png"
 
 
-def read_mask(path):
-    """Return which pixels of a mask are foreground, as an ndarray of bool of shape (height, width)."""
-    from PIL import Image
-
-    with open(path, "rb") as file, Image.open(file) as opened:
-        return np.asarray(opened.convert("L")) > MASK_THRESHOLD
-
-
 def foreground(image, path):
     """Return the image with its background, by the mask, in black."""
     from PIL import Image
 
-    mask = read_mask(mask_path(path))
+    with open(mask_path(path), "rb") as file, Image.open(file) as opened:
+        mask = np.asarray(opened.convert("L")) > MASK_THRESHOLD
     size = mask.shape[::-1]
     if size != image.size:
         raise ValueError(f"The mask {mask_path(path)} has the size {size}, its image {path} {image.size}.")

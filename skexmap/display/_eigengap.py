@@ -17,10 +17,8 @@ class EigengapDisplay:
     ----------
     eigenvalues : ndarray of shape (n_eigenvalues,)
         Smallest eigenvalues of the normalized Laplacian, ascending, from 0 to 2.
-    eigengaps : ndarray of shape (n_eigenvalues - 1,)
-        Differences of the eigenvalues; entry k - 1 is the gap after the k-th eigenvalue, which indicates k clusters.
     n_clusters : int
-        Number of clusters chosen.
+        Number of clusters chosen. The gap after the k-th eigenvalue indicates k clusters.
     runner_up : int, default=None
         The number of clusters with the widest gap among those not chosen; None if there is no other.
 
@@ -40,15 +38,13 @@ class EigengapDisplay:
     >>> import numpy as np
     >>> from skexmap.display import EigengapDisplay
     >>> values = np.array([0.0, 0.01, 0.02, 0.31, 0.35, 0.5])
-    >>> display = EigengapDisplay(eigenvalues=values, eigengaps=np.diff(values), n_clusters=3)
-    >>> display = display.plot()
-    >>> display.axes_.get_title(loc="left")
-    '3 clusters: gap 0.290'
+    >>> display = EigengapDisplay(eigenvalues=values, n_clusters=3).plot()
+    >>> display.axes_.get_legend_handles_labels()[1]
+    ['chosen: 3 clusters, gap 0.290']
     """
 
-    def __init__(self, *, eigenvalues, eigengaps, n_clusters, runner_up=None):
+    def __init__(self, *, eigenvalues, n_clusters, runner_up=None):
         self.eigenvalues = eigenvalues
-        self.eigengaps = eigengaps
         self.n_clusters = n_clusters
         self.runner_up = runner_up
 
@@ -76,7 +72,6 @@ class EigengapDisplay:
         clusterer = _with_eigenvalues(estimator)
         display = cls(
             eigenvalues=clusterer.eigenvalues_,
-            eigengaps=clusterer.eigengaps_,
             n_clusters=clusterer.n_clusters_,
             runner_up=clusterer.runner_up_n_clusters_,
         )
@@ -93,7 +88,6 @@ class EigengapDisplay:
         Returns
         -------
         display : EigengapDisplay
-            With `figure_` and `axes_`.
         """
         pyplot = require_pyplot(f"{type(self).__name__}.plot")
         if ax is None:
@@ -101,12 +95,11 @@ class EigengapDisplay:
         numbers = np.arange(1, len(self.eigenvalues) + 1)
         ax.plot(numbers, self.eigenvalues, color=_INK, linewidth=0.8, marker="o", markersize=6, zorder=3)
         self._mark_gap(ax, self.n_clusters, _CHOSEN, "chosen")
-        if self.runner_up is not None:
-            self._mark_gap(ax, self.runner_up, _RUNNER_UP, "runner-up")
+        self._mark_gap(ax, self.runner_up, _RUNNER_UP, "runner-up")
         ax.set_xticks(numbers)
         ax.set_xlabel("number of the eigenvalue")
-        ax.set_ylabel("eigenvalue of the normalised Laplacian")
-        ax.set_title(self._title(), fontsize="medium", loc="left")
+        ax.set_ylabel("eigenvalue of the normalized Laplacian")
+        ax.set_title(f"{self.n_clusters} clusters", fontsize="medium", loc="left")
         ax.spines[["top", "right"]].set_visible(False)
         ax.margins(x=0.06, y=0.12)
         if ax.get_legend_handles_labels()[0]:
@@ -115,24 +108,14 @@ class EigengapDisplay:
         self.figure_, self.axes_, self.ax_ = ax.figure, ax, ax
         return self
 
-    def _gap(self, n_clusters):
-        inside = 1 <= n_clusters <= len(self.eigengaps)
-        return self.eigengaps[n_clusters - 1] if inside else None
-
     def _mark_gap(self, ax, n_clusters, color, label):
-        if self._gap(n_clusters) is None:
+        # A number of clusters that was given may lie beyond the eigenvalues.
+        if n_clusters is None or not 1 <= n_clusters < len(self.eigenvalues):
             return
         lower, upper = self.eigenvalues[n_clusters - 1], self.eigenvalues[n_clusters]
-        text = f"{label}: {n_clusters} clusters"
+        text = f"{label}: {n_clusters} clusters, gap {upper - lower:.3f}"
         ax.axhspan(lower, upper, color=color, alpha=0.18, linewidth=0, zorder=0)
         ax.plot([n_clusters, n_clusters + 1], [lower, upper], color=color, linewidth=4, zorder=2, label=text)
-
-    def _title(self):
-        gap = self._gap(self.n_clusters)
-        title = f"{self.n_clusters} clusters" + ("" if gap is None else f": gap {gap:.3f}")
-        if self.runner_up is None:
-            return title
-        return f"{title} (runner-up: {self.runner_up} clusters, gap {self._gap(self.runner_up):.3f})"
 
 
 def _with_eigenvalues(estimator):

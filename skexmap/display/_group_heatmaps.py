@@ -4,6 +4,7 @@ import numpy as np
 
 from skexmap._group_labels import NO_GROUP
 from skexmap.display._matplotlib import require_pyplot
+from skexmap.metrics._report import name_of
 
 _COLORS = "RdBu_r"
 
@@ -17,23 +18,22 @@ class GroupHeatmapDisplay:
     Parameters
     ----------
     images : ndarray of shape (n_samples, n_channels, height, width) or (n_samples, height, width)
-        Images with one or three channels, as uint8 or as floats from 0 to 1. An image with other values (for example
-        standardized ones) is rescaled from its smallest to its largest value.
+        Images with one or three channels, as uint8 or as floats from 0 to 1. An image with other values is rescaled
+        from its smallest to its largest value.
     heatmaps : ndarray of shape (n_samples, n_channels, side, side) or (n_samples, side, side)
         Relevance maps of the images, of any size; channels are summed.
-    group_labels : ndarray of shape (n_samples,)
-        Group of each sample: integers or strings. Group -1 is not shown.
-    pseudo_groups : ndarray of shape (n_samples,)
-        Pseudo-group of each sample.
+    group_labels, pseudo_groups : ndarray of shape (n_samples,)
+        Group and pseudo-group of each sample: integers or strings. Group -1 is not shown.
     group_names : dict or list of str, default=None
-        Name of each group: group label -> name, or, for groups numbered from 0, a list.
+        Name of each group: group label -> name, or, for groups numbered from 0, a list. Groups without a name show
+        their label.
 
     Attributes
     ----------
     figure_ : matplotlib.figure.Figure
         The figure, after `plot`.
     axes_ : ndarray of Axes of shape (2 * n_examples, n_groups)
-        The axes, after `plot`: rows of images alternate with rows of their heatmaps.
+        The axes: rows of images alternate with rows of their heatmaps.
     rows_ : ndarray of shape (n_examples, n_groups), int64
         Index of the sample in each place; -1 if a group has too few samples.
 
@@ -62,19 +62,15 @@ class GroupHeatmapDisplay:
         self.group_names = group_names
 
     @classmethod
-    def from_arrays(
-        cls, images, heatmaps, *, group_labels, pseudo_groups, group_names=None, n_examples=1, ax=None
-    ):
+    def from_arrays(cls, images, heatmaps, *, group_labels, pseudo_groups, group_names=None, n_examples=1):
         """Draw the first images of every group.
 
         Parameters
         ----------
         images, heatmaps, group_labels, pseudo_groups, group_names
-            As in the class; any array-like is accepted.
+            As in the class, or any array-like.
         n_examples : int, default=1
             Number of images to show of every group; the first ones are taken.
-        ax : matplotlib.axes.Axes, default=None
-            Axes that the grid replaces. If None, a new figure is created.
 
         Returns
         -------
@@ -92,42 +88,35 @@ class GroupHeatmapDisplay:
             pseudo_groups=np.asarray(pseudo_groups),
             group_names=group_names,
         )
-        return display.plot(n_examples=n_examples, ax=ax)
+        return display.plot(n_examples=n_examples)
 
-    def plot(self, ax=None, *, n_examples=1):
-        """Draw the display.
+    def plot(self, *, n_examples=1):
+        """Draw the display in a new figure.
 
         Parameters
         ----------
-        ax : matplotlib.axes.Axes, default=None
-            Axes that the grid replaces. If None, a new figure is created.
         n_examples : int, default=1
             Number of images to show of every group; the first ones are taken.
 
         Returns
         -------
         display : GroupHeatmapDisplay
-            With `figure_`, `axes_` and `rows_`.
         """
         pyplot = require_pyplot(f"{type(self).__name__}.plot")
         groups = self._groups()
         shape = (2 * n_examples, len(groups))
         self.rows_ = _first_rows(self.group_labels, groups, n_examples)
-        if ax is None:
-            self.figure_ = pyplot.figure(
-                figsize=(1.9 * shape[1] + 0.9, 2.05 * shape[0]), layout="constrained"
-            )
-            grid = self.figure_.add_gridspec(*shape)
-        else:
-            ax.set_axis_off()
-            self.figure_ = ax.figure
-            grid = ax.get_subplotspec().subgridspec(*shape)
-        self.axes_ = np.array([self.figure_.add_subplot(cell) for cell in grid]).reshape(shape)
+        self.figure_, self.axes_ = pyplot.subplots(
+            *shape,
+            figsize=(1.9 * shape[1] + 0.9, 2.05 * shape[0]),
+            layout="constrained",
+            squeeze=False,
+        )
         for cell in self.axes_.ravel():
             cell.set(xticks=[], yticks=[])
             cell.spines[:].set_visible(False)
         for cell, group in zip(self.axes_[0], groups, strict=True):
-            cell.set_title(self._name(group), fontsize="medium")
+            cell.set_title(name_of(group, self.group_names), fontsize="medium")
         for example, column in np.argwhere(self.rows_ >= 0):
             self._draw_pair(self.axes_[2 * example : 2 * example + 2, column], self.rows_[example, column])
         scale = pyplot.cm.ScalarMappable(norm=pyplot.Normalize(-1, 1), cmap=_COLORS)
@@ -136,31 +125,22 @@ class GroupHeatmapDisplay:
         return self
 
     def _groups(self):
-        lengths = {
-            name: len(getattr(self, name)) for name in ("images", "heatmaps", "group_labels", "pseudo_groups")
-        }
+        names = ("images", "heatmaps", "group_labels", "pseudo_groups")
+        lengths = {name: len(getattr(self, name)) for name in names}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"All arrays must have one entry per sample, got {lengths}.")
-        none = str(NO_GROUP) if self.group_labels.dtype.kind in "US" else NO_GROUP
-        groups = np.unique(self.group_labels[self.group_labels != none]).tolist()
+        groups = np.unique(self.group_labels[self.group_labels != NO_GROUP]).tolist()
         if not groups:
-            raise ValueError(
-                f"None of the {len(self.group_labels)} samples belongs to a group: nothing to show."
-            )
+            raise ValueError(f"None of the {len(self.group_labels)} samples belongs to a group.")
         return groups
-
-    def _name(self, group):
-        if hasattr(self.group_names, "keys"):
-            return str(self.group_names.get(group, group))
-        return str(group if self.group_names is None else self.group_names[group])
 
     def _draw_pair(self, cells, row):
         image = _displayable(self.images[row])
         cells[0].imshow(image, cmap="gray", vmin=0, vmax=1)
         height, width = image.shape[:2]
         # Draw the image in pale gray, so that its colors are not mistaken for relevance.
-        grey = image if image.ndim == 2 else image.mean(axis=-1)
-        cells[1].imshow(0.75 + 0.25 * grey, cmap="gray", vmin=0, vmax=1)
+        gray = image if image.ndim == 2 else image.mean(axis=-1)
+        cells[1].imshow(0.75 + 0.25 * gray, cmap="gray", vmin=0, vmax=1)
         relevance = self.heatmaps[row].sum(axis=0)
         relevance = relevance / (np.abs(relevance).max() or 1)
         cells[1].imshow(

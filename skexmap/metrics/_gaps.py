@@ -13,44 +13,38 @@ def shortcut_gaps(y_true, y_pred, *, shortcuts, group_labels=None, weights=None,
     """Accuracy lost on samples with uncommon shortcuts, relative to the mean accuracy.
 
     A sample's shortcut is *common* if it points to the sample's own class, else *uncommon*. A gap is the accuracy on
-    the samples for which exactly the named shortcuts are uncommon, minus the mean accuracy. 0 means that no accuracy is
-    lost, and -0.4 that 40 percentage points are lost.
+    the samples for which exactly the named shortcuts are uncommon, minus the mean accuracy.
 
     Parameters
     ----------
-    y_true : array-like of shape (n_samples,)
-        True classes: integers or strings.
-    y_pred : array-like of shape (n_samples,)
-        Predicted classes.
+    y_true, y_pred : array-like of shape (n_samples,)
+        True and predicted classes: integers or strings.
     shortcuts : dict of str to array-like of shape (n_samples,)
-        Name of each shortcut -> the class that it points to in each sample, written as in `y_true`. In UrbanCars, the
-        background of a car and the object beside it are each "urban" or "country", like the car.
+        Name of each shortcut -> the class that it points to in each sample, written as in `y_true`.
     group_labels : array-like of shape (n_samples,), default=None
         Groups for the mean accuracy; required if `weights` refers to them.
     weights : {None, "macro"}, dict or array-like of shape (n_groups,), default=None
-        How the mean accuracy weights the groups, as in `mean_accuracy`: usually by their shares of the training set,
-        ``group_shares(training_group_labels)``. None weights every sample equally.
+        How the mean accuracy weights the groups, as in `mean_accuracy`: usually by their numbers of training samples,
+        ``Counter(training_group_labels)``. None weights every sample equally.
     sample_weight : array-like of shape (n_samples,), default=None
         Weight of each sample.
 
     Returns
     -------
     gaps : dict of str to float
-        ``"mean_accuracy"``; then, for every single shortcut, its name -> the gap if it alone is uncommon; then the
-        combinations: ``"both"`` for two shortcuts, else their names joined by ``"+"``. In a gap, every class has the
-        same weight.
+        ``"mean_accuracy"``; then the name of every single shortcut; then the combinations: ``"both"`` for two
+        shortcuts, else their names joined by ``"+"``. In a gap, every class has the same weight.
 
     Raises
     ------
     ValueError
-        If `shortcuts` is empty or does not match y_true, if some class has no sample for which exactly the named
-        shortcuts are uncommon, or as in `mean_accuracy`.
+        If `shortcuts` is empty or does not match y_true, a class has no sample for which exactly the named shortcuts
+        are uncommon, or as in `mean_accuracy`.
 
     References
     ----------
     Z. Li et al., "A Whac-A-Mole Dilemma: Shortcuts Come in Multiples Where Mitigating One Amplifies Others",
-    CVPR 2023, section 3 ("BG gap", "CoObj gap", "BG+CoObj gap" relative to "I.D. accuracy"), arXiv
-    2212.04825.
+    CVPR 2023, section 3, arXiv 2212.04825.
 
     Examples
     --------
@@ -63,27 +57,31 @@ def shortcut_gaps(y_true, y_pred, *, shortcuts, group_labels=None, weights=None,
     >>> shortcut_gaps(car, background, shortcuts={"background": background, "co_occurring_object": beside})
     {'mean_accuracy': 0.5, 'background': -0.5, 'co_occurring_object': 0.5, 'both': -0.5}
     """
-    y_true = column_or_1d(y_true)
-    uncommon = _uncommon(y_true, shortcuts)
     if group_labels is None:
         if weights is not None:
             raise ValueError("`weights` weigh groups: pass `group_labels` too.")
         group_labels = np.zeros(len(y_true), dtype=int)
-    options = {"group_labels": group_labels, "weights": weights, "sample_weight": sample_weight}
-    gaps = {"mean_accuracy": mean_accuracy(y_true, y_pred, **options)}
+    sample_weight = np.ones(len(y_true)) if sample_weight is None else column_or_1d(sample_weight)
+    mean = mean_accuracy(
+        y_true, y_pred, group_labels=group_labels, weights=weights, sample_weight=sample_weight
+    )
+    y_true, y_pred = column_or_1d(y_true), column_or_1d(y_pred)
+    uncommon = _uncommon(y_true, shortcuts)
+    class_codes = np.unique(y_true, return_inverse=True)[1]
+    gaps = {"mean_accuracy": mean}
     for size in range(1, len(shortcuts) + 1):
         for names in combinations(shortcuts, size):
-            rows = _exactly(uncommon, names, y_true, sample_weight)
-            weight = None if sample_weight is None else np.asarray(sample_weight)[rows]
+            rows = np.all([mask == (name in names) for name, mask in uncommon.items()], axis=0)
+            _require_every_class(y_true, sample_weight > 0, rows, names)
             # The classes are the groups here, so that large and small classes have the same weight.
             accuracy = mean_accuracy(
                 y_true[rows],
-                np.asarray(y_pred)[rows],
-                group_labels=np.unique(y_true[rows], return_inverse=True)[1],
+                y_pred[rows],
+                group_labels=class_codes[rows],
                 weights="macro",
-                sample_weight=weight,
+                sample_weight=sample_weight[rows],
             )
-            gaps[_gap_name(names, len(shortcuts))] = accuracy - gaps["mean_accuracy"]
+            gaps["both" if size == len(shortcuts) == 2 else "+".join(names)] = accuracy - mean
     return gaps
 
 
@@ -106,22 +104,12 @@ def _uncommon(y_true, shortcuts):
     return uncommon
 
 
-def _exactly(uncommon, names, y_true, sample_weight):
-    """Return the mask of the samples for which these shortcuts are uncommon and all others are common."""
-    rows = np.all([mask == (name in names) for name, mask in uncommon.items()], axis=0)
-    # If a class is missing, the difference to the mean over all classes is not due to the shortcuts alone.
-    counts = np.full(len(rows), True) if sample_weight is None else np.asarray(sample_weight) > 0
-    present = y_true[rows & counts]
-    absent = np.setdiff1d(y_true[counts], present)
+def _require_every_class(y_true, counts, rows, names):
+    """Raise ValueError if a class has no sample among the rows for which exactly these shortcuts are uncommon."""
+    # Without a class, the difference to the mean over all classes would not be due to the shortcuts alone.
+    absent = np.setdiff1d(y_true[counts], y_true[counts & rows])
     if absent.size:
-        classes = ", ".join(map(repr, absent[:5].tolist()))
-        which = f" of the class(es) {classes}" if present.size else ""
         raise ValueError(
-            f"On none of the {len(rows)} samples{which} exactly {' and '.join(map(repr, names))} is uncommon: the "
-            "gap is unknown. Score a test set that holds every combination in every class."
+            f"Exactly {' and '.join(map(repr, names))} is uncommon on no sample of {absent.size} class(es), "
+            f"{absent[:5].tolist()}: the gap is unknown. Score a test set that holds every combination in every class."
         )
-    return rows
-
-
-def _gap_name(names, n_shortcuts):
-    return "both" if len(names) == n_shortcuts == 2 else "+".join(names)

@@ -4,101 +4,11 @@ from dataclasses import dataclass
 from numbers import Integral
 
 import numpy as np
-from sklearn.utils import assert_all_finite, column_or_1d
+from sklearn.utils import assert_all_finite, check_scalar, column_or_1d
 from sklearn.utils.multiclass import unique_labels
 
 from skexmap._group_labels import NO_GROUP, large_enough
 from skexmap._validation import check_group_labels
-
-
-@dataclass(frozen=True)
-class Membership:
-    """Assignment of samples to groups.
-
-    labels : list of the groups present, sorted.
-    codes : ndarray of shape (n_samples,), position of each sample's group in `labels`; -1 if it has none.
-    sample_weight : ndarray of shape (n_samples,).
-    """
-
-    labels: list
-    codes: np.ndarray
-    sample_weight: np.ndarray
-
-    @property
-    def sizes(self):
-        """Number of samples per group, without samples of weight zero."""
-        return np.bincount(self.codes[self.codes >= 0], minlength=len(self.labels))
-
-    def total(self, values):
-        """Return the weighted sum of `values` per group."""
-        inside = self.codes >= 0
-        return np.bincount(
-            self.codes[inside], (self.sample_weight * values)[inside], minlength=len(self.labels)
-        )
-
-    def mean(self, values):
-        """Return the weighted mean of `values` per group."""
-        return self.total(values) / self.total(np.ones(len(self.codes)))
-
-
-def membership(group_labels, n_samples, sample_weight=None, *, name="group_labels"):
-    """Assign the samples to groups; group -1 and samples of weight zero are left out."""
-    group_labels = check_group_labels(group_labels, n_samples, name=name)
-    if n_samples == 0:
-        raise ValueError("There are 0 samples: no group has an accuracy.")
-    or_weight = "" if sample_weight is None else " or have weight 0"
-    sample_weight = _check_sample_weight(sample_weight, n_samples)
-    inside = ~_belongs_to_none(group_labels) & (sample_weight > 0)
-    if not inside.any():
-        raise ValueError(
-            f"None of the {n_samples} samples belongs to a group: all `{name}` are -1{or_weight}."
-        )
-    try:
-        labels, codes_inside = np.unique(group_labels[inside], return_inverse=True)
-    except TypeError as error:
-        kinds = sorted({type(label).__name__ for label in group_labels[inside].tolist()})
-        raise ValueError(f"`{name}` mix {' and '.join(kinds)}. Use one type for all groups.") from error
-    codes = np.full(n_samples, -1)
-    codes[inside] = codes_inside
-    return Membership(labels.tolist(), codes, sample_weight)
-
-
-def _belongs_to_none(group_labels):
-    # If other labels are strings, NumPy turns -1 into "-1", which means the same.
-    none = str(NO_GROUP) if group_labels.dtype.kind in "US" else NO_GROUP
-    return np.asarray(group_labels == none, dtype=bool)
-
-
-def _check_sample_weight(sample_weight, n_samples):
-    if sample_weight is None:
-        return np.ones(n_samples)
-    sample_weight = column_or_1d(sample_weight, dtype=np.float64)
-    if len(sample_weight) != n_samples:
-        raise ValueError(f"`sample_weight` has {len(sample_weight)} entries for {n_samples} samples.")
-    n_bad = int(np.sum(~np.isfinite(sample_weight) | (sample_weight < 0)))
-    if n_bad:
-        raise ValueError(f"{n_bad} of {n_samples} sample weights are negative, NaN or infinite.")
-    return sample_weight
-
-
-def check_min_group_size(min_group_size):
-    """Return `min_group_size` if it is a whole number of at least 1."""
-    if not isinstance(min_group_size, Integral) or isinstance(min_group_size, bool) or min_group_size < 1:
-        raise ValueError(f"`min_group_size` must be an integer of at least 1, got {min_group_size!r}.")
-    return min_group_size
-
-
-def correct_predictions(y_true, y_pred):
-    """Return which predictions are right, as a float array of shape (n_samples,)."""
-    y_true, y_pred = column_or_1d(y_true), column_or_1d(y_pred)
-    if len(y_true) != len(y_pred):
-        raise ValueError(f"`y_true` has {len(y_true)} entries, `y_pred` has {len(y_pred)}.")
-    # NaN, continuous scores, and strings mixed with numbers would silently count as wrong.
-    assert_all_finite(y_true, input_name="y_true")
-    assert_all_finite(y_pred, input_name="y_pred")
-    if len(y_true):
-        unique_labels(y_true, y_pred)
-    return (y_true == y_pred).astype(np.float64)
 
 
 def group_accuracies(y_true, y_pred, *, group_labels, sample_weight=None):
@@ -106,10 +16,8 @@ def group_accuracies(y_true, y_pred, *, group_labels, sample_weight=None):
 
     Parameters
     ----------
-    y_true : array-like of shape (n_samples,)
-        True classes: integers or strings.
-    y_pred : array-like of shape (n_samples,)
-        Predicted classes.
+    y_true, y_pred : array-like of shape (n_samples,)
+        True and predicted classes: integers or strings.
     group_labels : array-like of shape (n_samples,)
         Group of each sample: integers or strings. Samples of group -1 ("belongs to none") are left out.
     sample_weight : array-like of shape (n_samples,), default=None
@@ -123,8 +31,7 @@ def group_accuracies(y_true, y_pred, *, group_labels, sample_weight=None):
     Raises
     ------
     ValueError
-        If lengths differ, there are no samples, labels or weights are missing or not finite, or no sample
-        belongs to a group.
+        If lengths differ, labels or weights are missing or not finite, or no sample belongs to a group.
 
     Examples
     --------
@@ -142,37 +49,27 @@ def worst_group_accuracy(y_true, y_pred, *, group_labels, sample_weight=None, mi
 
     Parameters
     ----------
-    y_true : array-like of shape (n_samples,)
-        True classes: integers or strings.
-    y_pred : array-like of shape (n_samples,)
-        Predicted classes.
+    y_true, y_pred : array-like of shape (n_samples,)
+        True and predicted classes: integers or strings.
     group_labels : array-like of shape (n_samples,)
-        Group of each sample: integers or strings. Samples of group -1 ("belongs to none") are left out. A group
-        without samples has no accuracy and cannot be the worst.
+        Group of each sample: integers or strings. Samples of group -1 ("belongs to none") are left out.
     sample_weight : array-like of shape (n_samples,), default=None
         Weight of each sample inside its group. Samples of weight 0 are left out. If None, all weights are 1.
     min_group_size : int, default=1
-        Smallest group that can be the worst. Groups with fewer samples are left out; with the default of 1,
-        every group counts.
+        Smallest group that can be the worst. Groups with fewer samples are left out.
 
     Returns
     -------
-    accuracy : float
-        From 0 to 1; best is 1.
+    accuracy : float from 0 to 1
 
     Raises
     ------
     ValueError
         As in `group_accuracies`, and if every group has fewer than `min_group_size` samples.
 
-    See Also
-    --------
-    group_report : All groups with sizes and intervals.
-
     References
     ----------
-    S. Sagawa, P. W. Koh, T. B. Hashimoto, P. Liang, "Distributionally Robust Neural Networks for Group
-    Shifts", ICLR 2020, arXiv 1911.08731.
+    S. Sagawa et al., "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020, arXiv 1911.08731.
 
     Examples
     --------
@@ -182,67 +79,33 @@ def worst_group_accuracy(y_true, y_pred, *, group_labels, sample_weight=None, mi
     """
     correct = correct_predictions(y_true, y_pred)
     groups = membership(group_labels, len(correct), sample_weight)
-    large = large_enough(groups.sizes, check_min_group_size(min_group_size))
-    return float(groups.mean(correct)[large].min())
-
-
-def group_shares(group_labels):
-    """Share of the samples in each group.
-
-    Parameters
-    ----------
-    group_labels : array-like of shape (n_samples,)
-        Group of each sample, for instance of the training set. Group -1 is left out.
-
-    Returns
-    -------
-    shares : dict
-        Group label -> share of the samples that belong to a group; the shares sum to 1.
-
-    See Also
-    --------
-    mean_accuracy : Takes them as `weights`.
-
-    Examples
-    --------
-    >>> from skexmap.metrics import group_shares
-    >>> group_shares([0, 0, 0, 3])
-    {0: 0.75, 3: 0.25}
-    """
-    group_labels = column_or_1d(group_labels)
-    groups = membership(group_labels, len(group_labels))
-    return dict(zip(groups.labels, (groups.sizes / groups.sizes.sum()).tolist(), strict=True))
+    return float(groups.mean(correct)[large_groups(groups, min_group_size)].min())
 
 
 def mean_accuracy(y_true, y_pred, *, group_labels, weights=None, sample_weight=None):
     """Mean accuracy, with groups weighted by given shares.
 
-    The benchmarks of this field weight the accuracy of each test group by the group's share of the *training* set. So a
-    test set with balanced groups gives the accuracy on the distribution of the training set.
+    The benchmarks of this field weight the accuracy of each test group by the group's share of the *training* set.
 
     Parameters
     ----------
-    y_true : array-like of shape (n_samples,)
-        True classes: integers or strings.
-    y_pred : array-like of shape (n_samples,)
-        Predicted classes.
+    y_true, y_pred : array-like of shape (n_samples,)
+        True and predicted classes: integers or strings.
     group_labels : array-like of shape (n_samples,)
         Group of each sample: integers or strings. Samples of group -1 ("belongs to none") are left out.
     weights : {None, "macro"}, dict or array-like of shape (n_groups,), default=None
-        - a dict, group label -> share or count: usually ``group_shares(training_group_labels)``;
+        - a dict, group label -> share or count: usually ``Counter(training_group_labels)``;
         - an array: entry i is the share or count of group number i;
         - "macro": every group present has the same weight;
         - None: every sample has the same weight (the plain accuracy).
 
-        They need not sum to 1. Every group present needs a weight, and every group with a weight above 0 must
-        be present.
+        Every group present needs a weight, and every group with a weight above 0 must be present.
     sample_weight : array-like of shape (n_samples,), default=None
         Weight of each sample inside its group (and overall when `weights` is None).
 
     Returns
     -------
-    accuracy : float
-        From 0 to 1.
+    accuracy : float from 0 to 1
 
     Raises
     ------
@@ -251,27 +114,111 @@ def mean_accuracy(y_true, y_pred, *, group_labels, weights=None, sample_weight=N
 
     References
     ----------
-    S. Sagawa et al., "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020, section 3
-    ("average accuracy", adjusted Waterbirds test set).
+    S. Sagawa et al., "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020, section 3.
 
     Examples
     --------
-    >>> from skexmap.metrics import group_shares, mean_accuracy
+    Group 3 has three quarters of the training set, but half of the test set:
+
+    >>> from collections import Counter
+    >>> from skexmap.metrics import mean_accuracy
     >>> y_true, y_pred, g = [0, 0, 1, 1], [0, 1, 1, 1], [0, 0, 3, 3]
     >>> mean_accuracy(y_true, y_pred, group_labels=g)
     0.75
-    >>> mean_accuracy(y_true, y_pred, group_labels=g, weights=group_shares([0, 3, 3, 3]))
+    >>> mean_accuracy(y_true, y_pred, group_labels=g, weights=Counter([0, 3, 3, 3]))
     0.875
     """
     correct = correct_predictions(y_true, y_pred)
     groups = membership(group_labels, len(correct), sample_weight)
-    return float(np.average(groups.mean(correct), weights=check_weights(weights, groups)))
+    return float(np.average(groups.mean(correct), weights=_weights_of(groups, weights)))
 
 
-def check_weights(weights, groups):
+@dataclass(frozen=True)
+class Membership:
+    """Assignment of samples to groups: the sorted groups present, and each sample's position in them (-1 if none)."""
+
+    labels: list
+    codes: np.ndarray
+    sample_weight: np.ndarray
+
+    @property
+    def sizes(self):
+        """Number of samples per group, without samples of weight zero."""
+        return np.bincount(self.codes[self.codes >= 0])
+
+    def total(self, values):
+        """Return the weighted sum of `values` per group."""
+        inside = self.codes >= 0
+        return np.bincount(self.codes[inside], (self.sample_weight * values)[inside])
+
+    @property
+    def weights(self):
+        """Sum of the sample weights per group."""
+        return self.total(1.0)
+
+    def mean(self, values):
+        """Return the weighted mean of `values` per group."""
+        return self.total(values) / self.weights
+
+
+def membership(group_labels, n_samples, sample_weight=None, *, name="group_labels"):
+    """Assign the samples to groups; group -1 and samples of weight zero are left out."""
+    group_labels = check_group_labels(group_labels, n_samples, name=name)
+    if n_samples == 0:
+        raise ValueError("There are 0 samples: no group has an accuracy.")
+    or_weight = "" if sample_weight is None else " or have weight 0"
+    sample_weight = _check_sample_weight(sample_weight, n_samples)
+    # Only the number -1 means "belongs to none"; "-1" is the name of a group.
+    inside = np.asarray(group_labels != NO_GROUP, dtype=bool) & (sample_weight > 0)
+    if not inside.any():
+        raise ValueError(
+            f"None of the {n_samples} samples belongs to a group: all `{name}` are -1{or_weight}."
+        )
+    try:
+        labels, codes_inside = np.unique(group_labels[inside], return_inverse=True)
+    except TypeError as error:
+        kinds = sorted({type(label).__name__ for label in group_labels[inside].tolist()})
+        raise ValueError(f"`{name}` mix {' and '.join(kinds)}. Use one type for all groups.") from error
+    codes = np.full(n_samples, -1)
+    codes[inside] = codes_inside
+    return Membership(labels.tolist(), codes, sample_weight)
+
+
+def _check_sample_weight(sample_weight, n_samples):
+    if sample_weight is None:
+        return np.ones(n_samples)
+    sample_weight = column_or_1d(sample_weight, dtype=np.float64)
+    if len(sample_weight) != n_samples:
+        raise ValueError(f"`sample_weight` has {len(sample_weight)} entries for {n_samples} samples.")
+    n_bad = int(np.sum(~np.isfinite(sample_weight) | (sample_weight < 0)))
+    if n_bad:
+        raise ValueError(f"{n_bad} of {n_samples} sample weights are negative, NaN or infinite.")
+    return sample_weight
+
+
+def correct_predictions(y_true, y_pred):
+    """Return which predictions are right, as a float array of shape (n_samples,)."""
+    y_true, y_pred = column_or_1d(y_true), column_or_1d(y_pred)
+    if len(y_true) != len(y_pred):
+        raise ValueError(f"`y_true` has {len(y_true)} entries, `y_pred` has {len(y_pred)}.")
+    # NaN, continuous scores, and strings mixed with numbers would silently count as wrong.
+    assert_all_finite(y_true, input_name="y_true")
+    assert_all_finite(y_pred, input_name="y_pred")
+    if len(y_true):
+        unique_labels(y_true, y_pred)
+    return (y_true == y_pred).astype(np.float64)
+
+
+def large_groups(groups, min_group_size):
+    """Return which groups have at least `min_group_size` samples; raise if no group has."""
+    check_scalar(min_group_size, "min_group_size", Integral, min_val=1)
+    return large_enough(groups.sizes, min_group_size)
+
+
+def _weights_of(groups, weights):
     """Return one weight per group present, from the `weights` of `mean_accuracy`."""
     if weights is None:
-        return groups.total(np.ones(len(groups.codes)))
+        return groups.weights
     if isinstance(weights, str):
         if weights != "macro":
             raise ValueError(f"`weights` must be None, 'macro', a dict or an array, got {weights!r}.")
@@ -279,12 +226,7 @@ def check_weights(weights, groups):
     if not hasattr(weights, "items"):
         weights = dict(enumerate(np.asarray(weights, dtype=np.float64).ravel().tolist()))
     # Use `items` instead of iteration, so that a pandas Series of shares works too.
-    weights = {key: float(weight) for key, weight in weights.items() if key not in (NO_GROUP, str(NO_GROUP))}
-    bad = [key for key, weight in weights.items() if not (np.isfinite(weight) and weight >= 0)]
-    if bad:
-        raise ValueError(
-            f"{len(bad)} of {len(weights)} `weights` are negative, NaN or infinite: those of {bad[:5]}."
-        )
+    weights = {key: float(weight) for key, weight in weights.items() if key != NO_GROUP}
     unweighted = [label for label in groups.labels if label not in weights]
     if unweighted:
         raise ValueError(
@@ -297,7 +239,4 @@ def check_weights(weights, groups):
             f"{len(absent)} of {len(weights)} groups in `weights` have no sample to be scored: {absent[:5]}. "
             "Their accuracy is unknown; score samples of them too, or set their weight to 0."
         )
-    values = np.array([weights[label] for label in groups.labels])
-    if values.sum() == 0:
-        raise ValueError(f"The `weights` of all {len(values)} groups present are 0.")
-    return values
+    return np.array([weights[label] for label in groups.labels])

@@ -14,15 +14,12 @@ def purity_score(group_labels, pseudo_group_labels):
 
     Parameters
     ----------
-    group_labels : array-like of shape (n_samples,)
-        True group of each sample; those of group -1 are left out.
-    pseudo_group_labels : array-like of shape (n_samples,)
-        Pseudo-group of each sample; those of group -1 are left out.
+    group_labels, pseudo_group_labels : array-like of shape (n_samples,)
+        True group and pseudo-group of each sample; those of group -1 are left out.
 
     Returns
     -------
-    purity : float
-        Between 0 and 1.
+    purity : float from 0 to 1
 
     Raises
     ------

@@ -8,7 +8,7 @@ from skexmap.datasets import ImageNetTransform
 Image = pytest.importorskip("PIL.Image")
 
 
-def test_the_transform_is_torchvisions_resize_crop_and_normalise(tmp_path):
+def test_the_transform_is_torchvisions_resize_crop_and_normalize(tmp_path):
     transforms = pytest.importorskip("torchvision.transforms")
     pixels = np.random.RandomState(0).randint(256, size=(300, 280, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "noise.png")
@@ -26,7 +26,7 @@ def test_the_transform_is_torchvisions_resize_crop_and_normalise(tmp_path):
     np.testing.assert_allclose(ImageNetTransform()(tmp_path / "noise.png"), expected, atol=1e-6)
 
 
-def test_grey_and_transparent_images_become_three_channels(tmp_path):
+def test_gray_and_transparent_images_become_three_channels(tmp_path):
     for mode in ("L", "RGBA", "P"):
         Image.new(mode, (30, 30)).save(tmp_path / f"{mode}.png")
         assert ImageNetTransform(32, 28)(tmp_path / f"{mode}.png").shape == (3, 28, 28)
@@ -34,8 +34,7 @@ def test_grey_and_transparent_images_become_three_channels(tmp_path):
 
 def test_equal_transforms_pickle_to_equal_bytes():
     first, again = ImageNetTransform(64, 56), ImageNetTransform(64, 56)
-    assert first == again
-    assert hash(first) == hash(again)
+    assert (first, hash(first)) == (again, hash(again))
     assert pickle.dumps(first) == pickle.dumps(again)
     assert first != ImageNetTransform(64, 56, foreground_only=True)
     assert pickle.loads(pickle.dumps(first)) == first

@@ -1,4 +1,3 @@
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -33,37 +32,25 @@ def clusterer():
 
 
 class TestEigengapDisplay:
-    def test_every_eigenvalue_is_a_point(self, clusterer):
-        display = EigengapDisplay.from_estimator(clusterer)
-        points = display.axes_.lines[0].get_xydata()
-        assert_array_equal(points, list(enumerate(clusterer.eigenvalues_, start=1)))
-
     def test_chosen_gap_and_runner_up_are_named_and_drawn_where_they_are(self):
-        values = (0.0, 0.01, 0.03, 0.42, 0.44, 0.6, 0.61)
-        display = EigengapDisplay(
-            eigenvalues=np.array(values), eigengaps=np.diff(values), n_clusters=3, runner_up=5
-        ).plot()
-        title = display.axes_.get_title(loc="left")
-        assert title == "3 clusters: gap 0.390 (runner-up: 5 clusters, gap 0.160)"
+        values = np.array([0.0, 0.01, 0.03, 0.42, 0.44, 0.6, 0.61])
+        display = EigengapDisplay(eigenvalues=values, n_clusters=3, runner_up=5).plot()
         chosen, runner_up = (line.get_xydata() for line in display.axes_.lines[1:])
         assert_array_equal(chosen, [(3, 0.03), (4, 0.42)])
         assert_array_equal(runner_up, [(5, 0.44), (6, 0.6)])
         labels = display.axes_.get_legend_handles_labels()[1]
-        assert labels == ["chosen: 3 clusters", "runner-up: 5 clusters"]
+        assert labels == ["chosen: 3 clusters, gap 0.390", "runner-up: 5 clusters, gap 0.160"]
 
     def test_a_fitted_clusterers_own_choice_and_runner_up_are_shown(self, clusterer):
-        gaps = np.diff(clusterer.eigenvalues_)
         # The first gap is skipped: one cluster would split nothing.
-        first, second = 2 + np.argsort(-gaps[1:])[:2]
+        first, second = 2 + np.argsort(-np.diff(clusterer.eigenvalues_)[1:])[:2]
         display = EigengapDisplay.from_estimator(clusterer)
-        assert display.axes_.get_title(loc="left") == (
-            f"{first} clusters: gap {gaps[first - 1]:.3f} "
-            f"(runner-up: {second} clusters, gap {gaps[second - 1]:.3f})"
-        )
+        assert (display.n_clusters, display.runner_up) == (first, second)
+        points = display.axes_.lines[0].get_xydata()
+        assert_array_equal(points, list(enumerate(clusterer.eigenvalues_, start=1)))
 
     def test_a_number_of_clusters_without_a_gap_is_shown_alone(self):
-        values = np.array([0.0, 0.1, 0.3])
-        display = EigengapDisplay(eigenvalues=values, eigengaps=np.diff(values), n_clusters=9).plot()
+        display = EigengapDisplay(eigenvalues=np.array([0.0, 0.1, 0.3]), n_clusters=9).plot()
         assert display.axes_.get_title(loc="left") == "9 clusters"
         assert display.axes_.get_legend() is None
 
@@ -78,11 +65,9 @@ class TestEigengapDisplay:
             assert EigengapDisplay.from_estimator(estimator).n_clusters == labeler.n_clusters_
 
     def test_clusterers_inside_each_class_are_shown_one_at_a_time(self):
-        X, _ = make_blobs([60, 60], n_features=4, random_state=0)
-        y = np.arange(120) % 2
-        labeler = PseudoGroupLabeler(
-            EigengapSpectralClustering(n_clusters=2), scope="local", merge_alpha=None
-        ).fit(X, y)
+        X, y = make_blobs([60, 60], n_features=4, random_state=0)
+        clusterer = EigengapSpectralClustering(n_clusters=2)
+        labeler = PseudoGroupLabeler(clusterer, scope="local", merge_alpha=None).fit(X, y)
         with pytest.raises(ValueError, match="PseudoGroupLabeler holds 2 clusterers, one per class"):
             EigengapDisplay.from_estimator(labeler)
         assert EigengapDisplay.from_estimator(labeler.clusterers_[1]).n_clusters == 2
@@ -90,9 +75,7 @@ class TestEigengapDisplay:
     def test_axes_given_are_drawn_on(self, clusterer):
         figure, ax = plt.subplots()
         display = EigengapDisplay.from_estimator(clusterer, ax=ax)
-        assert display.axes_ is ax
-        assert display.ax_ is ax
-        assert display.figure_ is figure
+        assert (display.axes_, display.ax_, display.figure_) == (ax, ax, figure)
 
     def test_an_estimator_without_eigenvalues_is_refused(self):
         X = np.random.RandomState(0).normal(size=(10, 2))
@@ -115,20 +98,18 @@ def arrays():
 
 class TestGroupHeatmapDisplay:
     def test_each_group_shows_its_first_samples_and_the_pseudo_groups_they_fell_into(self, arrays):
-        display = GroupHeatmapDisplay.from_arrays(**arrays, n_examples=2, group_names={0: "zero", 1: "one"})
+        display = GroupHeatmapDisplay.from_arrays(**arrays, n_examples=2, group_names=["zero", "one"])
         assert_array_equal(display.rows_, [[1, 3, 0], [4, 5, -1]])
         assert display.axes_.shape == (4, 3)
         assert [ax.get_title() for ax in display.axes_[0]] == ["zero", "one", "3"]
-        assert [ax.get_xlabel() for ax in display.axes_[1]] == [
-            "pseudo-group 4",
-            "pseudo-group 2",
-            "pseudo-group 5",
+        labels = [
+            [ax.get_xlabel().removeprefix("pseudo-group ") for ax in row] for row in display.axes_[1::2]
         ]
-        assert [ax.get_xlabel() for ax in display.axes_[3]] == ["pseudo-group 2", "pseudo-group 1", ""]
+        assert labels == [["4", "2", "5"], ["2", "1", ""]]
         shown = display.axes_[0, 0].images[0].get_array()
         np.testing.assert_allclose(shown, arrays["images"][1].transpose(1, 2, 0))
 
-    def test_relevance_is_scaled_by_its_largest_value_and_zero_is_the_middle_colour(self, arrays):
+    def test_relevance_is_scaled_by_its_largest_value_and_zero_is_the_middle_color(self, arrays):
         display = GroupHeatmapDisplay.from_arrays(**arrays)
         overlay = display.axes_[1, 0].images[-1]
         expected = arrays["heatmaps"][1].sum(axis=0)
@@ -144,41 +125,23 @@ class TestGroupHeatmapDisplay:
         overlay = GroupHeatmapDisplay.from_arrays(**arrays).axes_[1, 0].images[-1]
         assert_array_equal(overlay.get_array(), np.zeros((4, 4)))
 
-    @pytest.mark.parametrize("kind", ["uint8", "standardised", "grey"])
-    def test_images_of_every_usual_range_are_shown_between_0_and_1(self, arrays, kind):
-        images = arrays["images"]
-        arrays["images"] = {
-            "uint8": (images * 255).round().astype(np.uint8),
-            "standardised": (images - 0.5) / 0.2,
-            "grey": images[:, 0],
-        }[kind]
-        shown = GroupHeatmapDisplay.from_arrays(**arrays).axes_[0, 0].images[0].get_array()
-        assert shown.shape == ((8, 8) if kind == "grey" else (8, 8, 3))
-        own = images[1, 0] if kind == "grey" else images[1].transpose(1, 2, 0)
-        if kind == "standardised":
-            own = (own - own.min()) / (own.max() - own.min())
-        np.testing.assert_allclose(shown, own, atol=0.5 / 255)
-
-    def test_axes_given_make_room_for_the_grid(self, arrays):
-        figure, axes = plt.subplots(1, 2)
-        display = GroupHeatmapDisplay.from_arrays(**arrays, ax=axes[1])
-        assert display.figure_ is figure
-        assert not axes[1].axison
-        assert display.axes_.shape == (2, 3)
-
-    def test_strings_as_groups_leave_out_minus_one(self, arrays):
-        arrays["group_labels"] = np.array(["b", "a", "-1", "a", "b", "a", "b"])
-        display = GroupHeatmapDisplay.from_arrays(**arrays)
-        assert [ax.get_title() for ax in display.axes_[0]] == ["a", "b"]
+    def test_images_of_every_usual_range_are_shown_between_0_and_1(self, arrays):
+        images = arrays.pop("images")
+        image = images[1].transpose(1, 2, 0)
+        stretched = (image - image.min()) / (image.max() - image.min())
+        for given, expected in (
+            ((images * 255).round().astype(np.uint8), image),
+            ((images - 0.5) / 0.2, stretched),
+            (images[:, 0], image[:, :, 0]),
+        ):
+            shown = GroupHeatmapDisplay.from_arrays(given, **arrays).axes_[0, 0].images[0].get_array()
+            np.testing.assert_allclose(shown, expected, atol=0.5 / 255)
 
     @pytest.mark.parametrize(
         "changed, message",
         [
             ({"pseudo_groups": [0, 1]}, r"one entry per sample, got .*'pseudo_groups': 2"),
-            (
-                {"heatmaps": np.zeros((7, 48))},
-                r"`heatmaps` must have shape .*got \(7, 48\). Reshape flat heatmaps",
-            ),
+            ({"heatmaps": np.zeros((7, 48))}, r"`heatmaps` must have .*got \(7, 48\). Reshape flat heatmaps"),
             ({"images": np.zeros((7, 8, 8, 3))}, "`images` must have 1 or 3 channels, got 8"),
             ({"group_labels": [-1] * 7}, "None of the 7 samples belongs to a group"),
         ],
@@ -188,13 +151,8 @@ class TestGroupHeatmapDisplay:
             GroupHeatmapDisplay.from_arrays(**{**arrays, **changed})
 
 
-def test_importing_the_displays_does_not_import_matplotlib():
-    code = "import sys, skexmap.display; sys.exit('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
 def test_without_matplotlib_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    display = EigengapDisplay(eigenvalues=np.zeros(3), eigengaps=np.zeros(2), n_clusters=2)
+    display = EigengapDisplay(eigenvalues=np.zeros(3), n_clusters=2)
     with pytest.raises(ImportError, match=r"EigengapDisplay.plot needs matplotlib.*pip install matplotlib"):
         display.plot()

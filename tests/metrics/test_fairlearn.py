@@ -33,19 +33,3 @@ def test_fairlearns_metric_frame_finds_the_same_worst_group():
         group_accuracies(y_true, y_pred, group_labels=group_labels)
     )
     assert by_group["count"].sum() == 280
-
-
-def test_our_metrics_may_be_metrics_of_a_frame():
-    from fairlearn.metrics import MetricFrame
-
-    y_true = np.array([0, 0, 1, 1, 0, 0, 1, 1])
-    y_pred = np.array([0, 0, 1, 0, 0, 1, 1, 1])
-    site = np.array(list("aaaabbbb"))
-    frame = MetricFrame(
-        metrics=worst_group_accuracy,
-        y_true=y_true,
-        y_pred=y_pred,
-        sensitive_features=site,
-        sample_params={"group_labels": y_true},
-    )
-    assert frame.by_group.to_dict() == {"a": 0.5, "b": 0.5}

@@ -13,7 +13,11 @@ def test_wilson_interval_solves_its_quadratic():
         np.testing.assert_allclose(np.abs(rate - end), z * np.sqrt(end * (1 - end) / n), atol=1e-9)
 
 
-def test_a_report_holds_what_the_metrics_say_and_marks_the_worst(predictions):
+def test_wilson_interval_of_no_sample_is_everything():
+    assert wilson_interval(np.nan, 0) == (0, 1)
+
+
+def test_a_report_holds_what_the_metrics_say(predictions):
     y, predicted, group = predictions
     report = group_report(y, predicted, group_labels=group)
     accuracies = group_accuracies(y, predicted, group_labels=group)
@@ -23,9 +27,6 @@ def test_a_report_holds_what_the_metrics_say_and_marks_the_worst(predictions):
     assert report.worst_group_accuracy == min(accuracies.values())
     assert report.plain_mean == pytest.approx(accuracy_score(y, predicted))
     assert report.macro_mean == pytest.approx(np.mean(list(accuracies.values())))
-    marked = [line for line in str(report).splitlines() if line.endswith("<- worst")]
-    assert len(marked) == 1
-    assert marked[0].startswith(str(report.worst_group))
 
 
 def test_a_report_prints_an_aligned_table_with_names():
@@ -46,23 +47,10 @@ def test_a_report_prints_an_aligned_table_with_names():
     assert group_report(y, predicted, group_labels=[-2] * 7 + [1] * 8, names=names).names == ["-2", names[1]]
 
 
-def test_a_group_of_exactly_min_group_size_samples_is_not_too_small_to_judge():
-    y, predicted, group = [0] * 5, [0, 0, 1, 1, 1], [0, 0, 1, 1, 1]
-    assert "too small" not in str(group_report(y, predicted, group_labels=group, min_group_size=2))
-    assert "too small" in str(group_report(y, predicted, group_labels=group, min_group_size=3))
-
-
-def test_samples_of_group_minus_one_are_counted_in_a_report_and_left_out(predictions):
-    y, predicted, group = predictions
-    wrong, none = 1 - y[:7], np.full(7, -1)
-    report = group_report(
-        np.concatenate([y[:7], y]),
-        np.concatenate([wrong, predicted]),
-        group_labels=np.concatenate([none, group]),
-    )
-    assert report.n_left_out == 7
-    assert "7 samples that belong to no group are left out" in str(report)
-    assert report.plain_mean == pytest.approx(accuracy_score(y, predicted))
+def test_samples_of_group_minus_one_are_counted_in_a_report_and_left_out():
+    report = group_report([0, 0, 0, 0], [1, 1, 0, 0], group_labels=[-1, -1, 0, 1])
+    assert (report.n_left_out, report.plain_mean) == (2, 1)
+    assert "2 samples that belong to no group are left out" in str(report)
 
 
 def test_weights_count_like_repetitions_in_a_report_but_do_not_narrow_its_intervals(predictions):
