@@ -15,6 +15,7 @@ from skexmap._validation import (
     check_group_labels,
     parameters_named,
     seed_parts,
+    validate_params,
 )
 from skexmap.cluster import EigengapSpectralClustering
 from skexmap.features import EmbeddingTransformer, HeatmapTransformer
@@ -23,13 +24,30 @@ from skexmap.metrics import group_report
 from skexmap.retraining import DFRClassifierCV, EIILLabeler
 from skexmap.retraining._inputs import read_classes
 
+# The steps that None stands for.
+DEFAULT_STEPS = {
+    "heatmaps": HeatmapTransformer(),
+    "clusterer": PseudoGroupLabeler(EigengapSpectralClustering()),
+    "strategy": DFRClassifierCV(),
+}
 # Recipe -> the values that it sets in every step with a parameter of that name. "default" keeps the steps' defaults.
 RECIPES = {
     "default": {},
     "published": {"evidence": "signed", "merge_alpha": None, "tuning": "published"},
 }
+# What `make_exmap_pipeline` and `ExMapClassifier` accept.
+CONSTRAINTS = {
+    "model": "no_validation",
+    "heatmaps": [HeatmapTransformer, None],
+    "clusterer": [HasMethods(["fit"]), None],
+    "scope": [StrOptions({"global", "local"})],
+    "strategy": [HasMethods(["fit", "predict"]), None],
+    "recipe": [StrOptions(set(RECIPES))],
+    "random_state": ["random_state"],
+}
 
 
+@validate_params(CONSTRAINTS, prefer_skip_nested_validation=False)
 def make_exmap_pipeline(
     model,
     *,
@@ -50,10 +68,11 @@ def make_exmap_pipeline(
     heatmaps : HeatmapTransformer or None, default=None
         How to explain. A clone gets `model` and ``return_embedding=True``. If None, `HeatmapTransformer` with defaults.
     clusterer : clusterer or None, default=None
-        How to cluster the heatmaps; if None, `EigengapSpectralClustering`. It is wrapped in a `PseudoGroupLabeler`
-        unless it is a `PseudoGroupLabeler` or an `EIILLabeler`.
+        How to cluster the heatmaps. It is wrapped in a `PseudoGroupLabeler` unless it is a `PseudoGroupLabeler` or an
+        `EIILLabeler`. If None, ``PseudoGroupLabeler(EigengapSpectralClustering())``.
     scope : {"global", "local"}, default="global"
-        Whether to cluster all heatmaps at once (G-ExMap) or those of each class separately (L-ExMap).
+        Whether to cluster all heatmaps at once (G-ExMap) or those of each class separately (L-ExMap). ``"local"`` also
+        holds for a `PseudoGroupLabeler` in `clusterer`.
     strategy : classifier or None, default=None
         How to retrain; if None, `DFRClassifierCV`.
     recipe : {"default", "published"}, default="default"
@@ -72,7 +91,7 @@ def make_exmap_pipeline(
     Raises
     ------
     ValueError
-        If the recipe or the scope is unknown.
+        If a parameter has the wrong type, or if the recipe or the scope is unknown.
 
     See Also
     --------
@@ -95,26 +114,6 @@ def make_exmap_pipeline(
     """
     steps = _steps(model, heatmaps, clusterer, scope, strategy, recipe, random_state)
     return Pipeline(list(zip(("heatmaps", "clusterer", "strategy"), steps, strict=True)), memory=memory)
-
-
-def _steps(model, heatmaps, clusterer, scope, strategy, recipe, random_state):
-    """Return the unfitted transformer, labeler and strategy of the pipeline and of the classifier."""
-    for name, value, known in (("recipe", recipe, RECIPES), ("scope", scope, ("global", "local"))):
-        if value not in known:
-            raise ValueError(f"`{name}` must be one of {sorted(known)}, got {value!r}.")
-    heatmaps = HeatmapTransformer() if heatmaps is None else clone(heatmaps)
-    heatmaps.set_params(model=model, return_embedding=True).set_output(transform="default")
-    labeler = EigengapSpectralClustering() if clusterer is None else clone(clusterer)
-    if not isinstance(labeler, PseudoGroupLabeler | EIILLabeler):
-        labeler = PseudoGroupLabeler(labeler, scope=scope)
-    if isinstance(labeler, PseudoGroupLabeler) and labeler.clusterer is None:
-        labeler.set_params(clusterer=EigengapSpectralClustering())
-    strategy = DFRClassifierCV() if strategy is None else clone(strategy)
-    for part in (heatmaps, labeler, strategy):
-        for name, value in RECIPES[recipe].items():
-            part.set_params(**dict.fromkeys(parameters_named(part, name), value))
-    seed_parts(random_state, labeler, strategy)
-    return heatmaps, labeler, strategy
 
 
 def _strategy_has(method):
@@ -141,11 +140,12 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
     heatmaps : HeatmapTransformer or None, default=None
         How to explain. A clone gets `model` and ``return_embedding=True``. If None, `HeatmapTransformer` with defaults.
     clusterer : clusterer or None, default=None
-        How to cluster the heatmaps; if None, `EigengapSpectralClustering`. It is wrapped in a `PseudoGroupLabeler`
-        unless it is a `PseudoGroupLabeler` or an `EIILLabeler`. If it uses the embeddings (an `EIILLabeler`, or
-        ``block="embedding"``), heatmaps are computed only with `keep_heatmaps`.
+        How to cluster the heatmaps. It is wrapped in a `PseudoGroupLabeler` unless it is a `PseudoGroupLabeler` or an
+        `EIILLabeler`. If None, ``PseudoGroupLabeler(EigengapSpectralClustering())``. A labeler that reads embeddings
+        (an `EIILLabeler`, or one with ``block="embedding"``) needs no heatmaps, so none are computed.
     scope : {"global", "local"}, default="global"
-        Whether to cluster all heatmaps at once (G-ExMap) or those of each class separately (L-ExMap).
+        Whether to cluster all heatmaps at once (G-ExMap) or those of each class separately (L-ExMap). ``"local"`` also
+        holds for a `PseudoGroupLabeler` in `clusterer`.
     strategy : classifier or None, default=None
         How to retrain: any estimator that reads the blocks ``embedding`` and ``cluster``, or a search over one. If
         None, `DFRClassifierCV`.
@@ -153,7 +153,7 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         ``"default"`` does not change the steps. ``"published"`` is the paper's method: it sets ``evidence="signed"``,
         ``merge_alpha=None`` and ``tuning="published"`` in every step that has the parameter.
     keep_heatmaps : bool, default=False
-        Whether to keep the heatmaps as `heatmaps_`.
+        Whether to keep the heatmaps as `heatmaps_`. They are then computed for every labeler.
     random_state : int, RandomState instance or None, default=None
         Seeds the clusterer and the strategy if their `random_state` is None.
 
@@ -184,7 +184,7 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
 
     See Also
     --------
-    make_exmap_pipeline : The same steps as a scikit-learn pipeline, to search over all of them.
+    make_exmap_pipeline : The same steps as a scikit-learn pipeline, which can cache them.
     skexmap.export_model : The debiased model as a torch module.
 
     Notes
@@ -192,6 +192,9 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
     Fit it on held-out images if you have them. On the training set, a model that has memorized its images gives
     embeddings that separate the classes perfectly, and reweighting groups changes little. Use the training set if the
     held-out set has hardly any images of the groups on which the shortcut fails.
+
+    A search may set the parameters of steps that are None: ``{"strategy__min_group_size": [5, 20]}`` puts a
+    `DFRClassifierCV` with each value in place of None, as `set_params` does.
 
     References
     ----------
@@ -217,16 +220,7 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
     # Group labels that are passed to a search go to its scorer, not to `fit`, unless the user requests it.
     __metadata_request__fit = {"group_labels": False}
 
-    _parameter_constraints = {
-        "model": "no_validation",
-        "heatmaps": [HasMethods(["fit", "transform"]), None],
-        "clusterer": [HasMethods(["fit"]), None],
-        "scope": [StrOptions({"global", "local"})],
-        "strategy": [HasMethods(["fit", "predict"]), None],
-        "recipe": [StrOptions(set(RECIPES))],
-        "keep_heatmaps": ["boolean"],
-        "random_state": ["random_state"],
-    }
+    _parameter_constraints = {**CONSTRAINTS, "keep_heatmaps": ["boolean"]}
 
     def __init__(
         self,
@@ -279,30 +273,27 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
             self.random_state,
         )
         # If no heatmaps are computed, nothing else validates these parameters.
-        if hasattr(heatmaps, "_validate_params"):
-            heatmaps._validate_params()
-        # Drop attributes of a previous fit that this branch will not set.
+        heatmaps._validate_params()
+        # Drop attributes of a previous fit that this one will not set.
         for name in ("labeler_", "cluster_labels_", "heatmaps_"):
             vars(self).pop(name, None)
 
         if group_labels is None:
-            explained = self.keep_heatmaps or _clusters_heatmaps(labeler)
-            self.transformer_ = heatmaps if explained else _embeddings_like(heatmaps, return_predicted=True)
-            blocks = self.transformer_.fit_transform(X, y)
-            labeler.fit(blocks, y)
-            self.embeddings_ = blocks[EMBEDDING]
-            self.labeler_, self.group_labels_ = labeler, labeler.group_labels_
-            by_clusters = isinstance(labeler, PseudoGroupLabeler)
-            self.cluster_labels_ = labeler.cluster_labels_ if by_clusters else labeler.environment_labels_
+            reads_heatmaps = isinstance(labeler, PseudoGroupLabeler) and labeler.block == HEATMAP
+            if not (reads_heatmaps or self.keep_heatmaps):
+                heatmaps = _embeddings_like(heatmaps, return_predicted=True)
+            self.transformer_ = heatmaps
+            blocks = heatmaps.fit_transform(X, y)
+            self.labeler_ = labeler.fit(blocks, y)
+            self.group_labels_ = labeler.group_labels_
+            of_environments = isinstance(labeler, EIILLabeler)
+            self.cluster_labels_ = labeler.environment_labels_ if of_environments else labeler.cluster_labels_
+            # A copy, because a view would keep the heatmaps in memory.
+            self.embeddings_ = np.ascontiguousarray(blocks[EMBEDDING])
             if self.keep_heatmaps:
                 self.heatmaps_ = blocks[HEATMAP]
-            clusters = self.cluster_labels_
-            if by_clusters and labeler.scope == "local":
-                clusters = _in_own_class(
-                    clusters, np.searchsorted(labeler.classes_, y), len(labeler.classes_)
-                )
-            blocks = make_blocks(**{EMBEDDING: self.embeddings_, CLUSTER: clusters})
-            self.strategy_ = _fit_strategy(strategy, blocks, y)
+            given = make_blocks(**{EMBEDDING: self.embeddings_, CLUSTER: self.cluster_labels_})
+            self.strategy_ = _fit_strategy(strategy, given, y)
         else:
             self.group_labels_ = check_group_labels(group_labels, len(y))
             self.transformer_ = _embeddings_like(heatmaps)
@@ -385,14 +376,48 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         embeddings = self._embed(X)
         return self.strategy_.decision_function(embeddings)
 
+    def set_params(self, **params):
+        """Set parameters, also of steps that are None.
+
+        Parameters
+        ----------
+        **params : dict
+            Values by name. A nested name, such as ``strategy__min_group_size``, replaces a step that is None by the one
+            that None stands for, and sets its parameter.
+
+        Returns
+        -------
+        self : ExMapClassifier
+        """
+        nested = {name.partition("__")[0] for name in params if "__" in name}
+        for step in nested & set(DEFAULT_STEPS):
+            if params.get(step, getattr(self, step)) is None:
+                params[step] = clone(DEFAULT_STEPS[step])
+        return super().set_params(**params)
+
     def _embed(self, X):
         check_is_fitted(self)
         return _embeddings_like(self.transformer_, fitted=True).transform(X)
 
 
-def _clusters_heatmaps(labeler):
-    """Return whether a labeler uses heatmaps; if it uses embeddings, heatmaps need not be computed."""
-    return isinstance(labeler, PseudoGroupLabeler) and labeler.block == HEATMAP
+def _steps(model, heatmaps, clusterer, scope, strategy, recipe, random_state):
+    """Return the unfitted transformer, labeler and strategy of the pipeline and of the classifier."""
+    given = {"heatmaps": heatmaps, "clusterer": clusterer, "strategy": strategy}
+    heatmaps, labeler, strategy = (
+        clone(DEFAULT_STEPS[name] if step is None else step) for name, step in given.items()
+    )
+    heatmaps.set_params(model=model, return_embedding=True).set_output(transform="default")
+    if not isinstance(labeler, PseudoGroupLabeler | EIILLabeler):
+        labeler = PseudoGroupLabeler(labeler)
+    if scope == "local":
+        labeler.set_params(scope="local")
+    if isinstance(labeler, PseudoGroupLabeler) and labeler.clusterer is None:
+        labeler.set_params(clusterer=EigengapSpectralClustering())
+    for part in (heatmaps, labeler, strategy):
+        for name, value in RECIPES[recipe].items():
+            part.set_params(**dict.fromkeys(parameters_named(part, name), value))
+    seed_parts(random_state, labeler, strategy)
+    return heatmaps, labeler, strategy
 
 
 def _embeddings_like(transformer, *, fitted=False, **params):
@@ -417,10 +442,3 @@ def _fit_strategy(strategy, X, y, **groups):
             f"The strategy {type(strategy).__name__} could not be fitted: {error}. It is given {given}, which the "
             "classifiers of skexmap.retraining read; ERMClassifier is the logistic regression among them."
         ) from error
-
-
-def _in_own_class(cluster_labels, class_codes, n_classes):
-    """Return clusters formed inside each class as one column per class; the column of y is selected downstream."""
-    clusters = np.full((len(cluster_labels), n_classes), -1)
-    clusters[np.arange(len(clusters)), class_codes] = cluster_labels
-    return clusters

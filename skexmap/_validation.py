@@ -5,7 +5,7 @@ import sklearn
 from sklearn.base import _fit_context
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_params
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.fixes import parse_version
 from sklearn.utils.validation import _check_feature_names_in, column_or_1d
@@ -22,6 +22,7 @@ __all__ = [
     "output_container",
     "parameters_named",
     "seed_parts",
+    "validate_params",
 ]
 
 _SKLEARN_VERSION = parse_version(parse_version(sklearn.__version__).base_version)
