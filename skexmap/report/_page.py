@@ -16,7 +16,7 @@ def page_html(report, n_examples):
     gallery = report._gallery
     groups = [
         {"row": row, "cards": cards}
-        for row, cards in zip(report.rows, gallery.examples(report.rows, n_examples), strict=False)
+        for row, cards in zip(report._groups, gallery.examples(report._groups, n_examples), strict=False)
     ]
     return templates.get_template("page.html").render(
         report=report,
@@ -24,8 +24,7 @@ def page_html(report, n_examples):
         n_cards=sum(len(group["cards"]) for group in groups),
         clusters=clusters_of(report),
         classes=list(dict.fromkeys(row["class"] for row in report.rows)),
-        columns=list(report._table()[0]),
-        table=report._table(),
+        columns=list(report.rows[0]),
         plots=[spectrum(name, clusterer) for name, clusterer in clusterers_of(gallery.parts.labeler)],
         local=gallery.explained.local,
         choosable=hasattr(gallery.parts.labeler, "apply_choices") and not gallery.explained.local,
@@ -67,7 +66,7 @@ def cell(value):
 def clusters_of(report):
     """Return each cluster once, ranked, with its rows and the picture of its mean map."""
     clusters = {}
-    for row in report.rows:
+    for row in report._groups:
         cluster = clusters.setdefault(row["key"], {"row": row, "rows": [], "size": 0})
         cluster["rows"].append(row)
         cluster["size"] += row["size"]

@@ -136,11 +136,12 @@ class ShortcutReport:
     ['green channel', 'red channel']
     """
 
-    def __init__(self, rows, verdict, findings, retrained_on, gallery):
-        self.rows = rows
+    def __init__(self, groups, verdict, findings, retrained_on, gallery):
+        self.rows = [{name: group[name] for name in COLUMNS if name in group} for group in groups]
         self.verdict = verdict
         self.findings = findings
         self.retrained_on = retrained_on
+        self._groups = groups
         self._gallery = gallery
 
     @classmethod
@@ -209,7 +210,7 @@ class ShortcutReport:
         return cls(rows, verdict, findings_of(rows, verdict), origin, gallery)
 
     def __str__(self):
-        return report_text(self.rows, self.findings, self.retrained_on)
+        return report_text(self._groups, self.findings, self.retrained_on)
 
     def __repr__(self):
         return f"<ShortcutReport of {len(self.rows)} groups: {self.verdict}>"
@@ -236,7 +237,7 @@ class ShortcutReport:
             raise ImportError(
                 "ShortcutReport.to_frame needs pandas. Install it with `pip install pandas`, or use `to_csv`."
             ) from error
-        return pd.DataFrame(self._table())
+        return pd.DataFrame(self.rows)
 
     def to_csv(self, path=None):
         """Write the rows as comma-separated values.
@@ -252,10 +253,9 @@ class ShortcutReport:
             The text if `path` is None.
         """
         text = io.StringIO(newline="")
-        table = self._table()
-        writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator="\n")
+        writer = csv.DictWriter(text, fieldnames=list(self.rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(table)
+        writer.writerows(self.rows)
         if path is None:
             return text.getvalue()
         with open(path, "w", encoding="utf-8", newline="") as file:
@@ -283,7 +283,3 @@ class ShortcutReport:
         text = page_html(self, n_examples)
         with open(path, "w", encoding="utf-8") as file:
             file.write(text)
-
-    def _table(self):
-        """Return the rows with the public columns only."""
-        return [{name: row[name] for name in COLUMNS if name in row} for row in self.rows]
