@@ -52,7 +52,7 @@ class Gallery:
 
     def _choose(self, row, each):
         explained = self.explained
-        own = (explained.class_codes == row["code"]) & (explained.own_clusters == row["cluster"])
+        own = (explained.class_codes == row["code"]) & (explained.clusters == row["cluster"])
         rng = np.random.RandomState(row["group"])
         members = rng.permutation(np.flatnonzero(own))
         compared = members[:MAX_COMPARED]

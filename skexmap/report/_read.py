@@ -17,6 +17,7 @@ from skexmap._group_labels import cluster_of_class, encode_groups
 from skexmap.cluster._stability import jaccards
 from skexmap.exceptions import SkexmapWarning
 from skexmap.features import EmbeddingTransformer, HeatmapTransformer
+from skexmap.retraining import EIILLabeler
 
 # A subsample for the stability holds this share of the images, but at most this many of them.
 FRACTION, LARGEST_SAMPLE = 0.8, 4000
@@ -36,7 +37,7 @@ class Parts:
 class Explained:
     """Images as the steps see them: blocks, classes, clusters, and the net's predictions as class codes.
 
-    `clusters` has one column per class if they were formed inside each class.
+    `local` says whether a cluster number means another cluster in every class.
     """
 
     embeddings: np.ndarray
@@ -44,23 +45,15 @@ class Explained:
     predicted: np.ndarray
     clusters: np.ndarray
     class_codes: np.ndarray
+    local: bool
 
-    @property
-    def local(self):
-        """Whether a cluster number means another cluster in every class."""
-        return self.clusters.ndim == 2
-
-    @property
-    def own_clusters(self):
-        """Cluster of each image, within its class if clusters were formed there."""
-        return cluster_of_class(self.clusters, self.class_codes)
+    def groups(self):
+        """Return the number of each image's class x cluster."""
+        return encode_groups(self.class_codes, self.clusters, int(self.clusters.max()) + 1)
 
     def keys(self):
         """Return a number for each cluster; clusters of different classes differ if formed inside them."""
-        clusters = self.own_clusters
-        if not self.local:
-            return clusters
-        return encode_groups(self.class_codes, clusters, int(clusters.max()) + 1)
+        return self.groups() if self.local else self.clusters
 
     def head_blocks(self):
         """Return the blocks that a strategy reads."""
@@ -97,8 +90,9 @@ def explain(parts, X, y, classes):
     class_codes = np.searchsorted(classes, y)
     blocks = kept_blocks(parts, X) or computed_blocks(parts, X, y)
     predicted = codes_of_predictions(blocks[PREDICTED], classes)
-    clusters = clusters_of(parts, blocks, class_codes, len(classes))
-    return Explained(blocks[EMBEDDING], blocks[HEATMAP], predicted, clusters, class_codes)
+    clusters = clusters_of(parts, blocks, class_codes)
+    local = isinstance(parts.labeler, EIILLabeler) or getattr(parts.labeler, "scope", "") == "local"
+    return Explained(blocks[EMBEDDING], blocks[HEATMAP], predicted, clusters, class_codes, local)
 
 
 def kept_blocks(parts, X):
@@ -164,24 +158,18 @@ def codes_of_predictions(predicted, classes, *, some=True):
     return codes
 
 
-def clusters_of(parts, blocks, class_codes, n_classes):
-    """Return the cluster of each image; images that the classifier was fitted on keep theirs."""
+def clusters_of(parts, blocks, class_codes):
+    """Return the cluster of each image, within its class if clusters were formed there."""
     if is_fitted_on(parts.classifier, blocks[EMBEDDING]):
-        clusters = parts.classifier.cluster_labels_
-        if getattr(parts.labeler, "scope", None) == "global":
-            return clusters
-        columns = np.full((len(clusters), n_classes), -1)
-        columns[np.arange(len(clusters)), class_codes] = clusters
-        return columns
+        labeler = parts.labeler
+        return labeler.environment_labels_ if isinstance(labeler, EIILLabeler) else labeler.cluster_labels_
     X_out = parts.labeler.transform(make_blocks(**blocks))
-    return np.asarray(get_block(X_out, CLUSTER, required_by=parts.labeler))
+    return cluster_of_class(get_block(X_out, CLUSTER, required_by=parts.labeler), class_codes)
 
 
 def cross_fitted(strategy, explained, y, n_folds):
     """Return predictions for each image by a strategy fitted without it (None if it failed), and a remark."""
-    groups = encode_groups(
-        explained.class_codes, explained.own_clusters, int(explained.own_clusters.max(initial=0)) + 1
-    )
+    groups = explained.groups()
     # Deal the images of each group out to the folds in turn, so that every fold holds some of each.
     shuffled = np.random.RandomState(0).permutation(len(y))
     order = shuffled[np.argsort(groups[shuffled], kind="stable")]
@@ -223,9 +211,10 @@ def stability_of(labeler, explained, keys, n_keys, n_resamples):
         # A small subsample may lack the images that the clusterer needs.
         except ValueError:
             continue
-        by_class = explained.local and hasattr(found, "group_labels_")
-        labels = found.group_labels_ if by_class else getattr(found, "cluster_labels_", None)
-        resample[present] = jaccards(keys, rows, found.labels_ if labels is None else labels)
+        # A bare clusterer has `labels_`.
+        name = "group_labels_" if explained.local else "cluster_labels_"
+        labels = getattr(found, name) if hasattr(found, name) else found.labels_
+        resample[present] = jaccards(keys, rows, labels)
     known = ~np.isnan(overlaps)
     return np.divide(
         np.where(known, overlaps, 0).sum(axis=0),

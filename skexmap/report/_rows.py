@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.utils.validation import column_or_1d
 
-from skexmap._group_labels import decode_groups, encode_groups
+from skexmap._group_labels import decode_groups
 from skexmap._validation import codes_of_known_classes
 from skexmap.metrics._report import wilson_interval
 from skexmap.report._exchange import Exchanger
@@ -21,9 +21,7 @@ def checked_classes(parts, X, y):
 
 def rows_of_groups(explained, keys, classes, names):
     """Return a row for each class x cluster with images, with the model's accuracy there and outside."""
-    clusters = explained.own_clusters
-    n_clusters = int(clusters.max()) + 1
-    groups = encode_groups(explained.class_codes, clusters, n_clusters)
+    groups, n_clusters = explained.groups(), int(explained.clusters.max()) + 1
     correct = explained.predicted == explained.class_codes
     rows = []
     for group in np.unique(groups[groups >= 0]):
@@ -77,7 +75,7 @@ def add_places(rows, parts, X, explained, keys, classes, means, means_outside):
 def add_retrained(rows, explained, correct):
     """Add the accuracy of the retrained last layer; NaN if it is not known."""
     for row in rows:
-        own = (explained.class_codes == row["code"]) & (explained.own_clusters == row["cluster"])
+        own = (explained.class_codes == row["code"]) & (explained.clusters == row["cluster"])
         size = 0 if correct is None else int(own.sum())
         accuracy, lower, upper = np.nan, np.nan, np.nan
         if size:
@@ -94,7 +92,7 @@ def add_retrained(rows, explained, correct):
 def add_true_groups(rows, explained, group_labels):
     """Add the most frequent true group and its share."""
     for row in rows:
-        own = (explained.class_codes == row["code"]) & (explained.own_clusters == row["cluster"])
+        own = (explained.class_codes == row["code"]) & (explained.clusters == row["cluster"])
         labels, counts = np.unique(group_labels[own], return_counts=True)
         row |= {
             "true_group": labels.tolist()[counts.argmax()],

@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import fisher_exact
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.cluster import KMeans
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
@@ -218,6 +218,47 @@ class TestEstimators:
 
     def test_a_cluster_that_every_subsample_finds_again_has_stability_1(self, report):
         assert [row["stability"] for row in report.rows] == [1.0] * 4
+
+
+class TestChoices:
+    def test_a_dropped_cluster_is_left_out_of_the_refitted_layer_and_of_the_rows(
+        self, marked, fit_classifier
+    ):
+        classifier = fit_classifier(marked.net, marked.X, marked.y)
+        before = classifier.strategy_
+        classifier.labeler_.rename({0: "watermark"}).drop(1)
+        kept = classifier.labeler_.cluster_labels_ == 0
+        with pytest.warns(OneClusterWarning):
+            assert classifier.refit_strategy(marked.y) is classifier
+        assert classifier.strategy_ is not before
+        assert_array_equal(classifier.cluster_labels_ == 0, kept)
+        assert_array_equal(classifier.group_labels_ >= 0, kept)
+        # The groups that are left are the classes of the kept images.
+        classes_only = clone(classifier.strategy).fit(classifier.embeddings_[kept], marked.y[kept])
+        assert_allclose(classifier.strategy_.coef_, classes_only.coef_, rtol=0.05)
+        report = ShortcutReport.from_estimator(classifier, marked.X, marked.y)
+        assert [row["cluster_name"] for row in report.rows] == ["watermark", "watermark"]
+        # The rest of the class is still there to be compared with.
+        assert report.findings[0].startswith(
+            "Likely a shortcut: the bottom right corner, for 'coat' (watermark)."
+        )
+
+    def test_merging_all_clusters_makes_the_classes_the_groups(self, marked, fit_classifier):
+        classifier = fit_classifier(marked.net, marked.X, marked.y)
+        classifier.labeler_.merge([0, 1])
+        with pytest.warns(OneClusterWarning):
+            classifier.refit_strategy(marked.y)
+        assert set(classifier.group_labels_) == {0, 2}
+
+    def test_a_classifier_without_clusters_has_nothing_to_refit(self, marked, fit_classifier):
+        with pytest.raises(NotFittedError):
+            ExMapClassifier(marked.net).refit_strategy(marked.y)
+        classifier = fit_classifier(marked.net, marked.X, marked.y)
+        with pytest.raises(ValueError, match="y has 2 entries for 300 samples"):
+            classifier.refit_strategy(marked.y[:2])
+        del classifier.labeler_
+        with pytest.raises(ValueError, match="no PseudoGroupLabeler"):
+            classifier.refit_strategy(marked.y)
 
 
 class TestRefusals:
