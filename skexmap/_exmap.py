@@ -13,6 +13,7 @@ from skexmap._validation import (
     StrOptions,
     _fit_context,
     check_group_labels,
+    codes_of_known_classes,
     parameters_named,
     seed_parts,
     validate_params,
@@ -303,6 +304,37 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(self.transformer_, name):
                 setattr(self, name, getattr(self.transformer_, name))
+        predicted = self.strategy_.predict(self.embeddings_)
+        self.report_ = group_report(y, predicted, group_labels=self.group_labels_)
+        return self
+
+    def refit_strategy(self, y):
+        """Refit the last layer, after clusters of `labeler_` were merged or dropped by hand.
+
+        Parameters
+        ----------
+        y : array-like of shape (n_samples,)
+            Labels of the images that were passed to `fit`.
+
+        Returns
+        -------
+        self : ExMapClassifier
+
+        Raises
+        ------
+        ValueError
+            If the classifier has no `PseudoGroupLabeler`, or y does not belong to the images of `fit`.
+        """
+        check_is_fitted(self)
+        if not isinstance(getattr(self, "labeler_", None), PseudoGroupLabeler):
+            raise ValueError(
+                "The classifier has no PseudoGroupLabeler whose clusters could have been changed."
+            )
+        y = self.classes_[codes_of_known_classes(y, self.classes_, len(self.embeddings_))]
+        clusters = self.labeler_.cluster_labels_
+        blocks = make_blocks(**{EMBEDDING: self.embeddings_, CLUSTER: clusters})
+        self.strategy_ = _fit_strategy(clone(self.strategy_), blocks, y)
+        self.cluster_labels_, self.group_labels_ = clusters, self.labeler_.group_labels_
         predicted = self.strategy_.predict(self.embeddings_)
         self.report_ = group_report(y, predicted, group_labels=self.group_labels_)
         return self

@@ -31,6 +31,7 @@ LEVELS = {
     "_exmap": 5,
     "export": 5,
     "display": 6,
+    "report": 6,
 }
 TORCH_FREE = ("cluster", "metrics", "datasets")
 IMPORTED_LATE = ("torchvision", "captum", "matplotlib", "pandas")

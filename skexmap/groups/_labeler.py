@@ -35,10 +35,11 @@ from skexmap.cluster._cluster_block import (
 from skexmap.cluster._cluster_labels import renumber_by_size
 from skexmap.cluster._neighbors import nearest_rows
 from skexmap.cluster._stability import seed_agreement
+from skexmap.groups._choices import ClusterChoices
 from skexmap.groups._merging import merge_alike
 
 
-class PseudoGroupLabeler(TransformerMixin, BaseEstimator):
+class PseudoGroupLabeler(ClusterChoices, TransformerMixin, BaseEstimator):
     """Pseudo-groups from any clusterer: group = class x cluster.
 
     ExMap [1]_ clusters the heatmaps of all images at once (G-ExMap, ``scope="global"``) or inside each
@@ -91,6 +92,8 @@ class PseudoGroupLabeler(TransformerMixin, BaseEstimator):
         p_value)``, with the numbers that the clusters had before merging.
     merged_into_ : list of ndarray of shape (n_found,), int64
         For each fitted clusterer, the number in `cluster_labels_` of each cluster that it found, after merging.
+    cluster_names_ : dict
+        Cluster -> name, as given to `rename`.
     seed_agreements_ : list of float or None
         For each fitted clusterer, the mean adjusted Rand index of its clusters with those under the other seeds: 1
         means identical, 0 means chance. None if nothing was compared.
@@ -241,6 +244,7 @@ class PseudoGroupLabeler(TransformerMixin, BaseEstimator):
             [clusters.n_clusters for clusters in self._clusters], len(self.classes_)
         )
         self.n_clusters_ = int(self.n_clusters_per_class_.max())
+        self.cluster_names_ = {}
         self.group_labels_ = encode_groups(class_codes, self.cluster_labels_, self.n_clusters_)
         shape = (1, len(self.classes_)) if self.scope == "local" else (1,)
         self._columns_out = columns_with_cluster(X, np.zeros(shape, dtype=np.int64))

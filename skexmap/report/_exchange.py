@@ -1,0 +1,80 @@
+"""Does the content of a place decide what the model predicts? Exchange it between images, and see."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from skexmap._blocks import PREDICTED
+from skexmap.features._loading import image_batches
+from skexmap.report._places import concentration
+from skexmap.report._read import codes_of_predictions, forward_only
+
+# Number of images that get the content of another one.
+N_EXCHANGED = 50
+
+
+def rows_of(X, rows):
+    """Return some rows of X, whatever can be indexed."""
+    if hasattr(X, "iloc"):
+        return X.iloc[rows]
+    if isinstance(X, np.ndarray | torch.Tensor):
+        return X[rows]
+    return [X[row] for row in rows]
+
+
+def read_images(X, load, rows):
+    """Return some images of X as the model sees them, as one array."""
+    batches = image_batches(rows_of(X, rows), load, max(1, len(rows)), num_workers=0)
+    return torch.cat([images for _, images in batches]).cpu().float().numpy()
+
+
+class Exchanger:
+    """Gives images outside a cluster the content of its images, and counts which the model assigns to its class."""
+
+    def __init__(self, transformer, X, classes, predicted, inside, target, rng):
+        self.transformer, self.classes, self.target = transformer, classes, target
+        outside = np.flatnonzero(~inside & (predicted != target))
+        givers = np.flatnonzero(inside & (predicted == target))
+        self.possible = len(outside) > 1 and len(givers) > 0
+        if self.possible:
+            takers = rng.permutation(outside)[:N_EXCHANGED]
+            self.takers = read_images(X, transformer.load, takers)
+            self.givers = read_images(X, transformer.load, rng.choice(givers, len(takers)))
+            # For comparison, each image outside gets the content of the next one.
+            self.others = np.roll(self.takers, 1, axis=0)
+
+    def most_decisive(self, candidates, mean_map, mean_map_outside):
+        """Return the place whose relevance and content decide most, and what share follows it, and by comparison."""
+        best = (-1.0, candidates[0], np.nan, np.nan)
+        for place in candidates if self.possible else []:
+            if place.kind == "channel" and self.takers.shape[1] != len(mean_map):
+                continue
+            followed, control = self._share(place, self.givers), self._share(place, self.others)
+            value = concentration(place, mean_map, mean_map_outside) * max(followed - control, 0)
+            if value > best[0]:
+                best = (value, place, followed, control)
+        return best[1:]
+
+    def _share(self, place, givers):
+        if place.mask is None:
+            mixed = recolored(self.takers, givers)
+        else:
+            mixed = np.where(enlarged(place.mask, self.takers.shape[2:]), givers, self.takers)
+        blocks = forward_only(self.transformer, torch.from_numpy(mixed.astype(np.float32)), load=False)
+        return float(
+            np.mean(codes_of_predictions(blocks[PREDICTED], self.classes, some=False) == self.target)
+        )
+
+
+def enlarged(mask, shape):
+    """Return a mask of a map at the size of the image."""
+    plane = torch.from_numpy(mask.astype(np.float32))[None, None]
+    return F.interpolate(plane, size=tuple(shape), mode="nearest")[0, 0].numpy() > 0.5
+
+
+def recolored(images, givers):
+    """Return the gray structure of images, with the mean and the deviation of other images in each channel."""
+    gray = images.mean(axis=1, keepdims=True)
+    gray = gray - gray.mean(axis=(2, 3), keepdims=True)
+    structure = gray / np.maximum(gray.std(axis=(2, 3), keepdims=True), 1e-6)
+    return givers.mean(axis=(2, 3), keepdims=True) + givers.std(axis=(2, 3), keepdims=True) * structure

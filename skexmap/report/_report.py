@@ -1,0 +1,285 @@
+"""ShortcutReport: which cluster is likely a shortcut, and which images show it."""
+
+import csv
+import io
+
+from skexmap._validation import check_group_labels
+from skexmap.report._gallery import Gallery
+from skexmap.report._page import notebook_html, page_html
+from skexmap.report._places import mean_maps
+from skexmap.report._ranking import ranked, verdict_of, verdict_of_all
+from skexmap.report._read import cross_fitted, explain, parts_of, predictions_of, stability_of
+from skexmap.report._rows import add_places, add_retrained, add_true_groups, checked_classes, rows_of_groups
+from skexmap.report._text import findings_of, report_text
+
+COLUMNS = (
+    "class",
+    "cluster",
+    "cluster_name",
+    "size",
+    "net_accuracy",
+    "net_lower",
+    "net_upper",
+    "size_outside",
+    "net_accuracy_outside",
+    "net_gap",
+    "p_value",
+    "retrained_size",
+    "retrained_accuracy",
+    "retrained_lower",
+    "retrained_upper",
+    "stability",
+    "place",
+    "share",
+    "share_outside",
+    "area",
+    "center_x",
+    "center_y",
+    "spread",
+    "target",
+    "exchanged",
+    "exchanged_control",
+    "dependence",
+    "concentration",
+    "score",
+    "verdict",
+    "true_group",
+    "purity",
+)
+
+
+class ShortcutReport:
+    r"""Which cluster of heatmaps is likely a shortcut, where the model looks in it, and which images show it.
+
+    Create it with `from_estimator`. ``print`` it for the ranking, or `save` it as a page with images.
+
+    Attributes
+    ----------
+    verdict : str
+        ``"likely a shortcut"``, ``"worth a look"``, ``"nothing to see here"`` or ``"not enough images to tell"``.
+    findings : list of str
+        What was found, the verdict first. Each has a headline, and a line for each thing that is known.
+    rows : list of dict
+        One for each class x cluster, the likeliest shortcut first. Rows of the same cluster stay together, because a
+        shortcut is usually right in one class and wrong in another. They hold
+
+        - ``class``, ``cluster``, ``cluster_name``, ``size``;
+        - ``net_accuracy``, ``net_lower``, ``net_upper``: accuracy of the frozen model with its 95% Wilson interval;
+        - ``size_outside``, ``net_accuracy_outside``, ``net_gap``, ``p_value``: the rest of the class, the gap to
+          it, and Fisher's exact test, Bonferroni-corrected over the rows;
+        - ``retrained_accuracy``, ``retrained_lower``, ``retrained_upper``, ``retrained_size``: the retrained last
+          layer, on images that it was not fitted on;
+        - ``stability``: mean overlap (Jaccard) with the most similar cluster of subsamples;
+        - ``place``, ``share``, ``share_outside``, ``area``: where the relevance of the cluster is most concentrated,
+          its share there, that of other images, and the share of the area;
+        - ``center_x``, ``center_y``, ``spread``: center of the mean map, from the left and from the top, and its
+          standard deviation, in parts of the image's sides;
+        - ``target``, ``exchanged``, ``exchanged_control``: the class that the model predicts most in the cluster, and
+          the share of other images that it assigns to this class once they have the content of that place;
+        - ``dependence``, ``concentration``, ``score``, ``verdict``: see Notes;
+        - ``true_group``, ``purity``: the most frequent group of `group_labels`, and its share.
+
+    retrained_on : str
+        On which images the retrained last layer was measured, or why it was not.
+
+    See Also
+    --------
+    skexmap.metrics.group_report : Accuracies of groups that are known.
+
+    Notes
+    -----
+    The score of a cluster is
+
+    .. math:: s = d \cdot c \cdot e.
+
+    *Dependence* d is half the span of the gaps: how much more often the model is right in the cluster than in the rest
+    of the class where it helps most, plus how much less often where it hurts most. Only gaps of at least 0.1 with
+    a p-value below 0.01 count. *Concentration* c is the share of the cluster's relevance in a place, minus that of
+    other images, divided by the root of the place's area. Places are windows of a seventh, a fifth and a third of the
+    side, the border, and the color channels. *Exchange* e is measured on the model: 50 images outside the cluster get
+    the content of the place from images of the cluster. e is the share that the model then assigns to the cluster's
+    main class, minus that share with the content of other images outside. For a channel, the colors are exchanged.
+
+    All three are needed. The maps of images that the model gets wrong often differ from those that it gets right, so a
+    gap alone proves little. Without a gap the place does no harm. A cluster is "likely a shortcut" from s = 0.2 and
+    "worth a look" from s = 0.1. Otherwise there is "nothing to see here", unless the 95% interval of the gap
+    (Newcombe) reaches beyond 0.3: then there are "not enough images to tell".
+
+    The clusters were formed on the same images, and merged by a similar test. So p-values of clusters are too small on
+    average. The report points at images: look at them.
+
+    Examples
+    --------
+    A net learns that one class is usually green and the other red:
+
+    >>> import torch
+    >>> from skexmap import ExMapClassifier
+    >>> from skexmap.datasets import make_colored_digits
+    >>> from skexmap.report import ShortcutReport
+    >>> digits = make_colored_digits(n_copies=1, correlation=0.95, random_state=0)
+    >>> images, labels = torch.from_numpy(digits.train.data), torch.from_numpy(digits.train.target)
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(
+    ...     torch.nn.Conv2d(3, 8, 5, stride=3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(512, 2)
+    ... )
+    >>> optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    >>> for _ in range(40):
+    ...     optimizer.zero_grad()
+    ...     torch.nn.functional.cross_entropy(net(images), labels).backward()
+    ...     _ = optimizer.step()
+    >>> X, y = digits.validation.data, digits.validation.target
+    >>> exmap = ExMapClassifier(net, random_state=0).fit(X, y)
+    >>> report = ShortcutReport.from_estimator(exmap, X, y)
+    >>> report.verdict
+    'likely a shortcut'
+    >>> sorted({row["place"] for row in report.rows})
+    ['green channel', 'red channel']
+    """
+
+    def __init__(self, groups, verdict, findings, retrained_on, gallery):
+        self.rows = [{name: group[name] for name in COLUMNS if name in group} for group in groups]
+        self.verdict = verdict
+        self.findings = findings
+        self.retrained_on = retrained_on
+        self._groups = groups
+        self._gallery = gallery
+
+    @classmethod
+    def from_estimator(
+        cls, estimator, X, y, *, group_labels=None, X_test=None, y_test=None, n_folds=5, n_resamples=5
+    ):
+        """Report on a fitted estimator.
+
+        Parameters
+        ----------
+        estimator : ExMapClassifier, Pipeline or search
+            Fitted. A pipeline has the steps ``HeatmapTransformer(return_embedding=True)``, a clusterer and a strategy.
+        X : as for `ExMapClassifier.fit`
+            Images: those of `fit`, or others.
+        y : array-like of shape (n_samples,)
+            Their classes.
+        group_labels : array-like of shape (n_samples,) or None, default=None
+            True groups. They are only shown, and enter no decision.
+        X_test, y_test : as X and y, default=None
+            Images that were not used in `fit`, to measure the retrained last layer. If None, it is cross-fitted on X.
+        n_folds : int, default=5
+            Folds of the cross-fit.
+        n_resamples : int, default=5
+            Subsamples that are clustered again for the stability, each of 80% of the images and at most 4,000; with 0,
+            it is not measured.
+
+        Returns
+        -------
+        report : ShortcutReport
+
+        Raises
+        ------
+        ValueError
+            If the estimator has no clusters, or lengths differ, or y holds a class that `fit` did not see.
+        sklearn.exceptions.NotFittedError
+            If the estimator is not fitted.
+        """
+        parts = parts_of(estimator)
+        classes, y = checked_classes(parts, X, y)
+        if group_labels is not None:
+            group_labels = check_group_labels(group_labels, len(y))
+        explained = explain(parts, X, y, classes)
+        keys = explained.keys()
+        means, means_outside = mean_maps(explained.maps, keys)
+
+        rows = rows_of_groups(explained, keys, classes, getattr(parts.labeler, "cluster_names_", {}))
+        add_places(rows, parts, X, explained, keys, classes, means, means_outside)
+        retrained, origin = cross_fitted(parts.strategy, explained, y, n_folds)
+        tested, correct = explained, None if retrained is None else retrained == y
+        if X_test is not None:
+            _, y_test = checked_classes(parts, X_test, y_test)
+            tested = explain(parts, X_test, y_test, classes)
+            correct = predictions_of(parts.strategy, tested) == y_test
+            origin = f"on {len(y_test)} test images"
+        add_retrained(rows, tested, correct)
+        stability = stability_of(parts.labeler, explained, keys, len(means), n_resamples)
+        for row in rows:
+            row["stability"] = float(stability[row["key"]])
+            row["verdict"] = verdict_of(row)
+        if group_labels is not None:
+            add_true_groups(rows, explained, group_labels)
+
+        rows = ranked(rows)
+        verdict = verdict_of_all(rows)
+        gallery = Gallery(parts, X, classes, explained, keys, means, retrained)
+        return cls(rows, verdict, findings_of(rows, verdict), origin, gallery)
+
+    def __str__(self):
+        return report_text(self._groups, self.findings, self.retrained_on)
+
+    def __repr__(self):
+        return f"<ShortcutReport of {len(self.rows)} groups: {self.verdict}>"
+
+    def _repr_html_(self):
+        return notebook_html(self)
+
+    def to_frame(self):
+        """Return the rows as a data frame.
+
+        Returns
+        -------
+        frame : pandas.DataFrame
+            One line for each class x cluster, ranked, with the columns of `rows`.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise ImportError(
+                "ShortcutReport.to_frame needs pandas. Install it with `pip install pandas`, or use `to_csv`."
+            ) from error
+        return pd.DataFrame(self.rows)
+
+    def to_csv(self, path=None):
+        """Write the rows as comma-separated values.
+
+        Parameters
+        ----------
+        path : str or path-like, default=None
+            File to write.
+
+        Returns
+        -------
+        text : str or None
+            The text if `path` is None.
+        """
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, fieldnames=list(self.rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        if path is None:
+            return text.getvalue()
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            file.write(text.getvalue())
+        return None
+
+    def save(self, path, *, n_examples=4):
+        """Write a page with the ranking, the images of every group and the table, as one file without network.
+
+        It needs Jinja2 and Pillow (``pip install 'skexmap[report]'``). The images that it shows are read again.
+
+        Parameters
+        ----------
+        path : str or path-like
+            File to write, usually ``report.html``.
+        n_examples : int, default=4
+            Typical, wrong and random images of each group, as many of each. With many groups it takes fewer, at most
+            900 images in all.
+
+        Raises
+        ------
+        ImportError
+            If Jinja2 or Pillow is not installed.
+        """
+        text = page_html(self, n_examples)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)

@@ -1,0 +1,100 @@
+"""The rows of a report: one for each class x cluster, with what is measured on it."""
+
+import numpy as np
+from sklearn.utils.validation import column_or_1d
+
+from skexmap._group_labels import decode_groups
+from skexmap._validation import codes_of_known_classes
+from skexmap.metrics._report import wilson_interval
+from skexmap.report._exchange import Exchanger
+from skexmap.report._places import center_and_spread, concentration, most_concentrated, places_of
+from skexmap.report._ranking import compare, correct_for_number, dependence
+
+
+def checked_classes(parts, X, y):
+    """Return the classes of `fit`, and y as an array; raise if lengths differ or a class is unknown."""
+    classes = np.asarray(parts.strategy.classes_)
+    y = column_or_1d(y, warn=True)
+    codes_of_known_classes(y, classes, len(X))
+    return classes, y
+
+
+def rows_of_groups(explained, keys, classes, names):
+    """Return a row for each class x cluster with images, with the model's accuracy there and outside."""
+    groups, n_clusters = explained.groups(), int(explained.clusters.max()) + 1
+    correct = explained.predicted == explained.class_codes
+    rows = []
+    for group in np.unique(groups[groups >= 0]):
+        code, cluster = (int(part) for part in decode_groups(group, n_clusters))
+        key = int(keys[np.flatnonzero(groups == group)[0]])
+        name = names.get(cluster, f"cluster {cluster}")
+        row = {"class": classes.tolist()[code], "cluster": cluster, "cluster_name": name}
+        row |= {"code": code, "key": key, "group": int(group)}
+        rows.append(row | compare(correct, keys == key, explained.class_codes == code))
+    correct_for_number(rows)
+    return rows
+
+
+def add_places(rows, parts, X, explained, keys, classes, means, means_outside):
+    """Add where the relevance of each cluster sits, and how far this place decides the predictions."""
+    places = places_of(explained.maps.shape[1:])
+    rng = np.random.RandomState(0)
+    for key in sorted({row["key"] for row in rows}):
+        own = [row for row in rows if row["key"] == key]
+        depends = dependence(own)
+        candidates = most_concentrated(places, means[key], means_outside[key])
+        place, exchanged, control = candidates[0], np.nan, np.nan
+        counts = np.bincount(explained.predicted[(keys == key) & (explained.predicted >= 0)])
+        target = int(counts.argmax()) if len(counts) else own[0]["code"]
+        if depends:
+            exchanger = Exchanger(
+                parts.transformer, X, classes, explained.predicted, keys == key, target, rng
+            )
+            place, exchanged, control = exchanger.most_decisive(candidates, means[key], means_outside[key])
+        value = concentration(place, means[key], means_outside[key])
+        effect = np.nan_to_num(max(exchanged - control, 0))
+        center_x, center_y, spread = center_and_spread(means[key])
+        for row in own:
+            row |= {
+                "place": place.name,
+                "share": place.share(means[key]),
+                "share_outside": place.share(means_outside[key]),
+                "area": float(place.area),
+                "center_x": center_x,
+                "center_y": center_y,
+                "spread": spread,
+                "target": classes.tolist()[target],
+                "exchanged": exchanged,
+                "exchanged_control": control,
+                "dependence": depends,
+                "concentration": value,
+                "score": float(np.clip(depends * value * effect, 0, 1)),
+            }
+
+
+def add_retrained(rows, explained, correct):
+    """Add the accuracy of the retrained last layer; NaN if it is not known."""
+    for row in rows:
+        own = (explained.class_codes == row["code"]) & (explained.clusters == row["cluster"])
+        size = 0 if correct is None else int(own.sum())
+        accuracy, lower, upper = np.nan, np.nan, np.nan
+        if size:
+            accuracy = float(correct[own].mean())
+            lower, upper = (float(end) for end in wilson_interval(accuracy, size))
+        row |= {
+            "retrained_size": size,
+            "retrained_accuracy": accuracy,
+            "retrained_lower": lower,
+            "retrained_upper": upper,
+        }
+
+
+def add_true_groups(rows, explained, group_labels):
+    """Add the most frequent true group and its share."""
+    for row in rows:
+        own = (explained.class_codes == row["code"]) & (explained.clusters == row["cluster"])
+        labels, counts = np.unique(group_labels[own], return_counts=True)
+        row |= {
+            "true_group": labels.tolist()[counts.argmax()],
+            "purity": float(counts.max() / counts.sum()),
+        }

@@ -1,0 +1,114 @@
+"""The report in words and in a table for the terminal."""
+
+import textwrap
+
+import numpy as np
+
+from skexmap.report._ranking import LIKELY, LOOK, NOTHING, TOO_FEW, matters
+
+WIDTH = 98
+N_LINES = 20
+
+
+def findings_of(rows, verdict):
+    """Return the findings, each with a headline and a line for each thing that is known."""
+    told = [row for row in rows if row["verdict"] in (LIKELY, LOOK)]
+    if not told:
+        return [finding_of_nothing(rows, verdict)]
+    findings, seen = [], set()
+    for row in told:
+        if row["key"] not in seen:
+            seen.add(row["key"])
+            findings.append(finding(row, [other for other in rows if other["key"] == row["key"]]))
+    return findings
+
+
+def finding_of_nothing(rows, verdict):
+    """Return what there is to say without a finding; the first line is the verdict."""
+    n_untold = sum(row["verdict"] == TOO_FEW for row in rows)
+    too_few = f"{n_untold} of {len(rows)} groups are too small for a gap in accuracy to be seen or excluded."
+    if verdict == TOO_FEW:
+        return f"Not enough images to tell.\n{too_few} Pass more images."
+    lines = []
+    differing = [row for row in rows if matters(row)]
+    if differing:
+        worst = min(differing, key=lambda row: row["net_gap"])
+        lines.append(
+            f"{len(differing)} of {len(rows)} groups differ in accuracy from the rest of their class (most: "
+            f"{worst['class']!r} in {worst['cluster_name']}, {worst['net_accuracy']:.0%} against "
+            f"{worst['net_accuracy_outside']:.0%}), but no place that the model looks at explains it."
+        )
+    if n_untold:
+        lines.append(too_few)
+    return "\n".join(["Nothing to see here: no cluster is a likely shortcut.", *lines])
+
+
+def finding(row, rows):
+    """Return what is known of a cluster: where it looks, on what it is right and wrong, and what decides."""
+    place, target = row["place"], row["target"]
+    of_area = "" if "channel" in place else f", on {row['area']:.0%} of the area"
+    lines = [
+        f"{row['verdict'].capitalize()}: the {place}, for {target!r} ({row['cluster_name']}).",
+        f"{row['share']:.0%} of the cluster's relevance sits there{of_area}; in other images it is "
+        f"{row['share_outside']:.0%}.",
+    ]
+    lines += [
+        f"In {other['class']!r}, its {other['size']} images are right {other['net_accuracy']:.0%} of the time, and the "
+        f"{other['size_outside']} outside it {other['net_accuracy_outside']:.0%}."
+        for other in rows
+        if matters(other)
+    ]
+    content = "colors" if "channel" in place else place
+    lines.append(
+        f"Given the {content} of its images, {row['exchanged']:.0%} of other images are predicted to be {target!r}; "
+        f"given that of each other, {row['exchanged_control']:.0%}."
+    )
+    return "\n".join(lines)
+
+
+def report_text(rows, findings, retrained_on):
+    """Return the whole report for a terminal."""
+    lines = []
+    for text in findings:
+        headline, *details = text.split("\n")
+        lines += [textwrap.fill(headline, WIDTH, subsequent_indent="  ")]
+        lines += [textwrap.fill(line, WIDTH, initial_indent="  ", subsequent_indent="  ") for line in details]
+    header = ["class", "cluster", "size", "net", "95%", "gap", "retrained", "stable", "looks at", ""]
+    cells = [header] + [
+        [
+            clipped(row["class"], 16),
+            clipped(row["cluster_name"].removeprefix("cluster "), 12),
+            str(row["size"]),
+            number(row["net_accuracy"]),
+            f"{number(row['net_lower'])}-{number(row['net_upper'])}",
+            number(row["net_gap"], "+.2f"),
+            number(row["retrained_accuracy"]),
+            number(row["stability"]),
+            row["place"],
+            {LIKELY: "shortcut?", LOOK: "look", NOTHING: "", TOO_FEW: "too few"}[row["verdict"]],
+        ]
+        for row in rows[:N_LINES]
+    ]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
+    sides = "<<>>>>>><<"
+    table = [
+        " ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True))
+        for line in cells
+    ]
+    if len(rows) > N_LINES:
+        table.append(f"... and {len(rows) - N_LINES} groups more: see `to_frame` or `save`")
+    lines += ["", f"Accuracy of the frozen net, and of the retrained last layer ({retrained_on}):", ""]
+    return "\n".join([*lines, *(line.rstrip() for line in table)])
+
+
+def number(value, form=".2f"):
+    """Return a number without its leading zero; a dash if it is not known."""
+    if value is None or np.isnan(value):
+        return "-"
+    return format(value, form).replace("0.", ".", 1)
+
+
+def clipped(label, width):
+    """Return text of at most `width` printable characters."""
+    text = "".join(char if char.isprintable() else "?" for char in str(label))
+    return text if len(text) <= width else text[: width - 1] + "…"

@@ -1,0 +1,176 @@
+import base64
+import io
+import re
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from skexmap.report import ShortcutReport, _gallery
+
+Image = pytest.importorskip("PIL.Image")
+pytest.importorskip("jinja2")
+
+HOSTILE = '</script><script>alert("1")</script><img src=x onerror=alert(2)>'
+HOSTILE_TOO = "{{ 7 * 7 }} '\" onload=alert(3) --><!-- </style>"
+
+
+class Page(HTMLParser):
+    """The elements of a page, with their attributes, and its text outside scripts and styles."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.words, self.open = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag in ("script", "style"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag in ("script", "style"):
+            self.open.remove(tag)
+
+    def handle_data(self, data):
+        if not self.open:
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join("".join(self.words).split())
+
+    def all(self, tag, **attributes):
+        return [
+            found
+            for name, found in self.elements
+            if name == tag and all(value in (found.get(key) or "") for key, value in attributes.items())
+        ]
+
+
+@pytest.fixture(scope="module")
+def page(report, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    report.save(path)
+    return Page(path.read_text())
+
+
+@pytest.fixture
+def hostile_report(marked, tmp_path, fit_classifier):
+    """A report on image files, with class names and file names that try to break out."""
+    paths = []
+    for place, image in enumerate(marked.X[::2]):
+        paths.append(tmp_path / f'{place}"><b onclick=alert(4)>.png')
+        Image.fromarray((255 * image.transpose(1, 2, 0)).astype(np.uint8)).save(paths[-1])
+    X = np.array([str(path) for path in paths])
+    y = np.where(marked.y == "coat", HOSTILE, HOSTILE_TOO)[::2]
+    return ShortcutReport.from_estimator(fit_classifier(marked.net, X, y), X, y)
+
+
+def test_the_page_holds_the_findings_and_every_group(page, report):
+    for finding in report.findings:
+        assert " ".join(finding.split()) in page.text
+    assert len(page.all("section", **{"class": "group"})) == len(report.rows)
+    assert len(page.all("article", **{"class": "cluster"})) == 2
+
+
+def test_the_page_needs_no_network(page):
+    policy = page.all("meta", **{"http-equiv": "Content-Security-Policy"})[0]["content"]
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    sources = [found.get("src") for _, found in page.elements if "src" in found]
+    assert sources
+    assert all(source.startswith("data:image/") for source in sources)
+    assert not page.all("link")
+    assert all(found["href"].startswith("#") for found in page.all("a"))
+
+
+def test_every_image_and_plot_has_a_text_and_every_control_a_label(page):
+    images = page.all("img")
+    assert all("alt" in image for image in images)
+    shown = [image for image in images if "overlay" not in image.get("class", "")]
+    assert all(image["alt"] for image in shown)
+    assert all(found.get("aria-label") for found in page.all("svg"))
+    assert len(page.all("label")) >= len(page.all("select")) + len(page.all("input"))
+    assert page.all("html")[0]["lang"] == "en"
+
+
+def test_the_page_fits_a_phone_and_the_dark(report, tmp_path):
+    report.save(tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
+    assert "@media (prefers-color-scheme: dark)" in text
+
+
+def test_each_group_shows_typical_wrong_and_random_images_and_each_image_once(report, tmp_path):
+    report.save(tmp_path / "report.html", n_examples=2)
+    page = Page((tmp_path / "report.html").read_text())
+    cards = page.all("figure", **{"class": "card"})
+    # Of four groups, two hold wrong images only and two hold right ones only.
+    assert len(cards) == 4 * 2 + 2 * 2 + 4 * 2
+    items = re.findall(r"image \d+", " ".join(image["alt"] for image in page.all("img")))
+    assert len(items) == len(set(items)) == len(cards)
+    assert {card["data-before"] for card in cards} == {"right", "wrong"}
+
+
+def test_images_are_small_jpegs_of_what_the_net_sees(page, marked):
+    image = next(found for found in page.all("img", alt="image ") if "jpeg" in found["src"])
+    row = int(re.search(r"image (\d+)", image["alt"])[1])
+    decoded = Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2])))
+    assert decoded.size == (14, 14)
+    difference = np.asarray(decoded).transpose(2, 0, 1) / 255 - marked.X[row].clip(0, 1)
+    assert np.abs(difference).mean() < 0.05
+
+
+def test_an_overlay_is_opaque_where_the_net_looks_and_clear_elsewhere(page):
+    overlay = page.all("img", **{"class": "overlay magnitude"})[0]["src"]
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(overlay.partition(",")[2]))).convert("RGBA"))
+    assert pixels.shape == (14, 14, 4)
+    # The first group looks at the mark.
+    assert pixels[12:, 12:, 3].min() > 200
+    assert pixels[:3, :3, 3].max() < 60
+
+
+def test_hostile_names_of_classes_and_files_stay_text(hostile_report, tmp_path):
+    hostile_report.save(tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    page = Page(text)
+    assert len(page.all("script")) == 1
+    assert not [name for _, found in page.elements for name in found if name.startswith("on")]
+    assert HOSTILE in page.text
+    assert HOSTILE_TOO in page.text
+    assert "49 '" not in page.text
+    assert "<b onclick=alert(4)>" in " ".join(image["alt"] for image in page.all("img"))
+    assert Page(hostile_report._repr_html_()).all("script") == []
+    assert text.count("</style>") == 1
+
+
+def test_a_notebook_shows_the_findings_with_mean_maps(report):
+    page = Page(report._repr_html_())
+    assert " ".join(report.findings[0].split()) in page.text
+    assert len(page.all("img")) == 2
+
+
+def test_without_jinja2_saving_says_how_to_install_it_and_a_notebook_shows_text(hostile_report, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(ImportError, match=r"save needs Jinja2 and Pillow. Install them with"):
+        hostile_report.save("unused.html")
+    page = Page(hostile_report._repr_html_())
+    assert [tag for tag, _ in page.elements] == ["pre"]
+
+
+def test_many_groups_share_the_images_of_a_page(report, monkeypatch, tmp_path):
+    monkeypatch.setattr("skexmap.report._gallery.MAX_IMAGES", 12)
+    report.save(tmp_path / "report.html")
+    assert len(Page((tmp_path / "report.html").read_text()).all("figure", **{"class": "card"})) <= 12
+
+
+def test_saving_reads_only_the_images_that_it_shows(marked, tmp_path, monkeypatch):
+    report = ShortcutReport.from_estimator(marked.classifier, marked.X, marked.y)
+    read = []
+    original = _gallery.read_images
+    monkeypatch.setattr(
+        _gallery, "read_images", lambda X, load, rows: read.extend(rows) or original(X, load, rows)
+    )
+    report.save(tmp_path / "report.html", n_examples=1)
+    assert len(read) == len(set(read)) <= 12
