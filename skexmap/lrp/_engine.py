@@ -96,8 +96,8 @@ class RelevanceEngine:
             return find_logits(self.model(images[:1]), 1)
         except Exception as error:
             raise UnsupportedOperationError(
-                f"The model takes {len(images)} images, but fails on one ({type(error).__name__}: {error}). It must take "
-                "batches of any size."
+                f"The model takes {len(images)} images, but fails on one ({type(error).__name__}: {error}). It must "
+                "take batches of any size."
             ) from error
 
     @contextlib.contextmanager
