@@ -74,12 +74,6 @@ def w_square_rule(x, W, b, R, epsilon=EPSILON):
     return (W**2).T @ (R / stabilized((W**2).sum(1), epsilon))
 
 
-def norm_rule(x, W, b, R):
-    """Share by contribution, without a stabilizer."""
-    q = W * x
-    return q.T @ (R / (q.sum(1) + b))
-
-
 def normalized(x, groups, scale, shift, eps, centered=True):
     """AttnLRP: centering is linear, the deviation a constant, scale and shift an affine layer; x has shape (n,)."""
     rows = x.reshape(groups, -1)

@@ -26,21 +26,22 @@ class Net(nn.Module):
         return self.run(self, x)
 
 
-class Doubled(torch.autograd.Function):
+class Scaled(torch.autograd.Function):
     """A custom function, invisible to interception."""
 
     @staticmethod
-    def forward(ctx, x):
-        return 2 * x
+    def forward(ctx, x, factor):
+        ctx.factor = factor
+        return x * factor
 
     @staticmethod
     def backward(ctx, g):
-        return 2 * g
+        return g * ctx.factor, None
 
 
 def norm(n, kind=nn.BatchNorm2d, affine=True):
     """Return a batch-norm in evaluation mode whose statistics are not those of a fresh one."""
-    layer = kind(n, affine=affine)
+    layer = kind(n, affine=affine, track_running_stats=True)
     layer.running_mean.normal_()
     layer.running_var.uniform_(0.5, 2)
     if affine:
@@ -49,6 +50,17 @@ def norm(n, kind=nn.BatchNorm2d, affine=True):
         # Something must pass the ReLU behind it.
         layer.bias.data[-1] = 3.0
     return layer.eval()
+
+
+def randomize(model):
+    """Give the batch-norms of a model statistics that are not those of fresh ones; return it for evaluation."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.running_mean.normal_().mul_(0.1)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_().mul_(0.1)
+    return model.eval().requires_grad_(False)
 
 
 def explain(model, x, target=0, composite=GAMMA_EVERYWHERE, **kwargs):

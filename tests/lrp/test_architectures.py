@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from lrp_nets import epsilon_gamma
+from lrp_nets import epsilon_gamma, randomize
 from torch import nn
 
 from skexmap._torch import replica_of
@@ -58,11 +58,6 @@ def build(name, options):
     else:
         model = getattr(models, name)(num_classes=10, **options)
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.running_mean.normal_().mul_(0.1)
-            module.running_var.uniform_(0.5, 2)
-            module.weight.data.uniform_(0.5, 1.5)
-            module.bias.data.normal_().mul_(0.1)
         # torchvision starts the head of a Vision Transformer at zero.
         if isinstance(module, nn.Linear) and not module.weight.any():
             nn.init.normal_(module.weight, std=0.05)
@@ -70,7 +65,7 @@ def build(name, options):
         # The layer scale of ConvNeXt starts at 1e-6: its blocks would do nothing.
         if parameter_name.endswith("layer_scale"):
             values.data.uniform_(0.2, 1)
-    return model.eval()
+    return randomize(model)
 
 
 def relevance(model, x, composite):

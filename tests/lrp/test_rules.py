@@ -22,7 +22,7 @@ RULES = {
     "z-box": (ZBox(-4, 5), lambda *a: by_hand.z_box_rule(*a, -4, 5)),
     "flat": (Flat(), by_hand.flat_rule),
     "w-square": (WSquare(), by_hand.w_square_rule),
-    "epsilon 0": (Epsilon(0.0), by_hand.norm_rule),
+    "epsilon 0": (Epsilon(0.0), lambda *a: by_hand.epsilon_rule(*a, epsilon=0)),
 }
 
 LAYERS = {
@@ -57,10 +57,12 @@ LAYERS = {
         lambda: nn.Sequential(nn.ConvTranspose2d(4, 4, 2, stride=2, groups=2), norm(4)),
         (4, 2, 2),
     ),
+    "conv, instance norm with running statistics": (
+        lambda: nn.Sequential(nn.Conv2d(2, 3, 3), norm(3, nn.InstanceNorm2d)),
+        (2, 4, 5),
+    ),
     "norm alone": (lambda: norm(3), (3, 2, 2)),
 }
-
-pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def rule_matrix(model, rule, x):
@@ -200,7 +202,7 @@ def test_a_rule_of_the_user_is_used_as_it_is():
         return np.bincount((W * x).argmax(1), weights=R, minlength=len(x))
 
     def half(*arguments):
-        return by_hand.norm_rule(*arguments) / 2
+        return by_hand.epsilon_rule(*arguments, epsilon=0) / 2
 
     assert_is_matrix_form(nn.Linear(6, 5), Sorted(), sort, torch.randn(6))
     assert_is_matrix_form(nn.Conv2d(2, 3, 2), HalfGradient(), half, torch.randn(2, 3, 3))
