@@ -95,10 +95,7 @@ class TestPredict:
         # The same clusters, whatever their numbers.
         assert len(np.unique([clusters, groups % 2], axis=1).T) == len(np.unique(clusters)) == 2
 
-    def test_predictions_before_fit_are_refused(self, exmap, images):
-        for method in ("predict", "predict_proba", "decision_function"):
-            with pytest.raises(NotFittedError):
-                getattr(exmap, method)(images[0])
+    def test_groups_before_fit_are_refused(self, exmap, images):
         with pytest.raises(NotFittedError):
             exmap.predict_groups(*images)
 
