@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import hashlib
 import os
 import pickle
 import warnings
@@ -142,11 +141,6 @@ class TestWorkers:
         expected = cross_val_score(pipe, X, y, cv=3)
         with joblib.parallel_config(backend, n_jobs=2):
             assert_array_equal(cross_val_score(pipe, X, y, cv=3), expected)
-            search = GridSearchCV(pipe, {"dfr__C": [1.0, 0.1]}, cv=3).fit(X, y)
-        assert_array_equal(
-            search.cv_results_["mean_test_score"],
-            GridSearchCV(pipe, {"dfr__C": [1.0, 0.1]}, cv=3).fit(X, y).cv_results_["mean_test_score"],
-        )
 
     @pytest.mark.parametrize("batch_size", [1, 3])
     def test_a_worker_process_makes_one_replica_for_all_its_tasks(self, batch_size, pipe, images):
@@ -165,7 +159,6 @@ class TestWorkers:
             assert n_alive == 1
         assert os.getpid() not in made
         assert set(made.values()) == {1}
-        assert len(seen) == 12
 
     @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="only Linux says what is mapped")
     def test_worker_processes_map_the_weights_from_one_file(self):
@@ -176,7 +169,7 @@ class TestWorkers:
         heatmaps = HeatmapTransformer(net)
         with joblib.parallel_config("loky", n_jobs=2):
             seen = joblib.Parallel()(joblib.delayed(look_at_weights)(clone(heatmaps)) for _ in range(6))
-        assert {content for content, _ in seen} == {digest(net[1].weight.detach())}
+        assert {content for content, _ in seen} == {joblib.hash(net[1].weight.detach().numpy())}
         (file,) = {file for _, file in seen}
         assert file.endswith(".pkl")
 
@@ -208,16 +201,11 @@ def fit_and_count_replicas(pipe, X, y):
     return os.getpid(), len(made), sum(type(thing) is Replica for thing in gc.get_objects())
 
 
-def digest(weight):
-    """Return a digest of the bytes: a sum would depend on where in memory they lie."""
-    return hashlib.sha256(weight.numpy().tobytes()).hexdigest()
-
-
 def look_at_weights(transformer):
-    """Return the digest of a weight and the file that its memory is mapped from (a worker's task)."""
+    """Return the hash of a weight and the file that its memory is mapped from (a worker's task)."""
     weight = transformer.model[1].weight.detach()
     with open("/proc/self/maps") as maps:
         for line in maps:
             start, end = (int(address, 16) for address in line.split()[0].split("-"))
             if start <= weight.data_ptr() < end:
-                return digest(weight), line.split()[-1]
+                return joblib.hash(weight.numpy()), line.split()[-1]

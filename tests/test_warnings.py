@@ -155,14 +155,11 @@ def test_a_retrained_layer_with_one_answer_is_warned_of(exmap, images):
     check_warning(ConstantPredictionWarning, words, exmap.set_params(strategy=strategy).fit, images[0], y)
 
 
-DOCS = Path(__file__).parent.parent / "docs"
-
-
-@pytest.mark.skipif(not DOCS.exists(), reason="the docs are not beside the tests")
 def test_every_warning_category_is_in_the_table_of_the_documentation():
     named = [getattr(exceptions, name) for name in exceptions.__all__]
     categories = {category for category in named if issubclass(category, SkexmapWarning)} - {SkexmapWarning}
-    rows = [line.split(" | ") for line in (DOCS / "sklearn.md").read_text().splitlines()]
+    page = Path(__file__).parent.parent / "docs" / "sklearn.md"
+    rows = [line.split(" | ") for line in page.read_text().splitlines()]
     rows = [cells for cells in rows if cells[0].startswith("| `") and cells[0].endswith("Warning`")]
     assert sorted(cells[0][3:-1] for cells in rows) == sorted(category.__name__ for category in categories)
     assert all(len(cells) == len(["category", "meaning", "what to do"]) for cells in rows)
