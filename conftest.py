@@ -10,4 +10,4 @@ NEED_PILLOW = [
 ]
 collect_ignore = [] if find_spec("PIL") else NEED_PILLOW
 # They hold fixtures, not doctests; collected as modules, files of one name exclude each other.
-collect_ignore_glob = ["tests/*/conftest.py"]
+collect_ignore_glob = ["tests/*conftest.py"]

@@ -2,17 +2,24 @@
 
 import numpy as np
 import pytest
-from sklearn.cluster import KMeans
-from small_pipeline import make_images, make_net
-from test_common import ESTIMATORS
+from sklearn.cluster import DBSCAN, AgglomerativeClustering, KMeans
 
-from skexmap import DFRClassifier, ExMapClassifier, HeatmapTransformer, PseudoGroupLabeler
-from skexmap._blocks import make_blocks
-from skexmap.retraining import ERMClassifier, JTTReweighter
+from skexmap import EigengapSpectralClustering, PseudoGroupLabeler, retraining
+from skexmap.cluster import SilhouetteKMeans
+from skexmap.retraining import ERMClassifier
 
 skops_io = pytest.importorskip("skops.io")
 
-WITHOUT_NET = [estimator for estimator in ESTIMATORS if not hasattr(estimator, "model")]
+STRATEGIES = [getattr(retraining, name) for name in retraining.__all__ if not name.endswith("Loss")]
+WITHOUT_NET = [
+    *(strategy() for strategy in STRATEGIES),
+    EigengapSpectralClustering(),
+    SilhouetteKMeans(2, 4, n_init=1),
+    PseudoGroupLabeler(merge_alpha=None),
+    PseudoGroupLabeler(KMeans(2, n_init=1, random_state=0), scope="local", merge_alpha=None),
+    PseudoGroupLabeler(AgglomerativeClustering(), merge_alpha=None),
+    PseudoGroupLabeler(DBSCAN(eps=5.0, min_samples=1), merge_alpha=None),
+]
 # Beside the classes of skexmap: what else the documentation tells the user to trust.
 OTHERS = {"scipy.sparse._csr.csr_array", "numpy.dtype"}
 
@@ -35,7 +42,7 @@ def by_skops(estimator):
 
 @pytest.mark.filterwarnings("ignore::skexmap.exceptions.SkexmapWarning")
 @pytest.mark.parametrize("estimator", WITHOUT_NET, ids=str)
-def test_it_comes_back_with_the_same_answers(estimator, training_set):
+def test_an_estimator_comes_back_with_the_same_answers(estimator, training_set):
     X, y = training_set
     fitted = estimator.fit(X, y)
     loaded = by_skops(fitted)
@@ -49,40 +56,20 @@ def test_it_comes_back_with_the_same_answers(estimator, training_set):
     assert methods or learned
 
 
-def test_every_estimator_of_the_retraining_is_among_them():
-    from skexmap import retraining
-
-    names = {type(estimator).__name__ for estimator in WITHOUT_NET}
-    assert {name for name in retraining.__all__ if not name.endswith("Loss")} <= names
-
-
-def test_nothing_that_was_not_named_is_loaded(training_set):
+def test_skops_loads_nothing_that_was_not_named(training_set):
     X, y = training_set
-    data = skops_io.dumps(DFRClassifier(random_state=0).fit(X, y))
-    with pytest.raises(skops_io.exceptions.UntrustedTypesFoundException, match="DFRClassifier"):
+    data = skops_io.dumps(ERMClassifier().fit(X, y))
+    with pytest.raises(skops_io.exceptions.UntrustedTypesFoundException, match="ERMClassifier"):
         skops_io.loads(data)
 
 
-def test_a_strategy_fitted_on_blocks_comes_back_with_the_models_it_holds(training_set):
-    X, y = training_set
-    blocks = make_blocks(embedding=X, cluster=KMeans(2, n_init=1, random_state=0).fit_predict(X))
-    jtt = JTTReweighter(reference_estimator=ERMClassifier(C=1e-3)).fit(blocks, y)
-    np.testing.assert_array_equal(by_skops(jtt).predict(blocks), jtt.predict(blocks))
-
-
 @pytest.mark.filterwarnings("ignore::skexmap.exceptions.SkexmapWarning")
-def test_with_a_net_the_layers_of_the_net_must_be_trusted_too():
-    X, y = make_images()
-    classifier = ExMapClassifier(
-        make_net(),
-        heatmaps=HeatmapTransformer(size=4),
-        clusterer=PseudoGroupLabeler(KMeans(2, n_init=1, random_state=0), merge_alpha=None),
-        strategy=DFRClassifier(n_retrains=2, min_group_size=1, random_state=0),
-    ).fit(X, y)
-    data = skops_io.dumps(classifier)
+def test_with_a_net_the_layers_of_the_net_must_be_trusted_too(exmap, images):
+    X, y = images
+    data = skops_io.dumps(exmap.fit(X, y))
     named = skops_io.get_untrusted_types(data=data)
     others = {name for name in named if not name.startswith(("skexmap.", "torch.nn.modules."))}
     assert others <= OTHERS
     loaded = skops_io.loads(data, trusted=named)
-    np.testing.assert_array_equal(loaded.decision_function(X), classifier.decision_function(X))
-    np.testing.assert_array_equal(loaded.predict_groups(X, y), classifier.group_labels_)
+    np.testing.assert_array_equal(loaded.decision_function(X), exmap.decision_function(X))
+    np.testing.assert_array_equal(loaded.predict_groups(X, y), exmap.group_labels_)
