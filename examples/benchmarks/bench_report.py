@@ -2,9 +2,9 @@
 
     python examples/benchmarks/bench_report.py
 
-Pairs of classes of Fashion-MNIST, 1,500 training and 900 validation images, a net of two convolutions. 95% of each class
-agree with the shortcut. Two minutes on one core; needs the Debian package dataset-fashion-mnist, or its four files in
---root.
+Pairs of classes of Fashion-MNIST, 1,500 training and 900 validation images, a net of two convolutions. 95% of each
+class agree with the shortcut. Three minutes on one core; needs the Debian package dataset-fashion-mnist, or its four
+files in --root.
 """
 
 import argparse
