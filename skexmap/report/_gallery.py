@@ -9,7 +9,7 @@ from sklearn.base import clone
 
 from skexmap.exceptions import SkexmapWarning
 from skexmap.features._loading import are_paths
-from skexmap.report._exchange import read_images
+from skexmap.report._exchange import read_images, rows_of
 from skexmap.report._places import unit_sum
 
 # Images on one page, side of a thumbnail in pixels, and images that are read at once.
@@ -109,7 +109,7 @@ class Gallery:
         return {
             **pictures,
             "index": int(index),
-            "item": str(self.X[index]) if are_paths(self.X) else f"image {index}",
+            "item": str(next(iter(rows_of(self.X, [index])))) if are_paths(self.X) else f"image {index}",
             "kind": kind,
             "class": self.classes[code],
             "before": "another class" if predicted < 0 else self.classes[predicted],

@@ -145,6 +145,20 @@ def test_hostile_names_of_classes_and_files_stay_text(hostile_report, tmp_path):
     assert text.count("</style>") == 1
 
 
+def test_paths_in_a_series_with_its_own_index_are_shown(marked, tmp_path, fit_classifier):
+    pd = pytest.importorskip("pandas")
+    for place, image in enumerate(marked.X[::2]):
+        Image.fromarray((255 * image.transpose(1, 2, 0)).astype(np.uint8)).save(tmp_path / f"{place}.png")
+    paths = [str(tmp_path / f"{place}.png") for place in range(150)]
+    X, y = pd.Series(paths, index=np.arange(150)[::-1]), pd.Series(marked.y[::2])
+    report = ShortcutReport.from_estimator(fit_classifier(marked.net, X, y), X, y)
+    report.save(tmp_path / "report.html", n_examples=1)
+    page = Page((tmp_path / "report.html").read_text())
+    for card in page.all("img", alt=".png: "):
+        path, _, rest = card["alt"].partition(": ")
+        assert rest.startswith(marked.y[::2][paths.index(path)])
+
+
 def test_a_notebook_shows_the_findings_with_mean_maps(report):
     page = Page(report._repr_html_())
     assert " ".join(report.findings[0].split()) in page.text
