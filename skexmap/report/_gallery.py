@@ -9,7 +9,7 @@ from sklearn.base import clone
 
 from skexmap.exceptions import SkexmapWarning
 from skexmap.features._loading import are_paths
-from skexmap.report._exchange import read_images
+from skexmap.report._exchange import read_images, rows_of
 from skexmap.report._places import unit_sum
 
 # Images on one page, side of a thumbnail in pixels, and images that are read at once.
@@ -109,7 +109,7 @@ class Gallery:
         return {
             **pictures,
             "index": int(index),
-            "item": str(self.X[index]) if are_paths(self.X) else f"image {index}",
+            "item": str(next(iter(rows_of(self.X, [index])))) if are_paths(self.X) else f"image {index}",
             "kind": kind,
             "class": self.classes[code],
             "before": "another class" if predicted < 0 else self.classes[predicted],
@@ -119,16 +119,21 @@ class Gallery:
         }
 
 
-def picture_of_image(image):
-    """Return an image of shape (channels, height, width) as a JPEG data URI."""
-    from PIL import Image
-
+def pixels_of(image):
+    """Return an image of shape (channels, height, width) as bytes of shape (height, width, 3)."""
     low, high = float(image.min()), float(image.max())
     if low < 0 or high > 1:
         image = (image - low) / ((high - low) or 1)
     if len(image) != 3:
         image = np.repeat(image.mean(axis=0, keepdims=True), 3, axis=0)
-    picture = Image.fromarray((255 * image.transpose(1, 2, 0)).round().astype(np.uint8))
+    return (255 * image.transpose(1, 2, 0)).round().astype(np.uint8)
+
+
+def picture_of_image(image):
+    """Return an image of shape (channels, height, width) as a JPEG data URI."""
+    from PIL import Image
+
+    picture = Image.fromarray(pixels_of(image))
     picture.thumbnail((SIDE, SIDE))
     return data_uri(picture, "jpeg", quality=80)
 

@@ -20,10 +20,7 @@ WEAK = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Part of a map: the pixels of a mask, or one channel.
-
-    `area` is the share of the map that it covers.
-    """
+    """Part of a map: the pixels of a mask, or one channel; `area` is the share of the map that it covers."""
 
     name: str
     mask: np.ndarray | None

@@ -35,16 +35,14 @@ class Parts:
 
 @dataclass
 class Explained:
-    """Images as the steps see them: blocks, classes, clusters, and the net's predictions as class codes.
-
-    `local` says whether a cluster number means another cluster in every class.
-    """
+    """Images as the steps see them: blocks, classes, clusters, and the net's predictions as class codes."""
 
     embeddings: np.ndarray
     maps: np.ndarray
     predicted: np.ndarray
     clusters: np.ndarray
     class_codes: np.ndarray
+    # Whether a cluster number means another cluster in every class.
     local: bool
 
     def groups(self):

@@ -11,6 +11,7 @@ from skexmap.report._ranking import ranked, verdict_of, verdict_of_all
 from skexmap.report._read import cross_fitted, explain, parts_of, predictions_of, stability_of
 from skexmap.report._rows import add_places, add_retrained, add_true_groups, checked_classes, rows_of_groups
 from skexmap.report._text import findings_of, report_text
+from skexmap.report._virelay import write_virelay
 
 COLUMNS = (
     "class",
@@ -283,3 +284,30 @@ class ShortcutReport:
         text = page_html(self, n_examples)
         with open(path, "w", encoding="utf-8") as file:
             file.write(text)
+
+    def to_virelay(self, folder):
+        """Write a project that ViRelAy [1]_ opens: all images, heatmaps and clusters.
+
+        It needs h5py (``pip install 'skexmap[virelay]'``). All images are read, batch by batch.
+
+        Parameters
+        ----------
+        folder : str or path-like
+            Folder to write to; it is made if it does not exist.
+
+        Returns
+        -------
+        path : pathlib.Path
+            The project file. Open it with ``virelay`` and its path.
+
+        Raises
+        ------
+        ImportError
+            If h5py is not installed.
+
+        References
+        ----------
+        .. [1] C. Anders, D. Neumann, W. Samek, K.-R. Müller, S. Lapuschkin, "Software for Dataset-wide XAI: From Local
+           Explanations to Global Insights with Zennit, CoRelAy, and ViRelAy", arXiv:2106.13200.
+        """
+        return write_virelay(folder, self._gallery)

@@ -58,10 +58,10 @@ def finding(row, rows):
         for other in rows
         if matters(other)
     ]
-    content = "colors" if "channel" in place else place
+    content, same = ("colors", "those") if "channel" in place else (place, "that")
     lines.append(
         f"Given the {content} of its images, {row['exchanged']:.0%} of other images are predicted to be {target!r}; "
-        f"given that of each other, {row['exchanged_control']:.0%}."
+        f"given {same} of each other, {row['exchanged_control']:.0%}."
     )
     return "\n".join(lines)
 

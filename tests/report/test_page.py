@@ -103,11 +103,11 @@ def test_the_page_fits_a_phone_and_the_dark(report, tmp_path):
 
 
 def test_each_group_shows_typical_wrong_and_random_images_and_each_image_once(report, tmp_path):
-    report.save(tmp_path / "report.html", n_examples=2)
+    report.save(tmp_path / "report.html", n_examples=4)
     page = Page((tmp_path / "report.html").read_text())
     cards = page.all("figure", **{"class": "card"})
-    # Of four groups, two hold wrong images only and two hold right ones only.
-    assert len(cards) == 4 * 2 + 2 * 2 + 4 * 2
+    # Two groups hold right images only; of those that hold wrong ones only, one has 9 images in all.
+    assert len(cards) == (4 + 4) + (4 + 4) + (4 + 4 + 4) + 9
     items = re.findall(r"image \d+", " ".join(image["alt"] for image in page.all("img")))
     assert len(items) == len(set(items)) == len(cards)
     assert {card["data-before"] for card in cards} == {"right", "wrong"}
@@ -143,6 +143,20 @@ def test_hostile_names_of_classes_and_files_stay_text(hostile_report, tmp_path):
     assert "<b onclick=alert(4)>" in " ".join(image["alt"] for image in page.all("img"))
     assert Page(hostile_report._repr_html_()).all("script") == []
     assert text.count("</style>") == 1
+
+
+def test_paths_in_a_series_with_its_own_index_are_shown(marked, tmp_path, fit_classifier):
+    pd = pytest.importorskip("pandas")
+    for place, image in enumerate(marked.X[::2]):
+        Image.fromarray((255 * image.transpose(1, 2, 0)).astype(np.uint8)).save(tmp_path / f"{place}.png")
+    paths = [str(tmp_path / f"{place}.png") for place in range(150)]
+    X, y = pd.Series(paths, index=np.arange(150)[::-1]), pd.Series(marked.y[::2])
+    report = ShortcutReport.from_estimator(fit_classifier(marked.net, X, y), X, y)
+    report.save(tmp_path / "report.html", n_examples=1)
+    page = Page((tmp_path / "report.html").read_text())
+    for card in page.all("img", alt=".png: "):
+        path, _, rest = card["alt"].partition(": ")
+        assert rest.startswith(marked.y[::2][paths.index(path)])
 
 
 def test_a_notebook_shows_the_findings_with_mean_maps(report):

@@ -207,6 +207,10 @@ class TestEstimators:
             assert row["size"] == np.sum(groups == 2 * (name == "pullover") + cluster)
         assert str(report).startswith("Likely a shortcut: the bottom right corner")
 
+    def test_a_tensor_and_a_list_give_the_same_report_as_an_array(self, marked, report):
+        for X in (torch.from_numpy(marked.X), list(marked.X)):
+            assert str(ShortcutReport.from_estimator(marked.classifier, X, marked.y.tolist())) == str(report)
+
     def test_numbers_as_classes_are_reported_as_numbers(self, marked, fit_classifier):
         y = np.where(marked.y == "coat", 3, 7)
         report = ShortcutReport.from_estimator(fit_classifier(marked.net, marked.X, y), marked.X, y)
