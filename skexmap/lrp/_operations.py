@@ -254,8 +254,10 @@ def clip(tracer, call):
         bounds = [None, *bounds]
     low = bounds[0] if bounds else call.kwargs.get("min", call.kwargs.get("min_val", low))
     high = bounds[1] if len(bounds) > 1 else call.kwargs.get("max", call.kwargs.get("max_val", high))
-    low = low if isinstance(low, (int, float)) else -math.inf
-    high = high if isinstance(high, (int, float)) else math.inf
+    low, high = -math.inf if low is None else low, math.inf if high is None else high
+    if isinstance(low, torch.Tensor) or isinstance(high, torch.Tensor):
+        # What such a bound does to 0 differs from entry to entry.
+        return activation(tracer, call)
     ratio = ratio_zero_at_zero if low <= 0 <= high else any_ratio
     return activation(tracer, call, low=low, high=high, ratio=ratio)
 

@@ -128,9 +128,11 @@ def floating(outputs):
 
 def logit(outputs):
     """Return the weighted sum of all values, in double precision."""
-    generator = torch.Generator().manual_seed(0)
-    weights = [torch.randn(output.shape, generator=generator, dtype=torch.float64) for output in outputs]
-    return sum((output * weight).sum() for output, weight in zip(outputs, weights, strict=True)).reshape(1, 1)
+    return sum((output * weights_of(output)).sum() for output in outputs).reshape(1, 1)
+
+
+def weights_of(output):
+    return torch.randn(output.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 def mixing(sample):
@@ -268,6 +270,21 @@ def test_the_map_of_a_function_is_that_of_its_path_in_every_spelling(name):
         pytest.skip("this version of torch cannot differentiate it")
     assert found, "torch offers no spelling of any sample"
     assert not any(found), "\n".join(filter(None, found))
+
+
+@pytest.mark.parametrize("name", names_with(passed_on))
+def test_an_elementwise_function_passes_relevance_on_where_its_input_is_zero(name):
+    for sample in SAMPLES[name]:
+        call = next(
+            (spelling.call for spelling in spellings(name, sample) if is_offered(sample, spelling)), None
+        )
+        x = sample.x.clone()
+        x.flatten()[::3] = 0
+        output = None if call is None or sample.path != passed_on else call(values_of(sample, x))
+        # A negative power of zero is infinite.
+        if output is not None and output.isfinite().all():
+            _, found = explain(network(sample, call, "image"), x)
+            torch.testing.assert_close(found, output * weights_of(output))
 
 
 def refusals(name):
