@@ -413,6 +413,7 @@ def samples_of(seed):
         return value / 3 + (value * 2 / 3).detach()
 
     add("einsum", image, thirds, equation="nchw,nchw,nchw->nc", operands=X, other=Y, last=third)
+    add("einsum", image, halves, equation="nchw,nchw->nhc", operands=X, other=X)
     add("einsum", image, gate="lost", equation="nchw->nwc", operands=X)
 
     def add_matrix_product(function, bias, left, right, beta=1, alpha=1):
