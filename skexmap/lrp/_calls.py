@@ -7,7 +7,10 @@ import torch
 from skexmap.lrp._tags import tag_of, tensors_in
 
 # Arguments that torch puts first, in its order, but that may be given by name.
-_FIRST_ARGUMENTS = ("condition", "input", "mat1", "batch1", "mat2", "batch2", "other")
+_FIRST_ARGUMENTS = (
+    *("condition", "input", "tensor", "mat1", "batch1", "tensor1"),
+    *("mat2", "batch2", "tensor2", "other"),
+)
 
 
 class FunctionCall:

@@ -8,7 +8,7 @@ import torch
 from skexmap.lrp._nodes import ByRule
 from skexmap.lrp._rules import Rule
 from skexmap.lrp._tags import Tag
-from skexmap.lrp._weighted import WEIGHTS_DEPEND, batch_norm
+from skexmap.lrp._weighted import WEIGHTS_DEPEND, batch_norm, statistics_and_weights
 
 
 class ScaleIsConstant(Rule):
@@ -76,7 +76,7 @@ def instance_norm(tracer, call):
     x = call.args[0]
     if not call.argument(5, "use_input_stats", True):
         return batch_norm(tracer, call)
-    scale = _per_channel(call.argument(3, "weight", None), x)
+    scale = _per_channel(statistics_and_weights(call)[2], x)
     return _normalize(tracer, call, (len(x), x.shape[1], -1), scale, call.argument(7, "eps", 1e-5))
 
 

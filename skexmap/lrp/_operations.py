@@ -254,8 +254,10 @@ def clip(tracer, call):
         bounds = [None, *bounds]
     low = bounds[0] if bounds else call.kwargs.get("min", call.kwargs.get("min_val", low))
     high = bounds[1] if len(bounds) > 1 else call.kwargs.get("max", call.kwargs.get("max_val", high))
-    low = low if isinstance(low, (int, float)) else -math.inf
-    high = high if isinstance(high, (int, float)) else math.inf
+    low, high = -math.inf if low is None else low, math.inf if high is None else high
+    if isinstance(low, torch.Tensor) or isinstance(high, torch.Tensor):
+        # What such a bound does to 0 differs from entry to entry.
+        return activation(tracer, call)
     ratio = ratio_zero_at_zero if low <= 0 <= high else any_ratio
     return activation(tracer, call, low=low, high=high, ratio=ratio)
 
@@ -285,18 +287,17 @@ TABLE = [
         permute transpose swapaxes swapdims movedim moveaxis t T mT roll flip expand expand_as broadcast_to repeat
         repeat_interleave tile __getitem__ narrow select index_select gather take_along_dim diagonal unfold
         chunk split split_with_sizes tensor_split unbind pixel_shuffle pixel_unshuffle channel_shuffle
-        native_channel_shuffle amax amin max_pool#d max_pool#d_with_indices adaptive_max_pool#d"""),
+        amax amin max_pool#d max_pool#d_with_indices adaptive_max_pool#d"""),
     (share, "pass", "cat concat concatenate stack hstack vstack where masked_fill pad constant_pad_nd"),
     (extreme, "pass", "maximum minimum max min"),
     (share, "norm", """
-        mean sum cumsum avg_pool#d adaptive_avg_pool#d fold interpolate upsample upsample_nearest upsample_bilinear
-        std norm linalg_norm linalg_vector_norm"""),
+        mean sum cumsum avg_pool#d adaptive_avg_pool#d fold interpolate std norm linalg_norm linalg_vector_norm"""),
     (variance, "equal halves", "var"),
     (variance_and_mean, None, "var_mean std_mean"),
     (add, "norm", "add sub subtract rsub __rsub__ neg negative"),
     (multiply, "norm (by a constant)", "mul multiply"),
     (divide, "norm (by a constant)", "div divide true_divide"),
-    (reversed_divide, None, "__rdiv__ __rtruediv__"),
+    (reversed_divide, None, "__rdiv__"),
     (add_product, None, "addcmul addcdiv"),
     (normalize, None, "normalize"),
     (gated_linear_unit, None, "glu"),
@@ -312,7 +313,7 @@ TABLE = [
         gelu mish elu celu selu leaky_relu rrelu prelu tanh softsign tanhshrink hardshrink softshrink
         erf abs square"""),
     (activation, "pass", "softplus threshold _threshold sqrt local_response_norm"),
-    (power, "pass", "pow __pow__"),
+    (power, "pass", "pow"),
     (drop_out, "pass", """
         dropout dropout#d alpha_dropout feature_dropout feature_alpha_dropout"""),
     (softmax, "Taylor expansion (AttnLRP)", "softmax log_softmax"),

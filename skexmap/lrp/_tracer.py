@@ -103,7 +103,7 @@ class Tracer(TorchFunctionMode):
     def _without_rule(self, call):
         """Allow functions whose result is not a floating tensor (comparisons, sizes); refuse the others."""
         if call.writes_to is None:
-            result = call.compute()
+            result = call.value()
             if not any(t.is_floating_point() or t.is_complex() for t in tensors_in([result])):
                 return result
         return self.refuse(call)

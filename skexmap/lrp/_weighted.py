@@ -83,13 +83,7 @@ def _pad_to_same(tracer, x, weight, dilation):
 def batch_norm(tracer, call):
     """Normalize by running statistics: folded into the layer before it, or else a separate affine layer."""
     x = call.args[0]
-    norm = BatchNorm(
-        mean=call.argument(1, "running_mean"),
-        variance=call.argument(2, "running_var"),
-        weight=call.argument(3, "weight", None),
-        bias=call.argument(4, "bias", None),
-        eps=call.argument(7, "eps", 1e-5),
-    )
+    norm = BatchNorm(*statistics_and_weights(call), call.argument(7, "eps", 1e-5))
     # For an instance-norm this argument is `use_input_stats`.
     if norm.mean is None or norm.variance is None or call.argument(5, "training", False):
         return tracer.refuse(
@@ -113,6 +107,15 @@ def batch_norm(tracer, call):
     if tag.pixels and tracer.composite.gives_to_zeros and rule is not None and rule.proportional:
         return pass_pixels_on(tracer, call)
     return apply_composite(tracer, call, x, layer, Tag(pixels=tag.pixels))
+
+
+def statistics_and_weights(call):
+    """Return the running mean and variance, the weight and the bias of a batch- or instance-norm."""
+    # torch.batch_norm takes them in another order than torch.nn.functional.batch_norm.
+    in_torch = call.func in (torch.batch_norm, torch.instance_norm)
+    positions = (3, 4, 1, 2) if in_torch else (1, 2, 3, 4)
+    names = ("running_mean", "running_var", "weight", "bias")
+    return [call.argument(i, name, None) for i, name in zip(positions, names, strict=True)]
 
 
 def _weighted(tracer, x, output, operation, weight, bias, settings=None):

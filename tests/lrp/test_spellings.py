@@ -1,0 +1,234 @@
+"""The same function in another spelling gives the same map."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lrp_nets import EPSILON_EVERYWHERE, Net, close, epsilon_gamma, explain, norm
+from torch import nn
+
+from skexmap.lrp import COMPOSITES, Composite, Epsilon, Flat, Gamma, On
+
+pytestmark = pytest.mark.usefixtures("double_precision")
+
+RULES = {
+    "epsilon": EPSILON_EVERYWHERE,
+    "gamma": epsilon_gamma(),
+    "flat": Composite([(On(first=True), Flat()), (On(), Epsilon())]),
+}
+
+
+def network(step):
+    """Return a net with a step between a ReLU and a convolution; the step also takes another layer's output."""
+    net = Net(
+        lambda net, x: net.head(F.relu(net.last(step(net, F.relu(net.first(x)), net.other(x)))).flatten(1)),
+        first=nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), norm(4)),
+        other=nn.Conv2d(2, 4, 3, padding=1),
+        scale=nn.Parameter(torch.rand(4, 1, 1) + 0.5),
+        shift=nn.Parameter(torch.randn(4, 1, 1)),
+    )
+    channels, height, width = step(net, torch.ones(1, 4, 5, 4), torch.ones(1, 4, 5, 4)).shape[1:]
+    net.last = nn.Conv2d(channels, 3, 2)
+    net.head = nn.Linear(3 * (height - 1) * (width - 1), 2)
+    return net.requires_grad_(False)
+
+
+def assert_same_map(steps, composite):
+    """Compare the maps of steps that all compute the same."""
+    nets = []
+    for step in steps:
+        torch.manual_seed(0)
+        nets.append(network(step))
+    x = torch.randn(3, 2, 5, 4)
+    logits = nets[0](x)
+    expected = explain(nets[0], x, 1, composite)
+    assert abs(expected).min() > 0
+    for net in nets[1:]:
+        torch.testing.assert_close(net(x), logits)
+        close(explain(net, x, 1, composite), expected)
+
+
+def pooled_gate(z):
+    return torch.sigmoid(z.mean((2, 3), keepdim=True))
+
+
+def normal_cdf(z):
+    return 0.5 * (1 + torch.erf(z / math.sqrt(2)))
+
+
+def tanh_cdf(z):
+    return 0.5 * (1.0 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * torch.pow(z, 3))))
+
+
+def grouped(z):
+    return z.reshape(len(z), 2, -1)
+
+
+def affine(net, z):
+    return z * net.scale + net.shift
+
+
+SPELLINGS = {
+    "negative factor": [
+        lambda net, y, z: y * -1.5,
+        lambda net, y, z: torch.multiply(y, -1.5),
+        lambda net, y, z: y.clone().multiply_(-1.5),
+        lambda net, y, z: torch.mul(other=torch.tensor(-1.5), input=y),
+        lambda net, y, z: -1.5 * y,
+        lambda net, y, z: -(y + y / 2),
+        lambda net, y, z: y / (-2 / 3),
+        lambda net, y, z: torch.divide(y, -2 / 3),
+        lambda net, y, z: torch.true_divide(y, torch.tensor(-2 / 3)),
+        lambda net, y, z: y.clone().div_(-2 / 3),
+    ],
+    "constant factor": [
+        lambda net, y, z: y * net.shift,
+        lambda net, y, z: y * net.shift.expand_as(y),
+        lambda net, y, z: torch.mul(net.shift.type_as(y), y),
+        lambda net, y, z: torch.addcmul(torch.zeros_like(y), y, net.shift),
+    ],
+    "gate": [
+        lambda net, y, z: y * pooled_gate(z),
+        lambda net, y, z: y * pooled_gate(z).expand_as(y),
+        lambda net, y, z: pooled_gate(z).expand(y.shape).mul(y),
+        lambda net, y, z: y * pooled_gate(z).flatten(1).view(len(y), -1, 1, 1),
+        lambda net, y, z: y * pooled_gate(z).expand_as(y).clone().view_as(y),
+        lambda net, y, z: y * pooled_gate(z).type_as(y),
+        lambda net, y, z: y * F.interpolate(pooled_gate(z), size=y.shape[2:]),
+        lambda net, y, z: y * F.interpolate(pooled_gate(z), size=y.shape[2:], mode="bilinear"),
+        lambda net, y, z: (y * (2 * pooled_gate(z))) / 2,
+        lambda net, y, z: y * (1 - pooled_gate(-z)),
+        lambda net, y, z: y - y * pooled_gate(-z),
+        lambda net, y, z: torch.addcmul(torch.zeros_like(y), y, pooled_gate(z)),
+        lambda net, y, z: y / (1 / pooled_gate(z)),
+    ],
+    "hard gate": [
+        lambda net, y, z: y * F.hardsigmoid(z),
+        lambda net, y, z: y * (F.relu6(z + 3) / 6),
+        lambda net, y, z: y * (F.relu6(z + 3) * (1 / 6)),
+        lambda net, y, z: (F.hardtanh(z + 3, 0, 6) / 6) * y,
+        lambda net, y, z: (z + 3).clamp(0, 6) / 6 * y,
+        lambda net, y, z: torch.clamp(z / 6 + 0.5, 0, 1) * y,
+    ],
+    "SiLU": [
+        lambda net, y, z: F.silu(z),
+        lambda net, y, z: z * torch.sigmoid(z),
+        lambda net, y, z: z.sigmoid().mul_(z),
+        lambda net, y, z: z * (1 - torch.sigmoid(-z)),
+    ],
+    "hard swish": [
+        lambda net, y, z: F.hardswish(z),
+        lambda net, y, z: z * F.hardsigmoid(z),
+        lambda net, y, z: z * F.relu6(z + 3) / 6,
+        lambda net, y, z: z * (z + 3).clamp(0, 6) / 6,
+    ],
+    "mish": [
+        lambda net, y, z: F.mish(z),
+        lambda net, y, z: z * torch.tanh(F.softplus(z)),
+        lambda net, y, z: z.mul(F.softplus(z).tanh_()),
+    ],
+    "GELU": [
+        lambda net, y, z: F.gelu(z),
+        lambda net, y, z: z * normal_cdf(z),
+        lambda net, y, z: z * 0.5 * (1.0 + torch.erf(z / math.sqrt(2.0))),
+    ],
+    "GELU by tanh": [
+        lambda net, y, z: F.gelu(z, approximate="tanh"),
+        lambda net, y, z: z * tanh_cdf(z),
+        lambda net, y, z: 0.5 * z * (1 + torch.tanh(0.7978845608028654 * (z + 0.044715 * z * z * z))),
+    ],
+    "layer norm": [
+        lambda net, y, z: affine(net, F.layer_norm(z, z.shape[1:])),
+        lambda net, y, z: affine(
+            net,
+            (z - z.mean((1, 2, 3), keepdim=True))
+            * torch.rsqrt(z.var((1, 2, 3), unbiased=False, keepdim=True) + 1e-5),
+        ),
+        lambda net, y, z: affine(
+            net,
+            (z - z.mean((1, 2, 3), keepdim=True))
+            / torch.sqrt(z.var((1, 2, 3), unbiased=False, keepdim=True) + 1e-5),
+        ),
+        lambda net, y, z: affine(
+            net,
+            (d := z - z.mean((1, 2, 3), keepdim=True))
+            / (d.pow(2).mean((1, 2, 3), keepdim=True) + 1e-5).sqrt(),
+        ),
+    ],
+    "group norm": [
+        lambda net, y, z: F.group_norm(z, 2, net.scale.flatten(), net.shift.flatten(), 1e-5),
+        lambda net, y, z: affine(
+            net,
+            (
+                (grouped(z) - grouped(z).mean(2, keepdim=True))
+                / (grouped(z).var(2, unbiased=False, keepdim=True) + 1e-5).sqrt()
+            ).view_as(z),
+        ),
+    ],
+    "division by the norm": [
+        lambda net, y, z: F.normalize(z, dim=1),
+        lambda net, y, z: z / z.norm(dim=1, keepdim=True).clamp_min(1e-12),
+        lambda net, y, z: z / torch.linalg.vector_norm(z, dim=1, keepdim=True).clamp(min=1e-12),
+        lambda net, y, z: z * z.square().sum(1, keepdim=True).rsqrt(),
+    ],
+    "gated linear unit": [
+        lambda net, y, z: F.glu(z, 1),
+        lambda net, y, z: z[:, :2] * torch.sigmoid(z[:, 2:]),
+        lambda net, y, z: (halves := z.chunk(2, 1))[0] * halves[1].sigmoid(),
+    ],
+    "product": [
+        lambda net, y, z: y * z + y,
+        lambda net, y, z: torch.addcmul(y, y, z),
+        lambda net, y, z: y.addcmul(2 * y, z, value=0.5),
+        lambda net, y, z: y + torch.einsum("nchw,nchw->nchw", y, z),
+    ],
+    "matrix product": [
+        lambda net, y, z: y.matmul(z.transpose(2, 3)) + 1,
+        lambda net, y, z: torch.einsum("ncij,nckj->ncik", y, z) + 1,
+        lambda net, y, z: torch.baddbmm(
+            torch.ones(1, 1, 1), y.flatten(0, 1), z.flatten(0, 1).transpose(1, 2)
+        ).unflatten(0, (-1, 4)),
+        lambda net, y, z: (torch.bmm(y.flatten(0, 1), z.flatten(0, 1).mT) + 1).unflatten(0, (-1, 4)),
+    ],
+    "joined constants": [
+        lambda net, y, z: torch.cat([y, net.shift.expand_as(y)], 1),
+        lambda net, y, z: torch.cat([y, net.shift.expand_as(y).contiguous()], 1) + 0,
+        lambda net, y, z: torch.stack([y, net.shift.expand_as(y)], 1).flatten(1, 2),
+        lambda net, y, z: F.pad(y, (0, 0, 0, 0, 0, 4)) + F.pad(net.shift.expand_as(y), (0, 0, 0, 0, 4, 0)),
+    ],
+}
+
+
+@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize("function", SPELLINGS)
+def test_another_spelling_has_the_same_map(function, rules):
+    assert_same_map(SPELLINGS[function], RULES[rules])
+
+
+def test_a_batch_norm_over_the_tokens_of_a_dense_layer_scales_them():
+    net = Net(
+        lambda net, x: net.head(F.relu(net.norm(net.dense(x))).flatten(1)),
+        dense=nn.Linear(4, 5),
+        norm=norm(3, nn.BatchNorm1d),
+        head=nn.Linear(15, 2),
+    )
+    x = torch.randn(6, 3, 4)
+    composite = Composite([("batch_norm", Epsilon(1e-12)), ("dense", Gamma(4.0))])
+    found = explain(net, x, composite=composite)
+    scale = (net.norm.weight / (net.norm.running_var + net.norm.eps).sqrt()).unsqueeze(1)
+    shift = net.norm.bias.unsqueeze(1) - net.norm.running_mean.unsqueeze(1) * scale
+    net.run = lambda net, x: net.head(F.relu(net.dense(x) * scale + shift).flatten(1))
+    close(found, explain(net, x, composite=composite))
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU6(), nn.Hardswish()], ids=str)
+@pytest.mark.parametrize("composite", ["epsilon_gamma", "epsilon_plus", "epsilon_alpha2_beta1"])
+def test_an_image_that_turns_every_activation_off_has_no_relevance(composite, activation):
+    net = nn.Sequential(nn.Conv2d(2, 3, 2), nn.BatchNorm2d(3), activation, nn.Flatten(), nn.Linear(12, 2))
+    nn.init.constant_(net[1].bias, -20)
+    x = torch.rand(2, 2, 3, 3)
+    x[1] *= 100
+    found = explain(net.requires_grad_(False), x, composite=COMPOSITES[composite]())
+    assert (found[0] == 0).all()
+    assert (found[1] != 0).any()
