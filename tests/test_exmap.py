@@ -26,7 +26,7 @@ from skexmap import (
     make_exmap_pipeline,
 )
 from skexmap._blocks import make_blocks
-from skexmap.exceptions import ClassInOneClusterWarning, ConstantPredictionWarning, OneClusterWarning
+from skexmap.exceptions import ConstantPredictionWarning, OneClusterWarning
 from skexmap.metrics import group_report, make_worst_pseudo_group_scorer
 from skexmap.retraining import EIILLabeler, ERMClassifier, JTTReweighter
 
@@ -352,13 +352,13 @@ class TestDiagnosis:
     def test_a_class_inside_one_cluster_is_named(self):
         y = np.repeat(["cat", "dog"], 30)
         clusters = np.r_[np.zeros(30, dtype=int), np.arange(30) % 2]
-        with pytest.warns(ClassInOneClusterWarning, match=r"1 of 2 classes \(\['cat'\]\) lie in one cluster"):
+        with pytest.warns(OneClusterWarning, match=r"1 of 2 classes \(\['cat'\]\) lie in one cluster"):
             DFR.fit(self.blocks(clusters), y)
 
     def test_rows_of_no_cluster_do_not_count(self):
         y = np.repeat([0, 1], 30)
         clusters = np.r_[np.arange(30) % 2, np.zeros(29, dtype=int), -1]
-        with pytest.warns(ClassInOneClusterWarning, match=r"\(\[1\]\)"):
+        with pytest.warns(OneClusterWarning, match=r"\(\[1\]\)"):
             DFR.fit(self.blocks(clusters), y)
 
     @pytest.mark.filterwarnings("error")

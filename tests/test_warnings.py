@@ -22,7 +22,6 @@ from skexmap import (
 from skexmap._blocks import make_blocks
 from skexmap.cluster import cluster_stability
 from skexmap.exceptions import (
-    ClassInOneClusterWarning,
     ConstantInputWarning,
     ConstantPredictionWarning,
     DisconnectedGraphWarning,
@@ -95,7 +94,7 @@ MET = {
         lambda: fit_on_clusters(np.zeros(80, dtype=int)),
     ),
     "a class in one cluster": (
-        ClassInOneClusterWarning,
+        OneClusterWarning,
         r"1 of 2 classes \(\[0\]\).*Ask for more",
         lambda: fit_on_clusters(Y * (np.arange(80) % 2)),
     ),
