@@ -43,6 +43,7 @@ CONSTRAINTS = {
     "clusterer": [HasMethods(["fit"]), None],
     "scope": [StrOptions({"global", "local"})],
     "strategy": [HasMethods(["fit", "predict"]), None],
+    "classes": ["array-like", None],
     "recipe": [StrOptions(set(RECIPES))],
     "random_state": ["random_state"],
 }
@@ -56,6 +57,7 @@ def make_exmap_pipeline(
     clusterer=None,
     scope="global",
     strategy=None,
+    classes=None,
     recipe="default",
     memory=None,
     random_state=None,
@@ -76,6 +78,8 @@ def make_exmap_pipeline(
         holds for a `PseudoGroupLabeler` in `clusterer`.
     strategy : classifier or None, default=None
         How to retrain; if None, `DFRClassifierCV`.
+    classes : array-like of shape (n_logits,) or None, default=None
+        Class of each logit (two classes for one logit), for the transformer. If None, it finds them out itself.
     recipe : {"default", "published"}, default="default"
         ``"default"`` does not change the steps. ``"published"`` is the paper's method: it sets ``evidence="signed"``,
         ``merge_alpha=None`` and ``tuning="published"`` in every step that has the parameter.
@@ -113,7 +117,7 @@ def make_exmap_pipeline(
     >>> pipe.fit(X, y).predict(X).shape
     (300,)
     """
-    steps = _steps(model, heatmaps, clusterer, scope, strategy, recipe, random_state)
+    steps = _steps(model, heatmaps, clusterer, scope, strategy, classes, recipe, random_state)
     return Pipeline(list(zip(("heatmaps", "clusterer", "strategy"), steps, strict=True)), memory=memory)
 
 
@@ -150,6 +154,8 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
     strategy : classifier or None, default=None
         How to retrain: any estimator that reads the blocks ``embedding`` and ``cluster``, or a search over one. If
         None, `DFRClassifierCV`.
+    classes : array-like of shape (n_logits,) or None, default=None
+        Class of each logit (two classes for one logit), for the transformer. If None, it finds them out itself.
     recipe : {"default", "published"}, default="default"
         ``"default"`` does not change the steps. ``"published"`` is the paper's method: it sets ``evidence="signed"``,
         ``merge_alpha=None`` and ``tuning="published"`` in every step that has the parameter.
@@ -231,6 +237,7 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         clusterer=None,
         scope="global",
         strategy=None,
+        classes=None,
         recipe="default",
         keep_heatmaps=False,
         random_state=None,
@@ -240,6 +247,7 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         self.clusterer = clusterer
         self.scope = scope
         self.strategy = strategy
+        self.classes = classes
         self.recipe = recipe
         self.keep_heatmaps = keep_heatmaps
         self.random_state = random_state
@@ -270,6 +278,7 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
             self.clusterer,
             self.scope,
             self.strategy,
+            self.classes,
             self.recipe,
             self.random_state,
         )
@@ -432,13 +441,15 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         return _embeddings_like(self.transformer_, fitted=True).transform(X)
 
 
-def _steps(model, heatmaps, clusterer, scope, strategy, recipe, random_state):
+def _steps(model, heatmaps, clusterer, scope, strategy, classes, recipe, random_state):
     """Return the unfitted transformer, labeler and strategy of the pipeline and of the classifier."""
     given = {"heatmaps": heatmaps, "clusterer": clusterer, "strategy": strategy}
     heatmaps, labeler, strategy = (
         clone(DEFAULT_STEPS[name] if step is None else step) for name, step in given.items()
     )
     heatmaps.set_params(model=model, return_embedding=True).set_output(transform="default")
+    if classes is not None:
+        heatmaps.set_params(classes=classes)
     if not isinstance(labeler, PseudoGroupLabeler | EIILLabeler):
         labeler = PseudoGroupLabeler(labeler)
     if scope == "local":
@@ -456,7 +467,7 @@ def _embeddings_like(transformer, *, fitted=False, **params):
     """Return an EmbeddingTransformer that loads and runs images like a HeatmapTransformer."""
     if isinstance(transformer, EmbeddingTransformer):
         return transformer
-    shared = ("load", "batch_size", "device", "num_workers", "verbose")
+    shared = ("classes", "load", "batch_size", "device", "num_workers", "verbose")
     embeddings = EmbeddingTransformer(
         transformer.model, **{name: getattr(transformer, name) for name in shared}, **params
     )

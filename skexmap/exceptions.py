@@ -1,11 +1,11 @@
 """The warnings of skexmap, so that they can be filtered one by one, and an error with more to it than a message."""
 
 __all__ = [
-    "ClassInOneClusterWarning",
     "ConstantInputWarning",
     "ConstantPredictionWarning",
     "DisconnectedGraphWarning",
     "ErrorSetWarning",
+    "InaccurateModelWarning",
     "IrreproducibleClustersWarning",
     "OneClusterWarning",
     "SkexmapWarning",
@@ -34,15 +34,15 @@ class ConstantInputWarning(SkexmapWarning):
 
 
 class OneClusterWarning(SkexmapWarning):
-    """Every class lies in one cluster: the pseudo-groups are the classes and hide every shortcut."""
-
-
-class ClassInOneClusterWarning(SkexmapWarning):
-    """A class lies in one cluster: it is one pseudo-group, and a shortcut inside it stays hidden."""
+    """Classes lie in one cluster each: such a class is one pseudo-group, and a shortcut inside it stays hidden."""
 
 
 class ConstantPredictionWarning(SkexmapWarning):
     """The frozen net, or the retrained last layer, gives the same answer for every sample."""
+
+
+class InaccurateModelWarning(SkexmapWarning):
+    """The frozen net is less accurate than the most frequent class alone: its logits may stand for other classes."""
 
 
 class UnreadableImagesError(ValueError):

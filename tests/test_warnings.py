@@ -22,7 +22,6 @@ from skexmap import (
 from skexmap._blocks import make_blocks
 from skexmap.cluster import cluster_stability
 from skexmap.exceptions import (
-    ClassInOneClusterWarning,
     ConstantInputWarning,
     ConstantPredictionWarning,
     DisconnectedGraphWarning,
@@ -97,13 +96,13 @@ def test_retraining_warns_of_one_cluster():
 
 def test_retraining_warns_of_a_class_in_one_cluster():
     words = r"1 of 2 classes \(\[0\]\) lie in one cluster.*Ask for more"
-    check_warning(ClassInOneClusterWarning, words, retrain_on, Y * HALVES)
+    check_warning(OneClusterWarning, words, retrain_on, Y * HALVES)
 
 
 def test_rows_of_no_cluster_do_not_count_as_a_second_cluster():
     clusters = np.where(Y == 0, 0, HALVES)
     clusters[np.flatnonzero(Y == 0)[:9]] = -1
-    check_warning(ClassInOneClusterWarning, r"\(\[0\]\) lie in one cluster", retrain_on, clusters)
+    check_warning(OneClusterWarning, r"\(\[0\]\) lie in one cluster", retrain_on, clusters)
 
 
 def test_two_clusters_in_each_class_are_not_warned_of():

@@ -18,7 +18,7 @@ from skexmap.features._loading import (
     image_batches,
     refuse_paths_in_columns,
 )
-from skexmap.groups._diagnosis import warn_of_constant_predictions
+from skexmap.groups._diagnosis import warn_of_frozen_model
 
 # Number of images on which `fit` runs the model, to learn shapes and to check that it can be attributed.
 N_TRIAL_IMAGES = 8
@@ -28,9 +28,9 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
     """Base class of transformers that run a frozen model on images.
 
     A subclass implements ``_trial(images, replica) -> dict of blocks`` for the first few images. It also implements
-    ``_learn(X, y)`` and ``_transform(X, checked) -> output``, the inner parts of `fit` and `transform`, and passes to
-    `_collect` the function that turns a batch into blocks. In these blocks, ``predicted`` is the index of the largest
-    logit.
+    ``_learn(X, y)`` and ``_transform(X, fitting, y) -> output``, the inner parts of `fit` and `transform`, and passes
+    to `_collect` the function that turns a batch into blocks. In these blocks, ``predicted`` is the index of the
+    largest logit.
     """
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -41,7 +41,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         ----------
         X : as for `fit`
         y : array-like of shape (n_samples,) or None, default=None
-            Labels, which are used only for `classes_`.
+            Labels, which are used only for `classes_` and `model_accuracy_`.
 
         Returns
         -------
@@ -51,9 +51,11 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         -----
         ConstantPredictionWarning
             If y holds more than one class, and the model predicts the same one for all images.
+        InaccurateModelWarning
+            If the model is less accurate than the most frequent class alone would be.
         """
         self._learn(X, y)
-        return self._transform(X, checked=True)
+        return self._transform(X, fitting=True, y=y)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -130,14 +132,13 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
             [(name, values.dtype, values.shape[1:]) for name, values in blocks.items()]
         )
         self.n_features_in_ = int(np.prod(self.image_shape_))
-        self.classes_ = classes_of_logits(y, self.n_logits_)
-        self._y_varies = y is not None and len(np.unique(np.asarray(y))) > 1
-        self._labels_are_numbers = y is None or np.asarray(y).dtype.kind in "iufb"
+        self._labels = None if y is None else np.unique(np.asarray(y))
+        self.classes_ = classes_of_logits(self.classes, self.model, self._labels, self.n_logits_)
 
     @torch.inference_mode(False)
-    def _collect(self, X, process, *, checked):
+    def _collect(self, X, process, *, fitting, y):
         """Run all batches through `process`; return the blocks as one structured array."""
-        if not checked:
+        if not fitting:
             check_readable(X, self.load)
         replica = self._replica()
         result = np.empty(len(X), dtype=self._block_dtype)
@@ -151,22 +152,25 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
                 result[name][rows] = as_numpy(values)
         if PREDICTED in result.dtype.names:
             codes = result[PREDICTED].copy()
-            if checked and self._y_varies:
-                # These are the images of `fit`, and they belong to more than one class.
-                warn_of_constant_predictions(
-                    self.classes_[codes],
-                    f"The frozen model ({type(self.model).__name__})",
-                    "What it looks at then says little about what tells the groups apart. See that its weights were "
-                    "loaded, and that the images are scaled as those of its training were.",
-                )
+            if fitting and y is not None and np.isin(self._labels, self.classes_).all():
+                y = np.asarray(y)
+                self.model_accuracy_ = float(np.mean(self.classes_[codes] == y))
+                warn_of_frozen_model(type(self.model).__name__, self.classes_, codes, y)
             result[PREDICTED] = self._predicted_block(codes)
         return result
 
     def _predicted_block(self, codes):
         """Return the values of the block ``predicted`` for indices of logits; -1 if a logit has no label."""
-        if self.classes_.dtype.kind not in "iufb":
-            return codes
-        return self.classes_[codes] if self._labels_are_numbers else -1
+        are_numbers = [
+            values.dtype.kind in "iufb" for values in (self.classes_, self._labels) if values is not None
+        ]
+        if all(are_numbers):
+            return self.classes_[codes]
+        labels = self.classes_ if self._labels is None else self._labels
+        if any(are_numbers):
+            return -1
+        positions = {label: i for i, label in enumerate(np.unique(labels).tolist())}
+        return np.array([positions.get(label, -1) for label in self.classes_.tolist()])[codes]
 
     def _returns_blocks(self):
         """Return whether the output has named blocks."""
@@ -222,11 +226,30 @@ def as_numpy(values):
     return (values.float() if values.dtype in (torch.bfloat16, torch.float16) else values).numpy()
 
 
-def classes_of_logits(y, n_logits):
-    """Return the class of each logit: the labels if their number matches, else the logits' indices."""
+def classes_of_logits(classes, model, labels, n_logits):
+    """Return the class of each logit: as given, as the model's configuration says, or the sorted labels.
+
+    If there are as many labels as logits, they are taken in their order; else the classes are the logits' indices.
+    """
     n_classes = max(2, n_logits)
-    if y is not None:
-        labels = np.unique(np.asarray(y))
-        if len(labels) == n_classes:
-            return labels
-    return np.arange(n_classes)
+    if classes is not None:
+        classes = np.asarray(classes)
+        if classes.shape != (n_classes,) or len(np.unique(classes)) < n_classes:
+            raise ValueError(
+                f"`classes` must name the class of each of {n_classes} logits once (two classes for one logit), got "
+                f"{classes.tolist()[:10]}."
+            )
+        unknown = [] if labels is None else labels[~np.isin(labels, classes)].tolist()
+        if unknown:
+            raise ValueError(
+                f"{len(unknown)} labels in y ({unknown[:5]}) are not among `classes` {classes.tolist()[:10]}."
+            )
+        return classes
+    # Models of the transformers library name their logits.
+    names = getattr(getattr(model, "config", None), "id2label", None) or {}
+    named = (
+        np.array([str(names[i]) for i in range(n_classes)]) if set(names) == set(range(n_classes)) else None
+    )
+    if labels is not None and named is not None and np.isin(labels.astype(str), named).all():
+        return named
+    return labels if labels is not None and len(labels) == n_classes else np.arange(n_classes)

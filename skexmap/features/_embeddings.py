@@ -28,6 +28,9 @@ class EmbeddingTransformer(ImageTransformer):
     return_predicted : bool, default=False
         Whether `transform` returns a structured array with the blocks ``embedding`` and ``predicted``, the class that
         the model predicts, instead of a plain 2-D array of embeddings.
+    classes : array-like of shape (n_logits,) or None, default=None
+        Class of each logit (two classes for one logit). If None, it is what a ``config.id2label`` of the model says, if
+        the labels are among its names. Else it is the sorted labels, if there are as many as logits.
     load : callable or None, default=None
         Function from an item of X to an image tensor. If None, X holds arrays, or file paths, which are opened with
         `ImageLoader`.
@@ -43,8 +46,11 @@ class EmbeddingTransformer(ImageTransformer):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Class of each logit: the sorted labels if there are as many as logits (two for one logit), else the indices of
-        the logits.
+        Class of each logit: `classes`, the names in the model's configuration, the sorted labels if there are as many
+        as logits (two for one logit), or else the indices of the logits.
+    model_accuracy_ : float
+        Accuracy of the frozen model on the images of `fit_transform`; absent after `fit`, or if a label in y is not in
+        `classes_`.
     head_ : str or None
         Name of the dense layer that outputs the logits; None if `layer` names another module.
     n_logits_ : int
@@ -80,6 +86,7 @@ class EmbeddingTransformer(ImageTransformer):
         "model": "no_validation",
         "layer": [str, None],
         "return_predicted": ["boolean"],
+        "classes": ["array-like", None],
         "load": [callable, None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device],
@@ -93,6 +100,7 @@ class EmbeddingTransformer(ImageTransformer):
         *,
         layer=None,
         return_predicted=False,
+        classes=None,
         load=None,
         batch_size=64,
         device="auto",
@@ -102,6 +110,7 @@ class EmbeddingTransformer(ImageTransformer):
         self.model = model
         self.layer = layer
         self.return_predicted = return_predicted
+        self.classes = classes
         self.load = load
         self.batch_size = batch_size
         self.device = device
@@ -150,9 +159,9 @@ class EmbeddingTransformer(ImageTransformer):
         self._fit_shapes(self._check_images(X, reset=True), y)
         self.n_embedding_features_ = self._block_dtype[EMBEDDING].shape[0]
 
-    def _transform(self, X, *, checked=False):
+    def _transform(self, X, *, fitting=False, y=None):
         X = self._check_images(X, reset=False)
-        return self._output(self._collect(X, self._compute, checked=checked))
+        return self._output(self._collect(X, self._compute, fitting=fitting, y=y))
 
     def _trial(self, images, replica):
         with explained_failure(self.image_shape_):
@@ -192,7 +201,7 @@ class EmbeddingTransformer(ImageTransformer):
         for name in learned:
             if hasattr(fitted, name):
                 setattr(self, name, getattr(fitted, name))
-        self._labels_are_numbers = fitted._labels_are_numbers
+        self._labels = fitted._labels
         self._block_dtype = np.dtype([(name, fitted._block_dtype[name]) for name in (EMBEDDING, PREDICTED)])
         self.n_embedding_features_ = self._block_dtype[EMBEDDING].shape[0]
         return self

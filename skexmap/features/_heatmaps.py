@@ -60,6 +60,9 @@ class HeatmapTransformer(ImageTransformer):
         Floating type to compute in; None keeps the model's. Half precision is faster on hardware that supports it. The
         embedding then has half precision too, and the output is converted to float32. "float16" has a small range:
         `fit` raises an error if the maps of the first images differ from those in float32.
+    classes : array-like of shape (n_logits,) or None, default=None
+        Class of each logit (two classes for one logit). If None, it is what a ``config.id2label`` of the model says, if
+        the labels are among its names. Else it is the sorted labels, if there are as many as logits.
     load : callable or None, default=None
         Function from an item of X to an image tensor of shape (channels, height, width). If None, X holds arrays, or
         file paths, which are opened with `ImageLoader`. It must be picklable to be cached or sent to workers.
@@ -77,8 +80,11 @@ class HeatmapTransformer(ImageTransformer):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Class of each logit: the sorted labels if there are as many as logits (two for one logit), else the indices of
-        the logits.
+        Class of each logit: `classes`, the names in the model's configuration, the sorted labels if there are as many
+        as logits (two for one logit), or else the indices of the logits.
+    model_accuracy_ : float
+        Accuracy of the frozen model on the images of `fit_transform`; absent after `fit`, or if a label in y is not in
+        `classes_`.
     head_ : str or None
         Name of the dense layer that outputs the logits; None if there is no such layer.
     image_shape_ : tuple of int
@@ -133,6 +139,7 @@ class HeatmapTransformer(ImageTransformer):
         "resample": [StrOptions({"bilinear", "area"})],
         "return_embedding": ["boolean"],
         "dtype": [StrOptions({"float64", "float32", "bfloat16", "float16"}), None],
+        "classes": ["array-like", None],
         "load": [callable, None],
         "memory": [str, HasMethods("cache"), None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
@@ -153,6 +160,7 @@ class HeatmapTransformer(ImageTransformer):
         resample="bilinear",
         return_embedding=False,
         dtype=None,
+        classes=None,
         load=None,
         memory=None,
         batch_size=64,
@@ -169,6 +177,7 @@ class HeatmapTransformer(ImageTransformer):
         self.resample = resample
         self.return_embedding = return_embedding
         self.dtype = dtype
+        self.classes = classes
         self.load = load
         self.memory = memory
         self.batch_size = batch_size
@@ -219,7 +228,7 @@ class HeatmapTransformer(ImageTransformer):
         self._fit_shapes(self._check_images(X, reset=True), y)
         self.heatmap_shape_ = self._block_dtype[HEATMAP].shape
 
-    def _transform(self, X, *, checked=False):
+    def _transform(self, X, *, fitting=False, y=None):
         X = self._check_images(X, reset=False)
         compute = self._compute
         if self.memory is not None:
@@ -228,7 +237,7 @@ class HeatmapTransformer(ImageTransformer):
             def compute(images, replica):
                 return cache.blocks(images, lambda missing: self._compute(missing, replica))
 
-        return self._output(self._collect(X, compute, checked=checked))
+        return self._output(self._collect(X, compute, fitting=fitting, y=y))
 
     def _replica(self):
         dtype = None if self.dtype is None else getattr(torch, self.dtype)

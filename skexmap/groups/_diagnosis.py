@@ -4,8 +4,13 @@ import warnings
 from contextlib import contextmanager
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import binomtest
 
-from skexmap.exceptions import ClassInOneClusterWarning, ConstantPredictionWarning, OneClusterWarning
+from skexmap.exceptions import ConstantPredictionWarning, InaccurateModelWarning, OneClusterWarning
+
+# p-value below which a model's accuracy differs from that of the most frequent class alone.
+INACCURATE = 0.001
 
 
 def warn_of_undivided_classes(classes, class_codes, clusters, stacklevel=3):
@@ -31,7 +36,7 @@ def warn_of_undivided_classes(classes, class_codes, clusters, stacklevel=3):
         warnings.warn(
             f"{len(undivided)} of {len(classes)} classes ({undivided[:5].tolist()}) lie in one cluster each: a "
             "shortcut inside them stays hidden. Ask for more clusters, or cluster inside each class (`scope='local'`).",
-            ClassInOneClusterWarning,
+            OneClusterWarning,
             stacklevel=stacklevel,
         )
 
@@ -44,6 +49,43 @@ def warn_of_constant_predictions(predictions, who, remedy, stacklevel=3):
             ConstantPredictionWarning,
             stacklevel=stacklevel,
         )
+
+
+def warn_of_frozen_model(name, classes, codes, y, stacklevel=4):
+    """Warn if the frozen model always predicts one class, or is less accurate than the most frequent class alone."""
+    labels, y_codes = np.unique(y, return_inverse=True)
+    if len(labels) < 2:
+        return
+    remedy = "See that its weights were loaded, and that the images are scaled as those of its training were."
+    if len(codes) > 1 and (codes == codes[0]).all():
+        who = f"The frozen model ({name})"
+        remedy = f"What it looks at then says little about what tells the groups apart. {remedy}"
+        warn_of_constant_predictions(classes[codes], who, remedy, stacklevel=stacklevel)
+        return
+    n, right, most = len(y), int(np.sum(classes[codes] == y)), int(np.bincount(y_codes).max())
+    counts = np.zeros((len(classes), len(labels)), dtype=int)
+    np.add.at(counts, (codes, y_codes), 1)
+    rows, columns = linear_sum_assignment(counts, maximize=True)
+    explained = int(counts[rows, columns].sum())
+    another_order = right <= most and len(labels) == len(classes) and _differs(explained, n, most, "greater")
+    if not another_order and not _differs(right, n, most, "less"):
+        return
+    if another_order:
+        remedy = (
+            f"If its logits stand for {labels[columns].tolist()}, in this order, it is right for {explained / n:.1%}: "
+            "then pass that as `classes`."
+        )
+    warnings.warn(
+        f"The frozen model ({name}) is right for {right / n:.1%} of {n} images, but the most frequent class alone "
+        f"would be right for {most / n:.1%}. Its logits are taken to stand for {classes.tolist()[:10]}. {remedy}",
+        InaccurateModelWarning,
+        stacklevel=stacklevel,
+    )
+
+
+def _differs(right, n, most, alternative):
+    """Return whether a number of right answers is too small, or too large, for the share of the most frequent class."""
+    return binomtest(right, n, most / n, alternative=alternative).pvalue < INACCURATE
 
 
 @contextmanager

@@ -1,0 +1,112 @@
+"""Which class each logit stands for, and how accurate the frozen net is if that is so."""
+
+import types
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from skexmap import (
+    EmbeddingTransformer,
+    ExMapClassifier,
+    HeatmapTransformer,
+    export_model,
+    make_exmap_pipeline,
+)
+from skexmap.cluster import SilhouetteKMeans
+from skexmap.exceptions import InaccurateModelWarning
+
+NAMES = ["dog", "cat", "bird"]
+
+
+class Brightest(nn.Module):
+    """Predicts the brightest channel, which it does without training."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 3)
+        with torch.no_grad():
+            self.head.weight.copy_(torch.eye(3))
+            self.head.bias.zero_()
+
+    def forward(self, x):
+        return self.head(x.mean((2, 3)).relu())
+
+
+@pytest.fixture
+def animals():
+    """Return images, whose brightest channel is their class in the order of `NAMES`, and names as labels."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(3, size=90)
+    X = rng.random((90, 3, 6, 6)).astype(np.float32)
+    X[np.arange(90), codes] += 1
+    return X, np.array(NAMES)[codes]
+
+
+def named_net():
+    net = Brightest()
+    net.config = types.SimpleNamespace(id2label=dict(enumerate(NAMES)))
+    return net
+
+
+@pytest.mark.parametrize("make", [HeatmapTransformer, EmbeddingTransformer])
+def test_classes_are_taken_in_the_order_given(make, animals):
+    transformer = make(Brightest(), classes=NAMES)
+    transformer.set_params(**{"return_embedding" if make is HeatmapTransformer else "return_predicted": True})
+    blocks = transformer.fit_transform(*animals)
+    assert transformer.classes_.tolist() == NAMES
+    assert transformer.model_accuracy_ == 1
+    # The block is a position among the sorted labels.
+    np.testing.assert_array_equal(blocks["predicted"], np.unique(animals[1], return_inverse=True)[1])
+
+
+def test_the_names_in_the_configuration_of_a_model_are_read(animals):
+    transformer = HeatmapTransformer(named_net(), return_embedding=True)
+    transformer.fit_transform(*animals)
+    assert transformer.classes_.tolist() == NAMES
+    assert transformer.model_accuracy_ == 1
+
+
+def test_names_that_are_not_the_labels_are_no_classes(animals):
+    codes = np.unique(animals[1], return_inverse=True)[1]
+    assert HeatmapTransformer(named_net()).fit(animals[0], codes).classes_.tolist() == [0, 1, 2]
+
+
+def test_a_wrong_order_is_noticed_and_the_right_one_named(animals):
+    with pytest.warns(
+        InaccurateModelWarning, match=r"\['dog', 'cat', 'bird'\], in this order, it is right for 100.0%"
+    ):
+        HeatmapTransformer(Brightest(), return_embedding=True).fit_transform(*animals)
+
+
+def test_a_net_that_no_order_explains_is_noticed(animals):
+    X, _ = animals
+    y = np.where(np.random.default_rng(0).random(90) < 0.95, "cat", "dog")
+    with pytest.warns(InaccurateModelWarning, match="most frequent class alone .* See that its weights"):
+        HeatmapTransformer(Brightest(), return_embedding=True, classes=NAMES).fit_transform(X, y)
+
+
+@pytest.mark.parametrize(
+    "classes, message",
+    [
+        (["cat", "dog"], "must name the class of each of 3 logits once"),
+        (["cat", "dog", "cat"], "must name the class of each of 3 logits once"),
+        (["cat", "dog", "cow"], r"1 labels in y \(\['bird'\]\) are not among `classes`"),
+    ],
+)
+def test_classes_that_cannot_be_right_are_refused(classes, message, animals):
+    with pytest.raises(ValueError, match=message):
+        HeatmapTransformer(Brightest(), classes=classes).fit(*animals)
+
+
+@pytest.mark.filterwarnings("ignore::skexmap.exceptions.OneClusterWarning")
+def test_the_exported_module_keeps_the_order_of_its_logits(animals):
+    X, y = animals
+    clusterer = SilhouetteKMeans(max_clusters=3, random_state=0)
+    classifier = ExMapClassifier(Brightest(), clusterer=clusterer, classes=NAMES, random_state=0).fit(X, y)
+    with torch.no_grad():
+        logits = export_model(classifier)(torch.from_numpy(X))
+    np.testing.assert_array_equal(np.array(NAMES)[logits.argmax(1)], classifier.predict(X))
+    pipe = make_exmap_pipeline(Brightest(), clusterer=clusterer, classes=NAMES, random_state=0).fit(X, y)
+    np.testing.assert_array_equal(pipe.predict(X), classifier.predict(X))
