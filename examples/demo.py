@@ -1,7 +1,7 @@
 """A network leans on two shortcuts at once, and skexmap repairs it without group labels.
 
 Run it with ``make demo``, or ``python examples/demo.py``. Class: is the handwritten digit above 4? Shortcuts: the
-colour of the ink, and a small white mark in one of two corners. Each goes with the class for 90% of the training
+color of the ink, and a small white mark in one of two corners. Each goes with the class for 90% of the training
 images.
 """
 
@@ -54,7 +54,7 @@ def make_digits(seed):
 
 
 def train(split, seed):
-    """Return a net trained as usual: it minimises the mean error, and no group enters."""
+    """Return a net trained as usual: it minimizes the mean error, and no group enters."""
     torch.manual_seed(seed)
     net = nn.Sequential(
         *(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),

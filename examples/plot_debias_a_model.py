@@ -1,7 +1,7 @@
 """Model in, shortcut found, strategy chosen without group labels, model out.
 
 Run it with ``python examples/plot_debias_a_model.py`` (about two minutes on two cores). It trains the demo's net on
-coloured digits, shows on which pseudo-group it fails, chooses among retraining strategies by cross-validated worst
+colored digits, shows on which pseudo-group it fails, chooses among retraining strategies by cross-validated worst
 *pseudo*-group accuracy, exports the debiased torch module, and saves heatmaps of the model before and after. True
 groups appear in the last table only.
 """

@@ -1,8 +1,8 @@
-"""Why the magnitude of the relevance is clustered, and not the relevance: neighbours of a minority image under both.
+"""Why the magnitude of the relevance is clustered, and not the relevance: neighbors of a minority image under both.
 
-Run it with ``python examples/plot_magnitude.py [picture.png]`` (a minute). Coloured digits of one seed, whose ink goes
-with the class for 95%. It prints, for the minority images that the net gets right, how many of their nearest neighbours
-share their ink, and draws one of them with its neighbours.
+Run it with ``python examples/plot_magnitude.py [picture.png]`` (a minute). Colored digits of one seed, whose ink goes
+with the class for 95%. It prints, for the minority images that the net gets right, how many of their nearest neighbors
+share their ink, and draws one of them with its neighbors.
 """
 
 import sys
@@ -36,7 +36,7 @@ def main():
         # The nearest row is the image itself.
         neighbors[evidence] = search.kneighbors(rows[surprising], return_distance=False)[:, 1:]
         same = (ink[neighbors[evidence]] == ink[surprising, None]).mean()
-        print(f"{evidence:10} {same:.2f} of {N_NEIGHBORS} neighbours share the ink, {len(surprising)} images")
+        print(f"{evidence:10} {same:.2f} of {N_NEIGHBORS} neighbors share the ink, {len(surprising)} images")
     path = Path(sys.argv[1] if len(sys.argv) > 1 else "demo_output/magnitude.png")
     path.parent.mkdir(exist_ok=True)
     draw(images, y, ink, maps, surprising, neighbors, digits.validation.group_names).savefig(path, dpi=80)
@@ -44,10 +44,10 @@ def main():
 
 
 def draw(images, y, ink, maps, surprising, neighbors, names):
-    """Draw the four true groups, and the neighbours of one image."""
+    """Draw the four true groups, and the neighbors of one image."""
     from matplotlib import pyplot as plt
 
-    # The image whose neighbours differ most.
+    # The image whose neighbors differ most.
     same = {e: (ink[found] == ink[surprising, None]).mean(axis=1) for e, found in neighbors.items()}
     chosen = (same["magnitude"] - same["signed"]).argmax()
     shown = [np.flatnonzero(2 * y + ink == group)[0] for group in range(4)]
@@ -67,7 +67,7 @@ def draw(images, y, ink, maps, surprising, neighbors, names):
         for ax, evidence in zip(axes[1:, column], maps, strict=True):
             total = maps[evidence][row].reshape(3, 28, 28).sum(axis=0)
             ax.imshow(total / np.abs(total).max(), **scales[evidence])
-    bottom.suptitle(f"A minority image that the net gets right, and its {N_NEIGHBORS} nearest neighbours")
+    bottom.suptitle(f"A minority image that the net gets right, and its {N_NEIGHBORS} nearest neighbors")
     axes = bottom.subplots(2, N_NEIGHBORS + 1)
     for line, (evidence, found) in zip(axes, neighbors.items(), strict=True):
         for ax, row in zip(line, [surprising[chosen], *found[chosen]], strict=True):

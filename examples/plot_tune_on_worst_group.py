@@ -2,7 +2,7 @@
 Five ways to choose the penalty by the worst group
 ==================================================
 
-A small net is trained on digits in coloured ink, nine tenths of which have the ink of their class. Its last layer is
+A small net is trained on digits in colored ink, nine tenths of which have the ink of their class. Its last layer is
 retrained by :class:`~skexmap.retraining.DFRClassifier` on the pseudo-groups that its heatmaps give, and the strength
 ``C`` of the L1 penalty is chosen by the accuracy of the worst *pseudo*-group with five tools: ``GridSearchCV``,
 ``HalvingGridSearchCV``, ``cross_validate`` by hand, ``GridSearchCV`` on ``RepeatedStratifiedKFold`` over class x

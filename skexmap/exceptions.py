@@ -22,7 +22,7 @@ class ErrorSetWarning(SkexmapWarning):
 
 
 class DisconnectedGraphWarning(SkexmapWarning):
-    """The neighbour graph has more connected components than clusters were allowed."""
+    """The neighbor graph has more connected components than clusters were allowed."""
 
 
 class IrreproducibleClustersWarning(SkexmapWarning):

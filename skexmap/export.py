@@ -82,8 +82,8 @@ def export_model(classifier, *, classes=None):
         )
     if "weight" not in head._parameters:
         raise ValueError(
-            f"The weight of the last layer, {transformer.head_!r}, is computed from others (weight normalisation, or "
-            "another parametrisation). Remove that first, for example with torch.nn.utils.remove_weight_norm."
+            f"The weight of the last layer, {transformer.head_!r}, is computed from others (weight normalization, or "
+            "another parametrization). Remove that first, for example with torch.nn.utils.remove_weight_norm."
         )
     # Make new parameters instead of new values, because changing a tied weight would change the other layer.
     old_bias = head.weight if head.bias is None else head.bias
@@ -143,7 +143,7 @@ def _parts(classifier):
             if step not in (None, "passthrough") and not isinstance(step, KEEP_THE_EMBEDDING):
                 raise ValueError(
                     f"The step {name!r} ({type(step).__name__}) between the embedding and the last layer has no place "
-                    "in the exported model. Leave it out (DFRClassifier standardises by itself)."
+                    "in the exported model. Leave it out (DFRClassifier standardizes by itself)."
                 )
     else:
         transformer = strategy = None

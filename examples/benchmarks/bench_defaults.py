@@ -1,4 +1,4 @@
-"""Do the defaults decide? Maps, neighbours, merging and the choice of C, one changed at a time.
+"""Do the defaults decide? Maps, neighbors, merging and the choice of C, one changed at a time.
 
     python examples/benchmarks/bench_defaults.py
 

@@ -83,7 +83,7 @@ def published_loop(X, y, groups, seed):
 
 
 def l1_objective(coef, intercept, X, y, C):
-    """Return liblinear's objective, the intercept penalised."""
+    """Return liblinear's objective, the intercept penalized."""
     margin = (2 * y - 1) * (X @ coef + intercept)
     return np.abs(coef).sum() + abs(intercept) + C * np.logaddexp(0, -margin).sum()
 

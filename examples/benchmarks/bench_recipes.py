@@ -39,6 +39,7 @@ from skexmap.metrics import group_accuracies, purity_score
 from skexmap.retraining import ERMClassifier
 
 SEEDS = (600, 601, 602, 603, 604)
+SIDE = HeatmapTransformer().size
 CEILING, NET, DEFAULT, PUBLISHED = "true groups", "the net", "default recipe", "published recipe"
 HEAD = """# Tables of the recipes
 
@@ -116,25 +117,21 @@ def explained(kind, seed, path):
 
 
 def explain(world, net, head, batch_size):
-    """Show the net the validation images and every test image in every state."""
+    """Show the net the validation images once, and every test image in every state."""
     images, y = world.validation.data, world.validation.y
     reading = {"batch_size": batch_size, "load": world.load}
-    variants = {
-        "signed": {"evidence": "signed"},
-        "one_pixel": {"size": 1, "resample": "area"},
-        "magnitude": {},
-    }
-    maps = {}
-    for name, params in variants.items():
-        transformer = HeatmapTransformer(net, return_embedding=True, **params, **reading)
-        blocks = transformer.fit_transform(images, y)
-        maps[name] = blocks["heatmap"]
+    as_it_comes = {"evidence": "signed", "size": None, "normalize": None}
+    transformer = HeatmapTransformer(net, return_embedding=True, **as_it_comes, **reading)
+    blocks = transformer.fit_transform(images, y)
+    relevance = torch.as_tensor(blocks["heatmap"])
     embed = EmbeddingTransformer(net, **reading).fit(images, y)
     tests = [(embed.transform(part.data), part.y, part.states, part.group_labels) for part in world.test()]
     embeddings, *labels = (np.concatenate(part) for part in zip(*tests, strict=True))
     named = dict(zip(("test_y", "test_states", "test_groups"), labels, strict=True))
     return {
-        **maps,
+        "signed": shrunk(relevance, SIDE, mode="bilinear"),
+        "magnitude": shrunk(relevance.abs(), SIDE, mode="bilinear"),
+        "one_pixel": shrunk(relevance.abs(), 1, mode="area"),
         **named,
         "embedding": blocks["embedding"],
         "predicted": blocks["predicted"],
@@ -143,6 +140,14 @@ def explain(world, net, head, batch_size):
         "test_embedding": embeddings,
         "net_predicts": ERMClassifier.from_layer(head, np.unique(y)).predict(embeddings),
     }
+
+
+def shrunk(maps, side, mode):
+    """Return maps as HeatmapTransformer gives them: at most `side` pixels wide, divided by their largest value."""
+    if maps.shape[-1] > side:
+        maps = torch.nn.functional.interpolate(maps, (side, side), mode=mode)
+    largest = maps.abs().amax((1, 2, 3), keepdim=True)
+    return (maps / torch.where(largest > 0, largest, 1.0)).numpy()
 
 
 def retrained(data, groups, tuning, seed):

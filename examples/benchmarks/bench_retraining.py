@@ -1,8 +1,8 @@
-"""Every retraining strategy on the coloured digits of the demo: which one should I use?
+"""Every retraining strategy on the colored digits of the demo: which one should I use?
 
 Run ``OMP_NUM_THREADS=1 python examples/benchmarks/bench_retraining.py --seeds 0 1 2`` (some three minutes a seed; the
 number of threads changes the last bits of the net's training, and so the figures). For each seed the demo's net is
-trained on coloured digits, its maps of the validation split are clustered, and each strategy is fitted on the
+trained on colored digits, its maps of the validation split are clustered, and each strategy is fitted on the
 validation embeddings; the table is the accuracy of the worst group and of the mean group on test images in every ink
 (all four groups equally large), mean and standard deviation over the seeds. True groups are used for the last rows
 and for scoring alone. Where a strategy has a strength to choose, it is chosen on the validation split, three folds
@@ -101,7 +101,7 @@ def fit_strategies(seed, blocks, y, pseudo_groups, true_groups, source, net_head
     dfr = DFRClassifierCV(tuning="published")
     yield "`DFRClassifierCV(tuning='published')`", shown, fit(dfr, pseudo_groups)
     yield "`GroupDROClassifier()`", shown, fit(GroupDROClassifier(), pseudo_groups)
-    for extra, others in (("", {}), (", unlabelled digits in random ink", {"X_unlabeled": unlabeled})):
+    for extra, others in (("", {}), (", unlabeled digits in random ink", {"X_unlabeled": unlabeled})):
         for min_group_size in (6, 20):
             divdis = DivDisClassifier(min_group_size=min_group_size)
             name = f"`DivDisClassifier(min_group_size={min_group_size})`"

@@ -13,7 +13,7 @@ Nets, heatmaps and finished rows are kept in --cache: a run that was stopped goe
 the code, delete it.) The raw figures go to ``docs/results/<data>.json`` and from there into docs/tables.md, again
 with --page alone.
 
-umap-learn and skorch are needed (`pip install -e '.[tables]'`). The coloured Fashion-MNIST sets need the Debian
+umap-learn and skorch are needed (`pip install -e '.[tables]'`). The colored Fashion-MNIST sets need the Debian
 package dataset-fashion-mnist, or its four files in --root. Waterbirds, CelebA and UrbanCars need --root.
 """
 

@@ -100,7 +100,7 @@ def group_dro_candidates(v):
 
 
 def jtt_candidates(v):
-    """JTT on the last layer; the errors are those of the net itself or of a strongly penalised refit."""
+    """JTT on the last layer; the errors are those of the net itself or of a strongly penalized refit."""
     identify = {"the net": FrozenEstimator(v.head), "C=1e-4": ERMClassifier(C=1e-4)}
     return {
         f"{name} identifies, upweight={weight}": JTTReweighter(reference_estimator=model, upweight=weight)
@@ -127,7 +127,7 @@ def lff_candidates(v):
 
 
 def divdis_candidates(v):
-    """DivDis; the unlabelled images are the validation images, equally many of every group."""
+    """DivDis; the unlabeled images are the validation images, equally many of every group."""
     return {
         f"diversity={diversity}": DivDisClassifier(diversity=diversity, random_state=v.seed)
         for diversity in (1.0, 10.0)

@@ -12,9 +12,9 @@ ERM = "ERM, the net as trained"
 EXMAP = "ExMap, spectral, global + DFR"
 START, END = "<!-- figures: written by paper_tables.py -->", "<!-- end of figures -->"
 TITLES = {
-    "colored_fashion": "Coloured Fashion-MNIST",
+    "colored_fashion": "Colored Fashion-MNIST",
     "two_shortcut_fashion": "Two shortcuts in Fashion-MNIST",
-    "colored_digits": "Coloured digits",
+    "colored_digits": "Colored digits",
     "waterbirds": "Waterbirds",
     "celeba": "CelebA",
     "urbancars": "UrbanCars",

@@ -31,7 +31,7 @@ class Setting:
     load: object = None
 
 
-def in_grey(images):
+def in_gray(images):
     """Return images with the same total ink, spread evenly over the three channels."""
     return np.repeat(images.mean(axis=1, keepdims=True), 3, axis=1)
 
@@ -39,8 +39,8 @@ def in_grey(images):
 def dyed(splits, unmarked=None, shortcuts=()):
     """Return a set that we dyed; `unmarked` are the published test images without their other shortcut, if any."""
     published = splits.test_correlated
-    grey = Bunch(**{**published, "data": in_grey(published.data if unmarked is None else unmarked)})
-    tests = {"every ink": splits.test, "published": published, "no shortcut": grey}
+    gray = Bunch(**{**published, "data": in_gray(published.data if unmarked is None else unmarked)})
+    tests = {"every ink": splits.test, "published": published, "no shortcut": gray}
     return Setting(splits.train, splits.validation, tests, shortcuts)
 
 

@@ -55,19 +55,19 @@ class World:
     load: object = None
 
 
-def in_ink(grey, states, colors=GREEN_AND_RED):
+def in_ink(gray, states, colors=GREEN_AND_RED):
     """Return (n, 3, height, width) images, each in the ink of its state."""
-    return grey[:, None] * colors[states[:, 0], :, None, None]
+    return gray[:, None] * colors[states[:, 0], :, None, None]
 
 
-def with_mark(grey, states):
-    """Return grey images with a white square in the corner of their state: top left or bottom right."""
-    return marked(np.repeat(grey[:, None], 3, axis=1), states[:, 0])
+def with_mark(gray, states):
+    """Return gray images with a white square in the corner of their state: top left or bottom right."""
+    return marked(np.repeat(gray[:, None], 3, axis=1), states[:, 0])
 
 
-def in_ink_with_mark(grey, states):
+def in_ink_with_mark(gray, states):
     """Return images in the ink of their first state, with the mark of their second."""
-    return marked(in_ink(grey, states), states[:, 1])
+    return marked(in_ink(gray, states), states[:, 1])
 
 
 def marked(images, state):
@@ -102,7 +102,7 @@ class Fashion:
 
     def draw(self, seed, root=FASHION):
         """Return the world of a seed."""
-        grey = load_colored_mnist(root, 1.0, random_state=0)
+        gray = load_colored_mnist(root, 1.0, random_state=0)
         rng = np.random.default_rng(seed)
 
         def split(part, correlations, rows):
@@ -111,13 +111,13 @@ class Fashion:
             states = aligned_states(y, correlations, self.n_states, rng)
             return Images(self.paint(drawings, states), y, states, self.n_states)
 
-        correlations, n_validation = self.validation or (self.correlations, len(grey.validation.data))
-        train = split(grey.train, self.correlations, slice(None))
-        rows = rng.permutation(len(grey.validation.data))[:n_validation]
-        validation = split(grey.validation, correlations, rows)
+        correlations, n_validation = self.validation or (self.correlations, len(gray.validation.data))
+        train = split(gray.train, self.correlations, slice(None))
+        rows = rng.permutation(len(gray.validation.data))[:n_validation]
+        validation = split(gray.validation, correlations, rows)
         drawings, y = (
-            grey.test_correlated.data.max(axis=1),
-            self.classes(grey.test_correlated.label.astype(int)),
+            gray.test_correlated.data.max(axis=1),
+            self.classes(gray.test_correlated.label.astype(int)),
         )
 
         def test():
@@ -129,7 +129,7 @@ class Fashion:
 
 
 def digits(seed, root=None):
-    """Return the coloured digits of the demo: 95%, ten images of every handwritten digit."""
+    """Return the colored digits of the demo: 95%, ten images of every handwritten digit."""
     splits = make_colored_digits(correlation=0.95, n_copies=10, random_state=seed)
 
     def images(split):
@@ -143,9 +143,9 @@ KINDS = {
     "ink": Fashion(in_ink, (0.99,)).draw,
     "corner mark": Fashion(with_mark, (0.99,)).draw,
     "ink and mark": Fashion(in_ink_with_mark, (0.95, 0.95), (2, 2)).draw,
-    "coloured digits": digits,
+    "colored digits": digits,
     "ten classes, ten inks": Fashion(
-        lambda grey, states: in_ink(grey, states, TEN_HUES), (0.95,), (10,), classes=lambda label: label
+        lambda gray, states: in_ink(gray, states, TEN_HUES), (0.95,), (10,), classes=lambda label: label
     ).draw,
     "ink, classes of other labels": Fashion(
         in_ink, (0.99,), classes=lambda label: np.isin(label, TOPS).astype(np.int64)
@@ -158,9 +158,9 @@ SIDE_OF_FILES = 112
 N_SEEDS_OF_FILES = 3
 
 
-def with_watermark(grey, states):
-    """Return grey images of which those in state 1 have a small magenta cross near the lower right corner."""
-    images = np.repeat(grey[:, None], 3, axis=1)
+def with_watermark(gray, states):
+    """Return gray images of which those in state 1 have a small magenta cross near the lower right corner."""
+    images = np.repeat(gray[:, None], 3, axis=1)
     for rows, columns in ((slice(20, 25), 22), (22, slice(20, 25))):
         images[states[:, 0] == 1, :, rows, columns] = np.array([1, 0, 1])[:, None]
     return images
@@ -197,7 +197,7 @@ def trained(kind, seed):
         name: SimpleNamespace(data=part.data, target=part.y)
         for name, part in (("train", world.train), ("validation", world.validation))
     }
-    n_epochs = 10 if kind == "coloured digits" else 3
+    n_epochs = 10 if kind == "colored digits" else 3
     base_model.train(net, SimpleNamespace(**splits, load=None), seed, n_epochs=n_epochs, learning_rate=0.05)
     return world, net, net[-1], 256
 
