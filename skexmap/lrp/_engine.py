@@ -94,7 +94,7 @@ class RelevanceEngine:
         """Return the logits of the first image, shown without the others."""
         try:
             return find_logits(self.model(images[:1]), 1)
-        except Exception as error:
+        except RuntimeError as error:
             raise UnsupportedOperationError(
                 f"The model takes {len(images)} images, but fails on one ({type(error).__name__}: {error}). It must "
                 "take batches of any size."

@@ -113,6 +113,7 @@ def test_fit_does_not_ask_for_group_labels_under_metadata_routing(classifier):
 
 
 @each_classifier
+@pytest.mark.filterwarnings("ignore::skexmap.exceptions.InaccurateModelWarning")
 @pytest.mark.parametrize("n_logits", [1, 2, 3])
 def test_the_exported_module_decides_as_the_strategy(classifier, n_logits):
     torch.manual_seed(0)
