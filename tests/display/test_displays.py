@@ -50,8 +50,8 @@ class TestEigengapDisplay:
         assert_array_equal(points, list(enumerate(clusterer.eigenvalues_, start=1)))
 
     def test_a_number_of_clusters_without_a_gap_is_shown_alone(self):
-        display = EigengapDisplay(eigenvalues=np.array([0.0, 0.1, 0.3]), n_clusters=9).plot()
-        assert display.axes_.get_title(loc="left") == "9 clusters"
+        display = EigengapDisplay(eigenvalues=np.array([0.0, 0.1, 0.3]), n_clusters=3).plot()
+        assert display.axes_.get_title(loc="left") == "3 clusters"
         assert display.axes_.get_legend() is None
 
     def test_the_clusterer_is_found_inside_a_labeler_and_a_pipeline(self, clusterer):
@@ -100,7 +100,6 @@ class TestGroupHeatmapDisplay:
     def test_each_group_shows_its_first_samples_and_the_pseudo_groups_they_fell_into(self, arrays):
         display = GroupHeatmapDisplay.from_arrays(**arrays, n_examples=2, group_names=["zero", "one"])
         assert_array_equal(display.rows_, [[1, 3, 0], [4, 5, -1]])
-        assert display.axes_.shape == (4, 3)
         assert [ax.get_title() for ax in display.axes_[0]] == ["zero", "one", "3"]
         labels = [
             [ax.get_xlabel().removeprefix("pseudo-group ") for ax in row] for row in display.axes_[1::2]
