@@ -5,10 +5,11 @@ SHELL := /bin/bash
 VENV ?= .venv
 PYTEST_ARGS ?= -n auto --maxprocesses 4
 TABLES_ARGS ?=
+MODELS_ARGS ?=
 IN_VENV := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint size tables
+.PHONY: help demo test lint size tables models
 # A half-made environment must not count as made.
 .DELETE_ON_ERROR:
 
@@ -18,6 +19,7 @@ help:
 	@echo "make lint   check style and formatting"
 	@echo "make size   print how large the library is, beside the limits that it keeps"
 	@echo "make tables run every method on every data set at hand, and rewrite docs/tables.md and docs/recipes.md (an hour)"
+	@echo "make models compare the maps of some 150 architectures with a second implementation (hours)"
 
 demo: $(VENV)/.installed-demo
 	@$(IN_VENV) examples/demo.py
@@ -37,6 +39,11 @@ size: $(VENV)/.installed-test
 tables: $(VENV)/.installed-tables
 	@OMP_NUM_THREADS=1 $(IN_VENV) examples/benchmarks/paper_tables.py $(TABLES_ARGS)
 	@OMP_NUM_THREADS=1 $(IN_VENV) examples/benchmarks/bench_recipes.py --page docs/recipes.md
+
+# Random weights: nothing is downloaded but the packages.
+models: $(VENV)/.installed-test
+	@$(IN_VENV) -m pip install --quiet --disable-pip-version-check timm transformers
+	@OMP_NUM_THREADS=1 $(IN_VENV) examples/benchmarks/bench_models.py $(MODELS_ARGS)
 
 # The stamp is older than pyproject.toml whenever the dependencies may have changed.
 $(VENV)/.installed-%: pyproject.toml | $(IN_VENV)
