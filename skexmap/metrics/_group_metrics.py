@@ -227,6 +227,11 @@ def _weights_of(groups, weights):
         weights = dict(enumerate(np.asarray(weights, dtype=np.float64).ravel().tolist()))
     # Use `items` instead of iteration, so that a pandas Series of shares works too.
     weights = {key: float(weight) for key, weight in weights.items() if key != NO_GROUP}
+    wrong = [key for key, weight in weights.items() if not 0 <= weight < np.inf]
+    if wrong:
+        raise ValueError(
+            f"{len(wrong)} of {len(weights)} `weights` are negative, NaN or infinite: {wrong[:5]}."
+        )
     unweighted = [label for label in groups.labels if label not in weights]
     if unweighted:
         raise ValueError(

@@ -62,7 +62,7 @@ def read_groups(estimator, X, embedding, classes, class_codes, group_labels):
         _refuse_a_lone_cluster_column(estimator, embedding)
         return classes, class_codes, "classes"
     groups, group_codes = np.unique(labels, return_inverse=True)
-    if groups.dtype.kind in "iuf" and groups[0] == NO_GROUP:
+    if groups.dtype.kind in "iufO" and groups[0] == NO_GROUP:
         groups, group_codes = groups[1:], group_codes - 1
     if not len(groups):
         raise ValueError(

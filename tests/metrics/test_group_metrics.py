@@ -143,6 +143,7 @@ def test_a_min_group_size_that_is_not_a_count_is_refused(bad, error):
         ({0: 1.0}, r"1 of 2 groups have no entry in `weights`: \[3\]"),
         ({0: 1, 1: 2, 3: 4}, r"1 of 3 groups in `weights` have no sample to be scored: \[1\]"),
         ([1, 0], r"no entry in `weights`: \[3\]"),
+        ({0: -1.0, 3: 1}, r"1 of 2 `weights` are negative, NaN or infinite: \[0\]"),
         ("training", "must be None, 'macro', a dict or an array"),
     ],
 )

@@ -248,6 +248,15 @@ def test_samples_of_no_group_change_nothing():
     np.testing.assert_array_equal(with_noise.cv_scores_, without.cv_scores_)
 
 
+def test_the_number_minus_1_means_no_group_in_an_object_array_too():
+    X, y, shortcut = shortcut_features(300)
+    groups = (2 * y + shortcut).astype(object)
+    groups[:20] = -1
+    dfr = DFRClassifier(n_retrains=1, random_state=0).fit(X, y, group_labels=groups)
+    assert dfr.groups_.tolist() == [0, 1, 2, 3]
+    assert dfr.group_counts_.sum() == 280
+
+
 def test_labels_and_groups_may_be_strings():
     X, y, shortcut = shortcut_features(300)
     birds, water = np.array(["land", "water"])[y], np.array(["dry", "wet"])[shortcut]
