@@ -1,194 +1,107 @@
-"""The frozen model: a private replica that runs, and a pickle that is identical for equal weights."""
+"""The frozen model: a private copy that runs, and a pickle that is identical for equal weights."""
 
 import copy
-import hashlib
-import io
-import multiprocessing
-import pickle
-import threading
 import types
-import weakref
-import zlib
-from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
-# Model -> {(device, type): its Held replica}, and (content, device, type) -> replica, while it is referenced.
-_REPLICAS = weakref.WeakKeyDictionary()
-_SHARED = weakref.WeakValueDictionary()
-# The replica that a worker process used last.
-_LAST_IN_WORKER = []
-# Tensor -> (fingerprint, its pickled form), and frozen copy of a model -> weak reference to the model.
+# Tensor -> its pickled form.
 _STATES = WeakTensorKeyDictionary()
-_ORIGINS = weakref.WeakKeyDictionary()
-_LOCK = threading.RLock()
 
 
 def pick_device(device):
     """Return the torch device of a `device` argument; "auto" selects a GPU if there is one, else the CPU."""
     if device != "auto":
         return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("cpu")
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Replica:
     """A copy of a user's model in evaluation mode that runs in its place, with its own tensors in channels-last format.
 
     The user's module is never called, moved or switched, so nothing that happens here, even an exception or Ctrl-C, can
-    change it. All estimators with the same model, or one of equal content, share a replica. It is kept while such a
-    model exists, and made again if the weights change.
+    change it. Every call of `fit` or `transform` makes a replica and drops it at the end. So it is always that of the
+    model as it is, and no other thread runs it.
 
     Attributes
     ----------
     module : torch.nn.Module
-        The copy.
+        The copy. Compiled modules are replaced by their originals.
     dtype : torch.dtype
         Floating type of its weights.
     device : torch.device
-    extras : dict
-        Cache of objects derived from the weights (relevance engines); emptied when the weights change.
+    engine : RelevanceEngine or None
+        What explains the module; set by those who need it.
     """
 
+    # A copy made in a caller's inference mode could not take part in a backward pass.
+    @torch.inference_mode(False)
     def __init__(self, model, device, dtype=None):
+        for name in scripted_modules(model):
+            which = f"Submodule {name!r}" if name else "The model"
+            raise TypeError(
+                f"{which} is scripted or traced: what it computes cannot be followed. Pass the original Python module."
+            )
         self.device = device
-        own = {id(values): _copy_tensor(values, device, dtype) for values in _tensors_of(model)}
         try:
-            self.module = copy.deepcopy(model, dict(own))
+            self.module, memo = copy_of_model(model, lambda values: _copy_tensor(values, device, dtype))
+            for part in self.module.modules():
+                _detach_from_user(part, memo)
         except Exception as error:
             raise TypeError(
                 f"The model ({type(model).__name__}) cannot be copied ({error}). Attributions run on a copy, so that "
                 "yours stays as it is: remove what cannot be copied from its attributes, or give it a `__deepcopy__`."
             ) from error
         self.module.eval().requires_grad_(False)
-        for part in self.module.modules():
-            # Remove backward hooks: they expect gradients, not relevance.
-            part._backward_hooks.clear()
-            part._backward_pre_hooks.clear()
         self.dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), None)
-        self.extras = {}
+        self.engine = None
 
 
-@dataclass
-class Held:
-    """A model's quick fingerprint and its replica."""
-
-    fingerprint: tuple
-    replica: Replica
-
-
-def replica_of(model, device, dtype=None):
-    """Return the shared replica of a model on a device."""
-    # Models of equal content share a replica. This helps in worker processes, where every task unpickles its own model.
-    # There the last replica is kept until another one is requested, so that consecutive tasks share it too.
-    with _LOCK:
-        held = _REPLICAS.setdefault(model, {})
-        key = (str(device), dtype)
-        fingerprint = _quick_fingerprint(model)
-        if key not in held or held[key].fingerprint != fingerprint:
-            held[key] = Held(fingerprint, _replica_of_content(model, device, dtype))
-        if multiprocessing.parent_process() is not None:
-            _LAST_IN_WORKER[:] = [held[key].replica]
-        return held[key].replica
-
-
-def _replica_of_content(model, device, dtype):
-    """Return the replica for the content of this model; make it if there is none."""
-    content = content_of(model)
-    if content is None:
-        return Replica(model, device, dtype)
-    key = (content, str(device), dtype)
-    replica = _SHARED.get(key)
-    if replica is None:
-        replica = _SHARED[key] = Replica(model, device, dtype)
-    return replica
-
-
-def content_of(model):
-    """Return a digest of a model's content, equal for its copies in this process; None if there is none."""
-    # The digest is that of the model's pickle, with tensors replaced by digests of their values, and classes, functions
-    # and modules replaced by their identity (a class that is redefined under its old name is another class). Models
-    # that cannot be pickled, or that define how they are copied, have no digest.
-    written = io.BytesIO()
-    try:
-        _ContentPickler(written).dump(model)
-    except Exception:
-        # Pickling runs code of the modules, which may raise anything. Such a model is simply not shared.
-        return None
-    return hashlib.sha256(written.getbuffer()).digest()
-
-
-class _ContentPickler(pickle.Pickler):
-    """Writes the content of a model for `content_of`; the result cannot be unpickled."""
-
-    def __init__(self, file):
-        super().__init__(file, protocol=5)
-        self._tensors = {}
-
-    def persistent_id(self, thing):
-        if isinstance(thing, torch.Tensor):
-            # Tied weights are one tensor; equal weights are two.
-            number = self._tensors.setdefault(id(thing), len(self._tensors))
-            return "tensor", number, id(type(thing)), _digest_of_tensor(thing)
-        if isinstance(thing, (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)):
-            # Replicas keep references to these objects, so that their ids are not reused.
-            return "object", id(thing)
-        if isinstance(thing, types.MethodType):
-            # A pickle would only hold the name.
-            return "method", thing.__func__, thing.__self__
-        if hasattr(type(thing), "__deepcopy__") and not isinstance(thing, (np.ndarray, np.generic)):
-            raise TypeError(f"{type(thing).__name__} copies itself in its own way.")
-        return None
-
-
-def _digest_of_tensor(values):
-    """Return the type, the shape and a digest of the values of a tensor."""
-    values = values.detach()
-    if values.layout != torch.strided or values.is_quantized:
-        raise TypeError("Only dense tensors have a digest.")
-    bits = torch.view_as_real(values) if values.is_complex() else values
-    bits = bits.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return str(values.dtype), tuple(values.shape), hashlib.sha256(bits).digest()
-
-
-def check_model(model):
-    """Raise unless model is an uncompiled torch module."""
-    for name, kind, remedy in compiled_parts(model):
-        which = f"Submodule {name!r}" if name else "The model"
-        raise TypeError(f"{which} is {kind}: what it computes cannot be followed. {remedy}")
-    return model
-
-
-def compiled_parts(model):
-    """Yield name, kind and remedy of every outermost submodule that is scripted, traced or compiled."""
+def scripted_modules(model):
+    """Return the names of the outermost submodules that are scripted or traced."""
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
     found = []
     for name, module in model.named_modules():
-        if any(not outer or name.startswith(f"{outer}.") for outer in found):
+        inside = any(not outer or name.startswith(f"{outer}.") for outer in found)
+        if isinstance(module, torch.jit.ScriptModule) and not inside:
+            found.append(name)
+    return found
+
+
+def copy_of_model(model, copy_tensor):
+    """Return a deep copy with the tensors that a function makes of the model's, and the memo of `copy.deepcopy`."""
+    memo = {id(values): copy_tensor(values) for values in _tensors_of(model)}
+    # What a compiled module computes cannot be followed, so its original stands in for it. (A module on which
+    # `compile()` was called is copied without what was compiled.)
+    for module in reversed(list(model.modules())):
+        if "_orig_mod" in module._modules:
+            memo[id(module)] = copy.deepcopy(module._orig_mod, memo)
+    return copy.deepcopy(model, memo), memo
+
+
+def _containers(model):
+    """Yield every dict and list of a module: parameters, buffers, and attributes with what is nested in them."""
+    seen = set()
+    waiting = [vars(module) for module in model.modules()]
+    while waiting:
+        container = waiting.pop()
+        if id(container) in seen:
             continue
-        if isinstance(module, torch.jit.ScriptModule):
-            kind, remedy = "scripted or traced", "Pass the original Python module."
-        elif hasattr(module, "_orig_mod"):
-            kind, remedy = "compiled", "Pass the original: `compiled._orig_mod`."
-        elif getattr(module, "_compiled_call_impl", None) is not None:
-            kind, remedy = "compiled in place", "Pass a module on which `.compile()` was not called."
-        else:
-            continue
-        found.append(name)
-        yield name, kind, remedy
+        seen.add(id(container))
+        yield container
+        values = container.values() if isinstance(container, dict) else container
+        waiting += [value for value in values if isinstance(value, (dict, list))]
 
 
 def _tensors_of(model):
-    """Yield every tensor of a module: parameters, buffers and plain attributes."""
-    for module in model.modules():
-        for home in (module._parameters, module._buffers, vars(module)):
-            for values in home.values():
-                if isinstance(values, torch.Tensor):
-                    yield values
+    """Yield every tensor of a module: parameters, buffers, and those in its attributes."""
+    for container in _containers(model):
+        values = container.values() if isinstance(container, dict) else container
+        yield from (value for value in values if isinstance(value, torch.Tensor))
 
 
 def _copy_tensor(values, device, dtype):
@@ -203,56 +116,57 @@ def _copy_tensor(values, device, dtype):
     return new
 
 
-def _quick_fingerprint(model):
-    """Return a value that changes with the model: its structure, and each tensor's id, version and checksum."""
-    tensors = tuple((id(values), *_fingerprint_of_tensor(values)) for values in _tensors_of(model))
-    return _structure_of(model), tensors
+def _detach_from_user(part, memo):
+    """Make the functions of a copied module refer to copies, and its hooks fit to be intercepted."""
+    for home in (vars(part), part._forward_hooks, part._forward_pre_hooks):
+        for name, value in home.items():
+            if isinstance(value, types.FunctionType):
+                home[name] = _copy_function(value, memo)
+    for hooks in (part._forward_hooks, part._forward_pre_hooks):
+        hooks.update({key: _ForwardHook(hook) for key, hook in hooks.items()})
+    # Remove backward hooks: they expect gradients, not relevance.
+    part._backward_hooks.clear()
+    part._backward_pre_hooks.clear()
 
 
-def _fingerprint_of_tensor(values):
-    return _version_of(values), tuple(values.shape), _checksum(values)
+def _copy_function(function, memo):
+    """Return a function that uses copies of the modules of the model, and of the dicts, lists and sets, that it uses."""
+
+    # `copy.deepcopy` takes a function as it is, so it would call the user's modules and write to the user's containers.
+    def own(value):
+        if id(value) in memo or not isinstance(value, (dict, list, set)):
+            return memo.get(id(value), value)
+        new = memo[id(value)] = copy.copy(value)
+        if isinstance(value, dict):
+            new.update({key: own(item) for key, item in value.items()})
+        elif isinstance(value, list):
+            new[:] = map(own, value)
+        return new
+
+    code, scope = function.__code__, function.__globals__
+    scope = {**scope, **{name: own(scope[name]) for name in code.co_names if name in scope}}
+    defaults = tuple(map(own, function.__defaults__ or ()))
+    cells = tuple(types.CellType(own(cell.cell_contents)) for cell in function.__closure__ or ())
+    new = types.FunctionType(code, scope, function.__name__, defaults, cells)
+    new.__kwdefaults__ = own(function.__kwdefaults__)
+    return new
 
 
-def _version_of(values):
-    # Tensors made in inference mode have no version, so only their checksum is used.
-    return None if values.is_inference() else values._version
+class _ForwardHook:
+    """A forward hook of a copy: if it only reads, its operations are not intercepted, so it may do anything."""
 
+    def __init__(self, hook):
+        self.hook = hook
 
-def _structure_of(model):
-    """Return the name, type and plain settings (stride, eps, p, ...) of every module, ignoring evaluation mode."""
-    return tuple(
-        (
-            name,
-            type(module),
-            tuple(
-                (key, value) for key, value in vars(module).items() if key != "training" and _is_plain(value)
-            ),
-        )
-        for name, module in model.named_modules()
-    )
-
-
-def _is_plain(value):
-    if isinstance(value, tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str))
-
-
-def _checksum(values):
-    """Return a number that changes with the values, because edits through `.data` or NumPy keep the version."""
-    values = values.detach()
-    if values.layout != torch.strided or values.is_meta or values.is_quantized:
-        return None
-    if values.is_complex():
-        values = torch.view_as_real(values)
-    bits = values.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()])
-    if bits.device.type != "cpu":
-        # Multiply by the position to detect exchanged values; the overflow of integers is deterministic.
-        bits = bits.flatten().long()
-        return int((bits * torch.arange(1, 2 * len(bits), 2, device=bits.device)).sum())
-    # A channels-last tensor is contiguous in another order of its axes.
-    bits = bits.permute(sorted(range(bits.ndim), key=bits.stride, reverse=True))
-    return zlib.crc32(bits.contiguous().numpy())
+    def __call__(self, module, *args):
+        with torch._C.DisableTorchFunction():
+            shown = tree_map_only(torch.Tensor, torch.clone, args)
+            result = self.hook(module, *shown)
+            written = any(isinstance(value, torch.Tensor) and value._version for value in tree_leaves(shown))
+            if result is None and not written:
+                # The model may use what the hook records, so show it the tensors themselves.
+                return self.hook(module, *args)
+        return self.hook(module, *args)
 
 
 class TensorState:
@@ -273,8 +187,7 @@ class TensorState:
         if "_restored" in vars(self):
             # Tied weights share a tensor, and so do two copies of a model in one pickle.
             return self._restored
-        array = writable(self.array)
-        values = torch.from_numpy(array)
+        values = torch.from_numpy(writable(self.array))
         if self.dtype == "bfloat16":
             values = values.view(torch.bfloat16)
         if self.channels_last:
@@ -303,53 +216,49 @@ def freeze_for_pickle(model):
     """Return a copy of a module with `TensorState` objects as tensors, whose pickle and hash are reproducible."""
     # A plain module pickles differently after every copy, because storages are numbered in the order of their creation.
     # So caches keyed by ``joblib.hash`` would never hit. The arrays share the model's memory if it is on the CPU.
-    frozen = copy.deepcopy(model, {id(values): _state_of(values) for values in _tensors_of(model)})
-    _ORIGINS[frozen] = weakref.ref(model)
-    return frozen
+    return copy_of_model(model, _state_of)[0]
 
 
 def _state_of(values):
-    """Return the pickled form of a tensor; the same object until the values change."""
+    """Return the pickled form of a tensor; the same object while the tensor stays where it is."""
     # joblib identifies arrays by their id, so it writes the weights to disk once for all its tasks, and estimators that
     # are pickled together share them.
     if values.device.type != "cpu" or not values.is_contiguous():
         return TensorState(values)
-    with _LOCK:
-        fingerprint = (*_fingerprint_of_tensor(values), values.requires_grad)
-        kept = _STATES.get(values)
-        if kept is None or kept[0] != fingerprint:
-            kept = _STATES[values] = fingerprint, TensorState(values)
-        return kept[1]
+    kept = _STATES.get(values)
+    place = (values.data_ptr(), values.shape, values.dtype, values.requires_grad)
+    if kept is None or kept[0] != place:
+        kept = _STATES[values] = place, TensorState(values)
+    return kept[1]
 
 
 def thaw(model):
-    """Undo `freeze_for_pickle`, and return the module."""
-    # A frozen copy that never left this process (as in ``copy.copy``) is replaced by its original model. Any other copy
-    # is restored in place.
-    origin = _ORIGINS.get(model, lambda: None)()
-    if origin is not None:
-        return origin
-    for module in model.modules():
-        for home in (module._parameters, module._buffers, vars(module)):
-            for name, values in home.items():
-                if isinstance(values, TensorState):
-                    home[name] = values.restore()
-    return model
+    """Undo `freeze_for_pickle` in place."""
+    for container in _containers(model):
+        items = container.items() if isinstance(container, dict) else enumerate(container)
+        for key, value in items:
+            if isinstance(value, TensorState):
+                container[key] = value.restore()
 
 
 class FrozenModelMixin:
     """Mixin for estimators whose parameter `model` is a torch module that they never change.
 
-    `clone` shares the module instead of copying it. Equal weights give the same pickle, and so the same
+    `clone` and `copy.copy` share the module instead of copying it. Equal weights give the same pickle, and so the same
     ``joblib.hash``.
     """
 
     def __sklearn_clone__(self):
         # Let scikit-learn clone a stand-in without the model, to keep output settings and metadata requests.
-        stand_in = object.__new__(type(self))
-        vars(stand_in).update(vars(self), model=None)
+        stand_in = copy.copy(self)
+        stand_in.model = None
         new = super(FrozenModelMixin, stand_in).__sklearn_clone__()
         new.model = self.model
+        return new
+
+    def __copy__(self):
+        new = object.__new__(type(self))
+        vars(new).update(vars(self))
         return new
 
     def __getstate__(self):
@@ -360,7 +269,6 @@ class FrozenModelMixin:
         return state
 
     def __setstate__(self, state):
-        state = dict(state)
         if isinstance(state.get("model"), torch.nn.Module):
-            state["model"] = thaw(state["model"])
+            thaw(state["model"])
         super().__setstate__(state)

@@ -1,7 +1,5 @@
 """Code that both image transformers share: checks of X, device and type, and batches with progress."""
 
-from contextlib import contextmanager
-
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -9,7 +7,7 @@ from sklearn.utils.validation import check_array, check_consistent_length, check
 from tqdm.auto import tqdm
 
 from skexmap._blocks import PREDICTED, block_columns, blocks_to_columns, without_block
-from skexmap._torch import FrozenModelMixin, check_model, pick_device, replica_of
+from skexmap._torch import FrozenModelMixin, Replica, pick_device
 from skexmap._validation import _check_feature_names_in, _fit_context, output_container
 from skexmap.features._loading import (
     are_paths,
@@ -19,6 +17,7 @@ from skexmap.features._loading import (
     refuse_paths_in_columns,
 )
 from skexmap.groups._diagnosis import warn_of_frozen_model
+from skexmap.lrp._logits import find_logits
 
 # Number of images on which `fit` runs the model, to learn shapes and to check that it can be attributed.
 N_TRIAL_IMAGES = 8
@@ -27,11 +26,28 @@ N_TRIAL_IMAGES = 8
 class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
     """Base class of transformers that run a frozen model on images.
 
-    A subclass implements ``_trial(images, replica) -> dict of blocks`` for the first few images. It also implements
-    ``_learn(X, y)`` and ``_transform(X, fitting, y) -> output``, the inner parts of `fit` and `transform`, and passes
-    to `_collect` the function that turns a batch into blocks. In these blocks, ``predicted`` is the index of the
-    largest logit.
+    Each call of `fit`, `transform` or `fit_transform` runs a `Replica` of its own. A subclass implements
+    ``_trial(images, replica) -> blocks``, which raises if the model cannot be used, and ``_compute(images, replica) ->
+    blocks`` for a batch. In these blocks, ``predicted`` is the index of the largest logit.
     """
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Check the model on a few images, and learn the shapes and classes.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, channels, height, width), or paths or indices of shape (n_samples,)
+            Images, or what `load` turns into them. Plain inputs of shape (n_samples, n_features) work too.
+        y : array-like of shape (n_samples,) or None, default=None
+            Labels, which are used only for `classes_`.
+
+        Returns
+        -------
+        self : object
+        """
+        self._learn(X, y, self._replica())
+        return self
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit_transform(self, X, y=None):
@@ -54,8 +70,12 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         InaccurateModelWarning
             If the model is less accurate than the most frequent class alone would be.
         """
-        self._learn(X, y)
-        return self._transform(X, fitting=True, y=y)
+        replica = self._replica()
+        self._learn(X, y, replica)
+        return self._transform(X, replica, fitting=True, y=y)
+
+    def _replica(self):
+        return Replica(self.model, pick_device(self.device))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -73,7 +93,6 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
 
     def _check_images(self, X, *, reset):
         """Check X as far as possible without reading all of it, and return it in a form that can be indexed by rows."""
-        check_model(self.model)
         if self.load is None and not hasattr(X, "ndim"):
             X = np.asarray(X)
         if self.load is not None or (not isinstance(X, torch.Tensor) and X.ndim == 1 and are_paths(X)):
@@ -95,9 +114,6 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
             return validate_data(self, X, reset=reset, ensure_all_finite=False)
         return check_array(X, allow_nd=True, ensure_all_finite=False)
 
-    def _replica(self):
-        return replica_of(self.model, pick_device(self.device))
-
     def _prepare(self, images, rows, replica):
         """Check a batch, and bring it to the model's device and type."""
         check_finite(images, rows)
@@ -117,17 +133,17 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
 
     # Relevance needs a backward pass, which is not possible in a caller's inference mode.
     @torch.inference_mode(False)
-    def _fit_shapes(self, X, y):
+    def _learn(self, X, y, replica):
         """Run the model on a few images; learn the classes, and the names, shapes and types of the blocks."""
+        X = self._check_images(X, reset=True)
         if y is not None:
             check_consistent_length(X, y)
         check_readable(X, self.load)
-        replica = self._replica()
         rows, images = next(image_batches(X, self.load, self.batch_size, num_workers=0))
         self.image_shape_ = tuple(images.shape[1:])
         images = self._prepare(images, rows, replica)[:N_TRIAL_IMAGES]
-        blocks = self._trial(images, replica)
-        blocks = {name: as_numpy(values) for name, values in blocks.items()}
+        self.n_logits_ = find_logits(_first_output(replica.module, images), len(images)).shape[1]
+        blocks = {name: as_numpy(values) for name, values in self._trial(images, replica).items()}
         self._block_dtype = np.dtype(
             [(name, values.dtype, values.shape[1:]) for name, values in blocks.items()]
         )
@@ -136,28 +152,40 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         self.classes_ = classes_of_logits(self.classes, self.model, self._labels, self.n_logits_)
 
     @torch.inference_mode(False)
-    def _collect(self, X, process, *, fitting, y):
-        """Run all batches through `process`; return the blocks as one structured array."""
+    def _transform(self, X, replica, *, fitting=False, y=None):
+        """Run all batches; return the blocks in the form that the parameters and `set_output` select."""
+        X = self._check_images(X, reset=False)
         if not fitting:
             check_readable(X, self.load)
-        replica = self._replica()
+        compute = self._batch_function(replica)
         result = np.empty(len(X), dtype=self._block_dtype)
         batches = image_batches(X, self.load, self.batch_size, self.num_workers)
         n_batches = -(-len(X) // self.batch_size)
+        lowest = np.inf
         for rows, images in tqdm(
             batches, desc=type(self).__name__, total=n_batches, disable=not self.verbose
         ):
-            blocks = process(self._prepare(images, rows, replica), replica)
-            for name, values in blocks.items():
+            images = self._prepare(images, rows, replica)
+            if fitting:
+                lowest = min(lowest, float(images.min()))
+            for name, values in compute(images).items():
                 result[name][rows] = as_numpy(values)
         if PREDICTED in result.dtype.names:
             codes = result[PREDICTED].copy()
             if fitting and y is not None and np.isin(self._labels, self.classes_).all():
                 y = np.asarray(y)
                 self.model_accuracy_ = float(np.mean(self.classes_[codes] == y))
-                warn_of_frozen_model(type(self.model).__name__, self.classes_, codes, y)
+                name = type(self.model).__name__
+                warn_of_frozen_model(name, self.classes_, codes, y, standardized=lowest < 0)
             result[PREDICTED] = self._predicted_block(codes)
-        return result
+        if not self._returns_blocks():
+            return blocks_to_columns(without_block(result, PREDICTED))
+        # Convert here, because scikit-learn's output wrapper only accepts plain arrays.
+        return result if output_container(self) == "default" else blocks_to_columns(result)
+
+    def _batch_function(self, replica):
+        """Return the function from a batch to its blocks."""
+        return lambda images: self._compute(images, replica)
 
     def _predicted_block(self, codes):
         """Return the values of the block ``predicted`` for indices of logits; -1 if a logit has no label."""
@@ -175,13 +203,6 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
     def _returns_blocks(self):
         """Return whether the output has named blocks."""
         raise NotImplementedError
-
-    def _output(self, blocks):
-        """Return the blocks in the form that the parameters and `set_output` select."""
-        if not self._returns_blocks():
-            return blocks_to_columns(without_block(blocks, PREDICTED))
-        # Convert here, because scikit-learn's output wrapper only accepts plain arrays.
-        return blocks if output_container(self) == "default" else blocks_to_columns(blocks)
 
     def get_feature_names_out(self, input_features=None):
         """Return the names of the output columns, the blocks one after the other.
@@ -201,23 +222,32 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         return block_columns(blocks if self._returns_blocks() else without_block(blocks, PREDICTED))
 
 
-@contextmanager
-def explained_failure(image_shape):
-    """Turn the error of a model that cannot process the images into one that describes the input."""
+def _first_output(module, images):
+    """Return what a model returns for the first images; if it fails, describe the input and the layer that fails."""
     try:
-        yield
+        with torch.no_grad():
+            return module(images)
     except NotImplementedError:
         raise
-    except RuntimeError as error:
+    except (AssertionError, IndexError, RuntimeError, ValueError) as error:
         raise ValueError(
-            f"The model cannot process images of shape {tuple(image_shape)}: {error}. Check their shape and number of "
-            "channels; images are (channels, height, width)."
+            f"The model cannot process images of shape {tuple(images.shape[1:])}: {type(error).__name__}: {error}. "
+            f"{_where_it_failed(error, module)}Check their shape and number of channels; images are (channels, height, "
+            "width)."
         ) from error
 
 
-def predicted_classes(logits):
-    """Return the index of the class that each row of logits predicts; a single logit does so by its sign."""
-    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
+def _where_it_failed(error, module):
+    """Name the innermost module that raised an error; its settings often name the size that it expects."""
+    names = {id(part): name for name, part in module.named_modules() if name}
+    step, innermost = error.__traceback__, None
+    while step is not None:
+        owner = step.tb_frame.f_locals.get("self")
+        innermost = owner if id(owner) in names else innermost
+        step = step.tb_next
+    if innermost is None:
+        return ""
+    return f"It fails in {names[id(innermost)]!r}, {type(innermost).__name__}({innermost.extra_repr()}). "
 
 
 def as_numpy(values):

@@ -1,5 +1,7 @@
 """One cached result per image, kept by joblib.Memory."""
 
+import pickle
+
 import joblib
 import numpy as np
 import torch
@@ -31,7 +33,15 @@ class ImageCache:
     def __init__(self, memory, settings):
         memory = joblib.Memory(memory, verbose=0) if isinstance(memory, str) else memory
         self._keep = memory.cache(_keep, ignore=["entry"])
-        self._settings = joblib.hash((FORMAT, settings))
+        try:
+            self._settings = joblib.hash((FORMAT, settings))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            # joblib adds a copy of all settings to the message.
+            raise ValueError(
+                f"`memory` needs a model and an `attribution` that can be pickled, because entries are found by their "
+                f"content: {error.args[0]}. Replace lambdas, and functions and classes defined inside a function, by "
+                "ones at the top level of a module, or pass memory=None."
+            ) from error
 
     def blocks(self, images, compute):
         """Return the blocks of a batch of images."""

@@ -1,79 +1,172 @@
 """Capture the embedding in a plain forward pass of the model."""
 
-import threading
+from collections import deque
+from dataclasses import dataclass
+from itertools import combinations
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
 from skexmap.lrp._logits import check_finite, find_logits, first_tensor
 
+DENSE = {"linear", "matmul", "__matmul__", "mm", "conv2d"}
+# A model's last layers are among the last dense layers that run. Older calls are dropped, to free their tensors.
+N_LAST_CALLS = 8
+# Fewer images, or outputs that differ by less than this share of the largest, cannot show that logits follow a line.
+MIN_IMAGES_ON_A_LINE = 3
+MIN_DEVIATION = 1e-4
 
-class _DenseInputs(TorchFunctionMode):
-    """Records the input and output of every dense layer that runs."""
+
+@dataclass
+class Head:
+    """The dense layers whose mean output, times `scale` plus `shift` for each logit, is the logits.
+
+    Attributes
+    ----------
+    names : tuple of str or None
+        Names of the layers; None for a layer whose weight no module owns.
+    scale, shift : ndarray of shape (n_logits,), float64
+    """
+
+    names: tuple
+    scale: np.ndarray
+    shift: np.ndarray
+
+    @property
+    def name(self):
+        """The name of the layer; the names, if there are two."""
+        return self.names if len(self.names) > 1 else self.names[0]
+
+
+class _DenseCalls(TorchFunctionMode):
+    """Records the last calls of dense layers, and of convolutions."""
 
     def __init__(self):
         super().__init__()
-        self.calls = []
+        self.calls = deque(maxlen=N_LAST_CALLS)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        output = func(*args, **(kwargs or {}))
-        if getattr(func, "__name__", "") == "linear":
-            weight = args[1] if len(args) > 1 else kwargs["weight"]
-            self.calls.append((args[0], weight, output))
-        return output
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in DENSE:
+            self.calls.append((func, args, kwargs))
+        return func(*args, **kwargs)
 
 
-def capture_embedding(module, images, layer=None):
-    """Return the logits, the embedding and the name of the layer between them, from one forward pass."""
+def find_head(module, images, head=None):
+    """Return the logits, the embedding and the `Head` between them, from one forward pass; None if there is no head.
+
+    With the head that was found in `fit`, the relation to the logits must be the same.
+    """
     with torch.no_grad():
-        if layer is not None:
-            return _capture_layer(module, images, layer)
-        with _DenseInputs() as seen:
+        with _DenseCalls() as seen:
             logits = find_logits(module(images), len(images))
-    check_finite(logits)
-    for entered, weight, left in seen.calls:
-        # With the same memory and size, this is the logits or a reshaped view of them.
-        if left.data_ptr() == logits.data_ptr() and left.numel() == logits.numel():
-            owners = [
-                name for name, owner in module.named_modules() if getattr(owner, "weight", None) is weight
-            ]
-            # Among layers with tied weights, the head is the last one.
-            return logits, entered.flatten(1), owners[-1] if owners else None
-    raise ValueError(NO_HEAD)
+        check_finite(logits)
+        readings = [reading for call in reversed(seen.calls) for reading in _readings(*call, logits.shape)]
+    is_half = logits.dtype in (torch.float16, torch.bfloat16)
+    if head is None:
+        # Half precision is too coarse to learn a scale from.
+        relations = [_same] if is_half else [_same, _line]
+    else:
+        relations = [lambda *_: (head.scale, head.shift)]
+    groups = [(reading,) for reading in readings] + list(combinations(readings, 2))
+    values = logits.double().cpu().numpy()
+    for relation in relations:
+        for group in groups:
+            outputs = np.mean([output.double().cpu().numpy() for _, _, output in group], axis=0)
+            scale, shift = relation(outputs, values)
+            difference = np.abs(scale * outputs + shift - values).max()
+            if difference <= (0.02 if is_half else 1e-4) * np.abs(values).max():
+                found = Head(tuple(_owner(module, weight) for weight, _, _ in group), scale, shift)
+                return logits, _joined([entered for _, entered, _ in group]), found
+    return logits, None, None
 
 
-NO_HEAD = (
-    "The model's logits are not the output of a dense layer, so that there is no input of it to take as the embedding. "
-    "Use EmbeddingTransformer(model, layer=...) with the name of the module whose output is the embedding."
-)
+def capture_embedding(module, images, head):
+    """Return the logits and the embedding, by a head that was found in `fit`."""
+    logits, embedding, found = find_head(module, images, head)
+    if found is None:
+        raise no_head(module)
+    return logits, embedding
 
 
-def _capture_layer(module, images, layer):
+def _readings(func, args, kwargs, shape):
+    """Yield weight, input and output of a dense layer, if its output may be the logits: at one place, or their mean."""
+    x = args[0] if args else kwargs["input"]
+    weight = args[1] if len(args) > 1 else kwargs["other" if "other" in kwargs else "weight"]
+    n, n_logits = shape
+    if len(x) != n or n_logits not in weight.shape[:2] or weight.ndim != (4 if x.ndim == 4 else 2):
+        return
+    # Compute the output again: the model may have written to it since.
+    output = func(*args, **kwargs)
+    if func.__name__ == "conv2d":
+        if weight.shape[2:] != (1, 1) or weight.shape[1] != x.shape[1] or x.shape[2:] != output.shape[2:]:
+            return
+        x, output = x.flatten(2).transpose(1, 2), output.flatten(2).transpose(1, 2)
+    x, output = x.reshape(n, -1, x.shape[-1]), output.reshape(n, -1, output.shape[-1])
+    if output.shape[2] != n_logits:
+        return
+    yield weight, x[:, 0], output[:, 0]
+    if x.shape[1] > 1:
+        yield weight, x.mean(1), output.mean(1)
+
+
+def _same(outputs, logits):
+    return np.ones(logits.shape[1]), np.zeros(logits.shape[1])
+
+
+def _line(outputs, logits):
+    """Return the scale and shift of each logit by least squares; NaN if the images cannot tell them."""
+    deviations = outputs - outputs.mean(0)
+    if len(logits) < MIN_IMAGES_ON_A_LINE or (deviations.std(0) < MIN_DEVIATION * np.abs(outputs).max()).any():
+        return np.nan, np.nan
+    scale = (deviations * logits).sum(0) / (deviations**2).sum(0)
+    return scale, logits.mean(0) - scale * outputs.mean(0)
+
+
+def _owner(module, weight):
+    """Return the name of the module with this weight; the last one of those with tied weights."""
+    owners = [name for name, owner in module.named_modules() if getattr(owner, "weight", None) is weight]
+    return owners[-1] if owners else None
+
+
+def _joined(inputs):
+    """Return the inputs of the head's layers side by side, and an input that they share once."""
+    different = {values.data_ptr(): values for values in inputs}
+    return torch.cat(list(different.values()), 1)
+
+
+def no_head(module):
+    """Return the error for a model without a `Head`."""
+    layers = [name for name, part in module.named_modules() if isinstance(part, (torch.nn.Linear, torch.nn.Conv2d))]
+    before = f" that comes before its last layer, {layers[-1]!r}" if layers else ""
+    return ValueError(
+        "The model's logits are not the output of a dense layer (scaled and shifted at most), so that there is no "
+        "input of it to take as the embedding. Use EmbeddingTransformer(model, layer=...) with the name of the module "
+        f"whose output is the embedding, for example one{before}."
+    )
+
+
+def capture_layer(module, images, layer):
+    """Return the flattened output of a named module, or the input if that is a dense layer."""
     modules = dict(module.named_modules())
     if layer not in modules:
         near = [name for name in modules if name and layer.split(".")[-1] in name][:5]
-        hint = (
-            f" Did you mean one of {near}?" if near else f" Its top-level modules are {_top_level(module)}."
-        )
-        raise ValueError(f"The model has no module named {layer!r}.{hint}")
+        top_level = [name for name, _ in module.named_children()]
+        hint = f"Did you mean one of {near}?" if near else f"Its top-level modules are {top_level}."
+        raise ValueError(f"The model has no module named {layer!r}. {hint}")
     caught = []
-    thread = threading.get_ident()
     takes_input = isinstance(modules[layer], torch.nn.Linear)
 
     def catch(_, inputs, output):
-        # The replica may also run in another thread.
-        if threading.get_ident() == thread:
-            caught.append(inputs[0] if takes_input else first_tensor(output))
+        caught.append(inputs[0] if takes_input else first_tensor(output))
 
     handle = modules[layer].register_forward_hook(catch)
     try:
-        logits = find_logits(module(images), len(images))
+        with torch.no_grad():
+            module(images)
     finally:
         handle.remove()
     if not caught:
         raise ValueError(f"The module {layer!r} did not run in the model's forward pass.")
-    return logits, caught[-1].flatten(1), None
-
-
-def _top_level(module):
-    return [name for name, _ in module.named_children()]
+    return caught[-1].flatten(1)

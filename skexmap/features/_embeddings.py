@@ -7,21 +7,23 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from skexmap._blocks import EMBEDDING, PREDICTED
-from skexmap._validation import Interval, _fit_context
-from skexmap.features._base import ImageTransformer, explained_failure, predicted_classes
-from skexmap.features._capture import capture_embedding
+from skexmap._validation import Interval
+from skexmap.features._base import ImageTransformer
+from skexmap.features._capture import capture_embedding, capture_layer, find_head, no_head
+from skexmap.lrp._method import predicted_classes
 
 
 class EmbeddingTransformer(ImageTransformer):
     """Penultimate-layer features of a frozen classifier, in one forward pass.
 
-    The embedding of an image is the input of the dense layer that outputs the logits. The estimators in
+    The embedding of an image is the input of the dense layer that outputs the logits (see the notes). The estimators in
     `skexmap.retraining` train on it.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Trained classifier. It is never changed: a copy of it runs in evaluation mode.
+        Trained classifier. It is never changed: each call copies it, and runs the copy in evaluation mode, as
+        `HeatmapTransformer` does.
     layer : str or None, default=None
         Name of a module as in ``model.named_modules()``. The embedding is the input of a dense layer, or the flattened
         output of any other module. None selects the dense layer that outputs the logits.
@@ -51,8 +53,9 @@ class EmbeddingTransformer(ImageTransformer):
     model_accuracy_ : float
         Accuracy of the frozen model on the images of `fit_transform`; absent after `fit`, or if a label in y is not in
         `classes_`.
-    head_ : str or None
-        Name of the dense layer that outputs the logits; None if `layer` names another module.
+    head_ : str, tuple of str, or None
+        Name of the dense layer (or convolution by 1 x 1) that outputs the logits; the names of two layers if the logits
+        are their mean; None if `layer` names another module.
     n_logits_ : int
         Number of logits that the model returns.
     image_shape_ : tuple of int
@@ -71,6 +74,12 @@ class EmbeddingTransformer(ImageTransformer):
     See Also
     --------
     HeatmapTransformer : Heatmaps, and with ``return_embedding=True`` also the embedding.
+
+    Notes
+    -----
+    The last layer is found on the first eight images: the logits must be its output, or its mean over all positions, or
+    the mean of two such layers, up to a constant factor and a constant shift of each logit (a temperature, a prior). If
+    two layers read different features, the embedding is both, side by side. The relation is checked in every batch.
 
     Examples
     --------
@@ -117,24 +126,6 @@ class EmbeddingTransformer(ImageTransformer):
         self.num_workers = num_workers
         self.verbose = verbose
 
-    @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None):
-        """Check the model on a few images and learn the length of the embedding.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, channels, height, width), or paths or indices of shape (n_samples,)
-            Images, or what `load` turns into them.
-        y : array-like of shape (n_samples,) or None, default=None
-            Labels, which are used only for `classes_`.
-
-        Returns
-        -------
-        self : EmbeddingTransformer
-        """
-        self._learn(X, y)
-        return self
-
     def transform(self, X):
         """Return the embeddings.
 
@@ -150,40 +141,34 @@ class EmbeddingTransformer(ImageTransformer):
             `HeatmapTransformer`.
         """
         check_is_fitted(self)
-        return self._transform(X)
+        return self._transform(X, self._replica())
 
     def _returns_blocks(self):
         return self.return_predicted
 
-    def _learn(self, X, y):
-        self._fit_shapes(self._check_images(X, reset=True), y)
+    def _learn(self, X, y, replica):
+        super()._learn(X, y, replica)
         self.n_embedding_features_ = self._block_dtype[EMBEDDING].shape[0]
 
-    def _transform(self, X, *, fitting=False, y=None):
-        X = self._check_images(X, reset=False)
-        return self._output(self._collect(X, self._compute, fitting=fitting, y=y))
-
     def _trial(self, images, replica):
-        with explained_failure(self.image_shape_):
-            logits, embedding, self.head_ = capture_embedding(replica.module, images, self.layer)
-        self.n_logits_ = logits.shape[1]
         if self.return_predicted and self.layer is not None:
             raise ValueError(
                 f"layer={self.layer!r} names the embedding, so that nothing is known of what the model returns. "
                 "`return_predicted=True` needs layer=None."
             )
-        return self._blocks(logits, embedding)
+        self._head = self.head_ = None
+        if self.layer is None:
+            _, _, self._head = find_head(replica.module, images)
+            if self._head is None:
+                raise no_head(replica.module)
+            self.head_ = self._head.name
+        return self._compute(images, replica)
 
     def _compute(self, images, replica):
-        logits, embedding, _ = capture_embedding(replica.module, images, self.layer)
-        return self._blocks(logits, embedding)
-
-    def _blocks(self, logits, embedding):
-        # If `layer` names the embedding, the model may return anything.
-        return {
-            EMBEDDING: embedding,
-            **({} if self.layer is not None else {PREDICTED: predicted_classes(logits)}),
-        }
+        if self.layer is not None:
+            return {EMBEDDING: capture_layer(replica.module, images, self.layer)}
+        logits, embedding = capture_embedding(replica.module, images, self._head)
+        return {EMBEDDING: embedding, PREDICTED: predicted_classes(logits)}
 
     def adopt(self, fitted):
         """Copy the fitted attributes of a transformer of the same model, without running the model again.
@@ -197,7 +182,7 @@ class EmbeddingTransformer(ImageTransformer):
         -------
         self : EmbeddingTransformer
         """
-        learned = ("image_shape_", "n_features_in_", "feature_names_in_", "classes_", "head_", "n_logits_")
+        learned = ("image_shape_", "n_features_in_", "feature_names_in_", "classes_", "head_", "_head", "n_logits_")
         for name in learned:
             if hasattr(fitted, name):
                 setattr(self, name, getattr(fitted, name))

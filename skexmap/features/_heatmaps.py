@@ -7,14 +7,15 @@ import torch.nn.functional as F
 from sklearn.utils.validation import check_is_fitted
 
 from skexmap._blocks import EMBEDDING, HEATMAP, PREDICTED
-from skexmap._torch import pick_device, replica_of
+from skexmap._torch import Replica, pick_device
 from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context
-from skexmap.features._attribution import as_lrp, attribute_by, lrp_engine
-from skexmap.features._base import ImageTransformer, explained_failure, predicted_classes
+from skexmap.features._attribution import as_lrp, attribute_by
+from skexmap.features._base import ImageTransformer
 from skexmap.features._cache import ImageCache
-from skexmap.features._capture import NO_HEAD, capture_embedding
+from skexmap.features._capture import capture_embedding, find_head, no_head
 from skexmap.lrp import LRP
-from skexmap.lrp._logits import check_finite, find_logits
+from skexmap.lrp._engine import RelevanceEngine
+from skexmap.lrp._method import predicted_classes
 
 # Smallest accepted cosine between a map in float16 and in float32.
 MIN_ALIGNMENT = 0.95
@@ -31,28 +32,22 @@ class HeatmapTransformer(ImageTransformer):
     ----------
     model : torch.nn.Module
         Trained classifier that returns logits of shape (n, n_logits), or a tuple with them first. One logit means two
-        classes. It is never changed: a copy of it runs in evaluation mode.
+        classes. It is never changed: see the notes.
     attribution : "lrp", LRP or callable, default="lrp"
         How relevance is computed. ``"lrp"`` stands for `skexmap.lrp.LRP()`, layer-wise relevance propagation as
-        published. Pass an `LRP` object for other settings; a grid search can set them as ``attribution__gamma``. A
-        callable ``(model, images, targets) -> relevance`` gets a copy of the model in evaluation mode, a batch of
-        images that require gradients, and the index of the logit to explain for each image. It returns a tensor of
-        shape (n, channels, height, width).
-    target : "predicted", int or callable, default="predicted"
-        The class whose logit is explained: the predicted one, one index for all images, or a function from the logits
-        (tensor of shape (n, n_logits)) to n indices.
+        published. Pass an `LRP` object for other settings, such as the class to explain (``target``); a grid search can
+        set them as ``attribution__gamma``. A callable ``(model, images, targets) -> relevance`` gets a copy of the
+        model in evaluation mode, a batch of images that require gradients, and the index of the predicted logit for
+        each image. It returns a tensor of shape (n, channels, height, width).
     evidence : {"magnitude", "signed"}, default="magnitude"
         Which part of the relevance is kept. ``"magnitude"`` takes its absolute value, in every pixel and channel,
         before the maps are shrunk. ``"signed"`` (as published) keeps the sign, which is positive where the image
         supports the explained class.
     size : int or None, default=28
-        Side of the square maps, in pixels; None keeps the resolution. Smaller maps are not enlarged. Ignored if X does
-        not contain images of shape (channels, height, width).
+        Side of the square maps, in pixels; None keeps the resolution. Maps are shrunk bilinearly, as published; smaller
+        ones are not enlarged. Ignored if X does not contain images of shape (channels, height, width).
     normalize : {"max_abs"} or None, default="max_abs"
         Whether each map is divided by its largest absolute value. A map that is zero everywhere stays zero.
-    resample : {"bilinear", "area"}, default="bilinear"
-        How maps are shrunk. ``"bilinear"`` (as published) reads only 6% of the pixels if maps shrink from 224 to 28.
-        ``"area"`` averages all of them.
     return_embedding : bool, default=False
         Whether `transform` returns a structured array with the blocks ``embedding``, ``heatmap`` and ``predicted``,
         from the same forward pass, instead of a plain 2-D array of maps.
@@ -85,8 +80,9 @@ class HeatmapTransformer(ImageTransformer):
     model_accuracy_ : float
         Accuracy of the frozen model on the images of `fit_transform`; absent after `fit`, or if a label in y is not in
         `classes_`.
-    head_ : str or None
-        Name of the dense layer that outputs the logits; None if there is no such layer.
+    head_ : str, tuple of str, or None
+        Name of the dense layer (or convolution by 1 x 1) that outputs the logits; the names of two layers if the logits
+        are their mean; None if there is no such layer.
     image_shape_ : tuple of int
         Shape of one image.
     heatmap_shape_ : tuple of int
@@ -107,6 +103,14 @@ class HeatmapTransformer(ImageTransformer):
     See Also
     --------
     EmbeddingTransformer : The embedding only, in one forward pass.
+
+    Notes
+    -----
+    Every call of `fit`, `transform` and `fit_transform` copies the model and runs the copy, in evaluation mode. So
+    changes of the model always take effect, several threads may use one model, and nothing writes to it. In the copy,
+    compiled modules are replaced by their originals, and backward hooks are left out. Forward hooks run: one that
+    returns or writes a value takes part in what is explained, and one that only reads may do anything. The functions of
+    the model and its hooks write to copies of your dicts and lists.
 
     References
     ----------
@@ -132,11 +136,9 @@ class HeatmapTransformer(ImageTransformer):
     _parameter_constraints = {
         "model": "no_validation",
         "attribution": [StrOptions({"lrp"}), LRP, callable],
-        "target": [StrOptions({"predicted"}), Interval(Integral, 0, None, closed="left"), callable],
         "evidence": [StrOptions({"magnitude", "signed"})],
         "size": [Interval(Integral, 1, None, closed="left"), None],
         "normalize": [StrOptions({"max_abs"}), None],
-        "resample": [StrOptions({"bilinear", "area"})],
         "return_embedding": ["boolean"],
         "dtype": [StrOptions({"float64", "float32", "bfloat16", "float16"}), None],
         "classes": ["array-like", None],
@@ -153,11 +155,9 @@ class HeatmapTransformer(ImageTransformer):
         model=None,
         *,
         attribution="lrp",
-        target="predicted",
         evidence="magnitude",
         size=28,
         normalize="max_abs",
-        resample="bilinear",
         return_embedding=False,
         dtype=None,
         classes=None,
@@ -170,11 +170,9 @@ class HeatmapTransformer(ImageTransformer):
     ):
         self.model = model
         self.attribution = attribution
-        self.target = target
         self.evidence = evidence
         self.size = size
         self.normalize = normalize
-        self.resample = resample
         self.return_embedding = return_embedding
         self.dtype = dtype
         self.classes = classes
@@ -184,24 +182,6 @@ class HeatmapTransformer(ImageTransformer):
         self.device = device
         self.num_workers = num_workers
         self.verbose = verbose
-
-    @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None):
-        """Check the model on a few images, and learn the shapes and classes.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, channels, height, width), or paths or indices of shape (n_samples,)
-            Images, or what `load` turns into them. Plain inputs of shape (n_samples, n_features) work too.
-        y : array-like of shape (n_samples,) or None, default=None
-            Labels, which are used only for `classes_`.
-
-        Returns
-        -------
-        self : HeatmapTransformer
-        """
-        self._learn(X, y)
-        return self
 
     def transform(self, X):
         """Return the heatmaps.
@@ -219,29 +199,31 @@ class HeatmapTransformer(ImageTransformer):
             labels are not numbers, its position among the sorted labels.
         """
         check_is_fitted(self)
-        return self._transform(X)
+        return self._transform(X, self._replica())
 
     def _returns_blocks(self):
         return self.return_embedding
 
-    def _learn(self, X, y):
-        self._fit_shapes(self._check_images(X, reset=True), y)
+    def _learn(self, X, y, replica):
+        super()._learn(X, y, replica)
         self.heatmap_shape_ = self._block_dtype[HEATMAP].shape
 
-    def _transform(self, X, *, fitting=False, y=None):
-        X = self._check_images(X, reset=False)
-        compute = self._compute
-        if self.memory is not None:
-            cache = ImageCache(self.memory, self._settings())
-
-            def compute(images, replica):
-                return cache.blocks(images, lambda missing: self._compute(missing, replica))
-
-        return self._output(self._collect(X, compute, fitting=fitting, y=y))
+    def _batch_function(self, replica):
+        compute = super()._batch_function(replica)
+        if self.memory is None:
+            return compute
+        cache = ImageCache(self.memory, self._settings())
+        return lambda images: cache.blocks(images, compute)
 
     def _replica(self):
-        dtype = None if self.dtype is None else getattr(torch, self.dtype)
-        return replica_of(self.model, pick_device(self.device), dtype)
+        return self._replica_of_type(None if self.dtype is None else getattr(torch, self.dtype))
+
+    def _replica_of_type(self, dtype):
+        replica = Replica(self.model, pick_device(self.device), dtype)
+        lrp = as_lrp(self.attribution)
+        if lrp is not None:
+            replica.engine = RelevanceEngine(replica.module, lrp.resolved())
+        return replica
 
     def _dtypes_kept(self):
         # A structured array does not have a floating type.
@@ -249,17 +231,12 @@ class HeatmapTransformer(ImageTransformer):
 
     def _trial(self, images, replica):
         """Raise if the model cannot be attributed correctly; return the blocks of a few images."""
-        with explained_failure(self.image_shape_), torch.no_grad():
-            logits = find_logits(replica.module(images), len(images))
-        check_finite(logits)
-        self.n_logits_ = logits.shape[1]
-        lrp = as_lrp(self.attribution)
-        if lrp is not None:
-            self.head_ = lrp_engine(replica, lrp.resolved()).check(images)
-        else:
-            self.head_ = capture_embedding(replica.module, images)[2] if self.return_embedding else None
-        if self.return_embedding and self.head_ is None:
-            raise ValueError(NO_HEAD)
+        if replica.engine is not None:
+            replica.engine.check(images)
+        _, _, self._head = find_head(replica.module, images)
+        self.head_ = None if self._head is None else self._head.name
+        if self.return_embedding and self._head is None:
+            raise no_head(replica.module)
         blocks = self._compute(images, replica)
         if images.dtype == torch.float16:
             self._check_range(images, blocks[HEATMAP])
@@ -267,7 +244,7 @@ class HeatmapTransformer(ImageTransformer):
 
     def _check_range(self, images, maps):
         """Raise if relevance vanishes on its way to the pixels in float16, which holds nothing below 6e-8."""
-        replica = replica_of(self.model, pick_device(self.device), torch.float32)
+        replica = self._replica_of_type(torch.float32)
         agreement = alignment(maps.float(), self._compute(images.float(), replica)[HEATMAP])
         worst = float(agreement.min())
         if worst < MIN_ALIGNMENT:
@@ -289,9 +266,14 @@ class HeatmapTransformer(ImageTransformer):
         result = self._attribute(images, replica)
         bad = int((~torch.isfinite(result.relevance)).flatten(1).any(1).sum())
         if bad:
+            remedy = (
+                'use dtype="bfloat16" or dtype="float32", which have a larger range'
+                if images.dtype == torch.float16
+                else "try a larger `epsilon`"
+            )
             raise ValueError(
                 f"{bad} of {len(images)} heatmaps of a batch contain NaN or infinity. The model's activations overflow "
-                "or a rule divides by zero; try a larger `epsilon`."
+                f"or a rule divides by zero; {remedy}."
             )
         maps = result.relevance.abs() if self.evidence == "magnitude" else result.relevance
         lrp = as_lrp(self.attribution)
@@ -299,7 +281,7 @@ class HeatmapTransformer(ImageTransformer):
             # The channels of a hidden layer are many and carry no meaning for the clusters.
             maps = maps.sum(1, keepdim=True)
         if self.size is not None and maps.ndim == 4:
-            maps = resize(maps, self.size, self.resample)
+            maps = resize(maps, self.size)
         if self.normalize == "max_abs":
             maps = divide_by_largest(maps)
         predicted = predicted_classes(result.logits)
@@ -307,42 +289,20 @@ class HeatmapTransformer(ImageTransformer):
             return {HEATMAP: maps, PREDICTED: predicted}
         embedding = result.embedding
         if embedding is None:
-            embedding = capture_embedding(replica.module, images)[1]
-        return {EMBEDDING: embedding, HEATMAP: maps, PREDICTED: predicted}
+            _, embedding = capture_embedding(replica.module, images, self._head)
+        return {EMBEDDING: embedding.flatten(1), HEATMAP: maps, PREDICTED: predicted}
 
     def _attribute(self, images, replica):
         lrp = as_lrp(self.attribution)
         if lrp is None:
-            return attribute_by(self.attribution, replica, images, self._choose_target)
-        engine = lrp_engine(replica, lrp.resolved())
-        return engine.attribute(images, self._choose_target, lrp.initial_relevance, lrp.layer)
-
-    def _choose_target(self, logits):
-        """Return the index of the class to explain, for each image."""
-        n_classes = max(2, logits.shape[1])
-        if callable(self.target):
-            target = torch.as_tensor(self.target(logits), device=logits.device)
-            if target.shape != logits.shape[:1] or target.min() < 0 or target.max() >= n_classes:
-                raise ValueError(
-                    f"`target` must return one class index from 0 to {n_classes - 1} for each of {len(logits)} images, "
-                    f"got shape {tuple(target.shape)}, values {target.min().item()} to {target.max().item()}."
-                )
-            return target
-        if self.target != "predicted":
-            if self.target >= n_classes:
-                raise ValueError(
-                    f"target={self.target} is out of range: the model tells {n_classes} classes apart."
-                )
-            return torch.full_like(logits[:, 0], self.target, dtype=torch.long)
-        return predicted_classes(logits)
+            return attribute_by(self.attribution, replica.module, images)
+        return replica.engine.attribute(images, lrp.choose_target, lrp.initial_relevance, lrp.layer)
 
 
-def resize(maps, size, how):
+def resize(maps, size):
     """Shrink maps of shape (n, channels, height, width) to (n, channels, size, size); smaller ones are unchanged."""
     if max(maps.shape[-2:]) <= size:
         return maps
-    if how == "area":
-        return F.interpolate(maps, (size, size), mode="area")
     return F.interpolate(maps, (size, size), mode="bilinear", align_corners=False)
 
 

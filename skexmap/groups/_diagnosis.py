@@ -51,7 +51,7 @@ def warn_of_constant_predictions(predictions, who, remedy, stacklevel=3):
         )
 
 
-def warn_of_frozen_model(name, classes, codes, y, stacklevel=4):
+def warn_of_frozen_model(name, classes, codes, y, *, standardized=True, stacklevel=4):
     """Warn if the frozen model always predicts one class, or is less accurate than the most frequent class alone."""
     labels, y_codes = np.unique(y, return_inverse=True)
     if len(labels) < 2:
@@ -74,6 +74,11 @@ def warn_of_frozen_model(name, classes, codes, y, stacklevel=4):
         remedy = (
             f"If its logits stand for {labels[columns].tolist()}, in this order, it is right for {explained / n:.1%}: "
             "then pass that as `classes`."
+        )
+    elif not standardized:
+        remedy += (
+            " No pixel is negative: if it was trained on standardized images, these lack that step (`ImageNetTransform`"
+            " has ImageNet's)."
         )
     warnings.warn(
         f"The frozen model ({name}) is right for {right / n:.1%} of {n} images, but the most frequent class alone "

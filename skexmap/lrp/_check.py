@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from skexmap._torch import compiled_parts, pick_device, replica_of
+from skexmap._torch import Replica, pick_device, scripted_modules
 from skexmap.lrp._composites import resolve_composite
 from skexmap.lrp._engine import RelevanceEngine
 from skexmap.lrp._initial_relevance import initial_coefficient
@@ -169,12 +169,13 @@ def check_model(model, example, *, composite="epsilon_gamma", target="predicted"
     ['0', '4']
     """
     report = ModelReport()
-    for name, kind, remedy in compiled_parts(model):
-        report.missing.append(MissingRule(kind, f"in '{name}'" if name else "the model", remedy))
+    for name in scripted_modules(model):
+        where = f"in '{name}'" if name else "the model"
+        report.missing.append(MissingRule("scripted or traced", where, "Pass the original Python module."))
     if report.missing:
         report.complete = False
         return report
-    replica = replica_of(model, pick_device(device))
+    replica = Replica(model, pick_device(device))
     images = torch.as_tensor(example)
     images = images.clone() if images.is_inference() else images
     images = images.to(

@@ -71,7 +71,7 @@ class Gallery:
         explained = self.explained
         if not hasattr(head, "weight") or len(self.parts.transformer.classes_) != len(self.classes):
             return np.zeros(len(rows))
-        weight = head.weight.detach().cpu().double().numpy()
+        weight = head.weight.detach().flatten(1).cpu().double().numpy()
         bias = 0 if head.bias is None else head.bias.detach().cpu().double().numpy()
         logits = explained.embeddings[rows] @ weight.T + bias
         if logits.shape[1] == 1:
