@@ -130,7 +130,7 @@ def _detach_from_user(part, memo):
 
 
 def _copy_function(function, memo):
-    """Return a function that uses copies of the modules of the model, and of the dicts, lists and sets, that it uses."""
+    """Return a function that uses copies of the modules of the model, and of the dicts, lists and sets."""
 
     # `copy.deepcopy` takes a function as it is, so it would call the user's modules and write to the user's containers.
     def own(value):

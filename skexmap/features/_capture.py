@@ -69,7 +69,7 @@ def find_head(module, images, head=None):
         relations = [_same] if is_half else [_same, _line]
     else:
         relations = [lambda *_: (head.scale, head.shift)]
-    groups = [(reading,) for reading in readings] + list(combinations(readings, 2))
+    groups = [(reading,) for reading in readings] + list(combinations(readings[::-1], 2))
     values = logits.double().cpu().numpy()
     for relation in relations:
         for group in groups:
@@ -118,7 +118,10 @@ def _same(outputs, logits):
 def _line(outputs, logits):
     """Return the scale and shift of each logit by least squares; NaN if the images cannot tell them."""
     deviations = outputs - outputs.mean(0)
-    if len(logits) < MIN_IMAGES_ON_A_LINE or (deviations.std(0) < MIN_DEVIATION * np.abs(outputs).max()).any():
+    if (
+        len(logits) < MIN_IMAGES_ON_A_LINE
+        or (deviations.std(0) < MIN_DEVIATION * np.abs(outputs).max()).any()
+    ):
         return np.nan, np.nan
     scale = (deviations * logits).sum(0) / (deviations**2).sum(0)
     return scale, logits.mean(0) - scale * outputs.mean(0)
@@ -138,7 +141,9 @@ def _joined(inputs):
 
 def no_head(module):
     """Return the error for a model without a `Head`."""
-    layers = [name for name, part in module.named_modules() if isinstance(part, (torch.nn.Linear, torch.nn.Conv2d))]
+    layers = [
+        name for name, part in module.named_modules() if isinstance(part, (torch.nn.Linear, torch.nn.Conv2d))
+    ]
     before = f" that comes before its last layer, {layers[-1]!r}" if layers else ""
     return ValueError(
         "The model's logits are not the output of a dense layer (scaled and shifted at most), so that there is no "

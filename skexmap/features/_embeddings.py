@@ -182,7 +182,15 @@ class EmbeddingTransformer(ImageTransformer):
         -------
         self : EmbeddingTransformer
         """
-        learned = ("image_shape_", "n_features_in_", "feature_names_in_", "classes_", "head_", "_head", "n_logits_")
+        learned = (
+            "image_shape_",
+            "n_features_in_",
+            "feature_names_in_",
+            "classes_",
+            "head_",
+            "_head",
+            "n_logits_",
+        )
         for name in learned:
             if hasattr(fitted, name):
                 setattr(self, name, getattr(fitted, name))

@@ -8,7 +8,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skexmap._blocks import EMBEDDING, HEATMAP, PREDICTED
 from skexmap._torch import Replica, pick_device
-from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context
+from skexmap._validation import HasMethods, Interval, StrOptions
 from skexmap.features._attribution import as_lrp, attribute_by
 from skexmap.features._base import ImageTransformer
 from skexmap.features._cache import ImageCache

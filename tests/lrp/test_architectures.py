@@ -6,7 +6,7 @@ import torch
 from lrp_nets import epsilon_gamma, randomize
 from torch import nn
 
-from skexmap._torch import replica_of
+from skexmap._torch import Replica
 from skexmap.lrp import COMPOSITES
 from skexmap.lrp._engine import RelevanceEngine
 
@@ -81,7 +81,7 @@ def correlation(a, b):
 @pytest.mark.parametrize("name, options, side", MODELS)
 def test_relevance_is_the_same_for_every_batch_precision_and_memory_format(name, options, side):
     single = build(name, options)
-    double = replica_of(single, torch.device("cpu"), torch.float64).module
+    double = Replica(single, torch.device("cpu"), torch.float64).module
     x = torch.randn(3, 3, side, side, dtype=torch.float64)
     composite = epsilon_gamma()
     expected = relevance(double, x, composite)
