@@ -1,5 +1,6 @@
 """The frozen model: a private copy that runs, and a pickle that is identical for equal weights."""
 
+import contextlib
 import copy
 import types
 
@@ -131,24 +132,30 @@ def _detach_from_user(part, memo):
 
 def _copy_function(function, memo):
     """Return a function that uses copies of the modules of the model, and of the dicts, lists and sets."""
-
     # `copy.deepcopy` takes a function as it is, so it would call the user's modules and write to the user's containers.
-    def own(value):
-        if id(value) in memo or not isinstance(value, (dict, list, set)):
-            return memo.get(id(value), value)
-        new = memo[id(value)] = copy.copy(value)
-        if isinstance(value, dict):
-            new.update({key: own(item) for key, item in value.items()})
-        elif isinstance(value, list):
-            new[:] = map(own, value)
-        return new
-
     code, scope = function.__code__, function.__globals__
-    scope = {**scope, **{name: own(scope[name]) for name in code.co_names if name in scope}}
-    defaults = tuple(map(own, function.__defaults__ or ()))
-    cells = tuple(types.CellType(own(cell.cell_contents)) for cell in function.__closure__ or ())
-    new = types.FunctionType(code, scope, function.__name__, defaults, cells)
-    new.__kwdefaults__ = own(function.__kwdefaults__)
+    new = types.FunctionType(
+        code,
+        {**scope, **{name: _copied(scope[name], memo) for name in code.co_names if name in scope}},
+        function.__name__,
+        tuple(_copied(value, memo) for value in function.__defaults__ or ()),
+        tuple(types.CellType(_copied(cell.cell_contents, memo)) for cell in function.__closure__ or ()),
+    )
+    new.__kwdefaults__ = _copied(function.__kwdefaults__, memo)
+    return new
+
+
+def _copied(value, memo):
+    """Return the copy of what belongs to the model, a copy of another dict, list or set, and any other value itself."""
+    if isinstance(value, types.MethodType):
+        return types.MethodType(value.__func__, _copied(value.__self__, memo))
+    if id(value) in memo or not isinstance(value, (dict, list, set)):
+        return memo.get(id(value), value)
+    new = memo[id(value)] = copy.copy(value)
+    if isinstance(value, dict):
+        new.update({key: _copied(item, memo) for key, item in value.items()})
+    elif isinstance(value, list):
+        new[:] = [_copied(item, memo) for item in value]
     return new
 
 
@@ -160,12 +167,17 @@ class _ForwardHook:
 
     def __call__(self, module, *args):
         with torch._C.DisableTorchFunction():
-            shown = tree_map_only(torch.Tensor, torch.clone, args)
-            result = self.hook(module, *shown)
-            written = any(isinstance(value, torch.Tensor) and value._version for value in tree_leaves(shown))
-            if result is None and not written:
-                # The model may use what the hook records, so show it the tensors themselves.
-                return self.hook(module, *args)
+            with torch.no_grad():
+                shown = tree_map_only(torch.Tensor, torch.clone, args)
+                result = self.hook(module, *shown)
+            if result is None and not any(
+                isinstance(value, torch.Tensor) and value._version for value in tree_leaves(shown)
+            ):
+                # The model may use what the hook keeps, so show it the tensors themselves. It may fail on these, which
+                # require gradients; then it has kept what it made of the others.
+                with contextlib.suppress(RuntimeError):
+                    self.hook(module, *args)
+                return None
         return self.hook(module, *args)
 
 
