@@ -217,8 +217,6 @@ def test_a_weight_that_is_computed_from_others_is_refused(parametrize):
     parametrize(net.fc)
     with torch.no_grad():
         net(torch.as_tensor(X[:2]))
-    for values in (value for value in vars(net.fc).values() if isinstance(value, torch.Tensor)):
-        values.detach_()
     pipe = make_pipeline(EmbeddingTransformer(net), DFR).fit(X, y)
     with pytest.raises(ValueError, match="computed from others"):
         export_model(pipe)
@@ -235,13 +233,109 @@ def test_what_cannot_be_exported_is_named():
         export_model(DFRClassifier(n_retrains=1).fit(X.reshape(90, -1), y))
 
 
-def test_heatmaps_of_the_debiased_model_can_be_computed():
+class OtherHead(Net):
+    """A net whose logits are made by a function of its own."""
+
+    def __init__(self, logits, n_logits=2):
+        super().__init__(n_logits)
+        self.other = torch.nn.Linear(24, n_logits)
+        self.conv = torch.nn.Conv2d(6, n_logits, 1)
+        self.logits = logits
+
+    def forward(self, x):
+        return self.logits(self, self.features(x))
+
+
+def added_in_place(net, x):
+    logits = net.fc(x.flatten(1))
+    logits += torch.tensor([5.0, -5.0])
+    return logits
+
+
+def of_tokens(x):
+    # Shape (n, 24, 4 tokens) -> (n, 4 tokens, 24).
+    return x.flatten(1)[:, :, None].mul(torch.arange(1.0, 5)).transpose(1, 2)
+
+
+# What makes the logits of the pooled features, of shape (n, 6, 2, 2), the number of logits, and what the head reads.
+HEADS = {
+    "convolution": (
+        lambda net, x: net.conv(x.mean((2, 3), keepdim=True)).flatten(1),
+        2,
+        lambda x: x.mean((2, 3)),
+    ),
+    "convolution before the pooling": (lambda net, x: net.conv(x).mean((2, 3)), 2, lambda x: x.mean((2, 3))),
+    "two heads of the same features": (
+        lambda net, x: (net.fc(x := x.flatten(1)) + net.other(x)) / 2,
+        2,
+        lambda x: x.flatten(1),
+    ),
+    "sum of two heads of different features": (
+        lambda net, x: net.fc(x.flatten(1)) + net.other(x.flatten(1).tanh()),
+        2,
+        lambda x: torch.cat([x.flatten(1), x.flatten(1).tanh()], 1),
+    ),
+    "temperature": (lambda net, x: net.fc(x.flatten(1)) / 1.5, 2, lambda x: x.flatten(1)),
+    "negative scale and one logit": (lambda net, x: -3 * net.fc(x.flatten(1)), 1, lambda x: x.flatten(1)),
+    "one squeezed logit": (lambda net, x: net.fc(x.flatten(1)).squeeze(1), 1, lambda x: x.flatten(1)),
+    "shifted in place": (added_in_place, 2, lambda x: x.flatten(1)),
+    "a single token": (lambda net, x: net.fc(x.flatten(1)[:, None]).squeeze(1), 2, lambda x: x.flatten(1)),
+    "the first of all tokens": (lambda net, x: net.fc(of_tokens(x))[:, 0], 2, lambda x: of_tokens(x)[:, 0]),
+    "the mean of all tokens": (
+        lambda net, x: net.fc(of_tokens(x)).mean(1),
+        2,
+        lambda x: of_tokens(x).mean(1),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_the_exported_module_decides_as_the_pipeline_whatever_the_head(kind):
+    logits, n_logits, read = HEADS[kind]
     X, y = make_images([0, 1])
-    net = Net(2)
-    debiased = export_model(fit(net, X, y))
-    before, after = (HeatmapTransformer(m, size=4, target=1).fit_transform(X) for m in (net, debiased))
-    assert before.shape == after.shape
-    assert not np.allclose(before, after)
+    net = OtherHead(logits, n_logits).eval()
+    pipe = make_pipeline(EmbeddingTransformer(net, batch_size=7), DFR).fit(X, y)
+    with torch.no_grad():
+        expected = read(net.features(torch.as_tensor(X))).numpy()
+    assert_allclose(pipe[0].transform(X), expected, rtol=1e-5, atol=1e-6)
+    blocks = HeatmapTransformer(net, return_embedding=True, size=4).fit_transform(X, y)
+    assert_allclose(blocks["embedding"], expected, rtol=1e-5, atol=1e-6)
+    scores = logits_of(export_model(pipe), X)
+    scores = scores[:, 1] - scores[:, 0] if n_logits == 2 else scores.ravel()
+    assert_allclose(scores, pipe.decision_function(X), atol=1e-4)
+
+
+def test_logits_that_are_no_line_of_the_last_layers_output_have_no_embedding():
+    X, y = make_images([0, 1])
+    for bend in (torch.tanh, lambda z: z - z.logsumexp(1, keepdim=True), lambda z: z.clamp(min=-0.5)):
+        net = OtherHead(lambda net, x, bend=bend: bend(3 * net.fc(x.flatten(1))))
+        with pytest.raises(ValueError, match="not the output of a dense layer"):
+            EmbeddingTransformer(net).fit(X, y)
+
+
+def test_a_head_that_bends_beyond_the_first_images_is_noticed():
+    X, y = make_images([0, 1])
+    fitted = EmbeddingTransformer(OtherHead(lambda net, x: net.fc(x.flatten(1)).clamp(-2, 2))).fit(X, y)
+    with pytest.raises(ValueError, match="not the output of a dense layer"):
+        fitted.transform(100 * X)
+
+
+def test_a_logit_that_the_model_overwrites_cannot_be_exported():
+    X, y = make_images([0, 2])
+    mask = torch.tensor([1.0, 0, 1])
+    net = OtherHead(lambda net, x: net.fc(x.flatten(1)) * mask - 1e4 * (1 - mask), 3)
+    pipe = make_pipeline(EmbeddingTransformer(net, classes=[0, 1, 2]), DFR).fit(X, y)
+    with pytest.raises(ValueError, match="1 of 3 logits of the model are the same for all images"):
+        export_model(pipe)
+
+
+def test_a_compiled_model_is_exported_as_its_original():
+    X, y = make_images([0, 1])
+    pipe = make_pipeline(EmbeddingTransformer(torch.compile(Net(2))), DFR).fit(X, y)
+    model = export_model(pipe)
+    assert type(model) is Net
+    logits = logits_of(model, X)
+    assert_allclose(logits[:, 1] - logits[:, 0], pipe.decision_function(X), atol=1e-5)
 
 
 class TestDeployment:

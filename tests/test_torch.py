@@ -135,6 +135,8 @@ METHODS = [
     lambda model: check_model(model, IMAGES),
 ]
 NAMES = ["heatmaps", "both", "embedding", "layer", "check_model"]
+
+
 @pytest.mark.parametrize("use", METHODS, ids=NAMES)
 def test_a_model_is_left_as_found_on_success(use):
     model = UserNet()
@@ -316,7 +318,9 @@ def test_what_a_hook_records_is_followed_if_the_model_uses_it():
     model(torch.from_numpy(IMAGES))
     kept = model.kept["conv"]
     expected = HeatmapTransformer(WithoutNorm()).fit_transform(IMAGES)
-    np.testing.assert_allclose(HeatmapTransformer(model).fit_transform(IMAGES), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        HeatmapTransformer(model).fit_transform(IMAGES), expected, rtol=1e-5, atol=1e-6
+    )
     assert model.kept["conv"] is kept
 
 
@@ -327,7 +331,9 @@ def test_a_function_that_a_model_holds_uses_the_copy_and_not_the_users_module():
     model.train().forward = lambda x: 2 * forward(x)
     found = HeatmapTransformer(model, dtype="float32", normalize=None, attribution=LRP(epsilon=0.1))
     expected = HeatmapTransformer(SmallNet(), normalize=None, attribution=LRP(epsilon=0.1))
-    np.testing.assert_allclose(found.fit_transform(IMAGES), expected.fit_transform(IMAGES), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        found.fit_transform(IMAGES), expected.fit_transform(IMAGES), rtol=1e-4, atol=1e-6
+    )
 
 
 def compiled_in_place(model):
@@ -360,7 +366,9 @@ def test_scripted_and_traced_models_are_refused_by_name():
     for make in (HeatmapTransformer, EmbeddingTransformer):
         with pytest.raises(TypeError, match="The model is scripted or traced"):
             make(traced).fit(IMAGES)
-        with pytest.raises(TypeError, match=r"Submodule 'conv' is scripted or traced.*original Python module"):
+        with pytest.raises(
+            TypeError, match=r"Submodule 'conv' is scripted or traced.*original Python module"
+        ):
             make(model).fit(IMAGES)
 
 

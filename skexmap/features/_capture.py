@@ -14,8 +14,10 @@ DENSE = {"linear", "matmul", "__matmul__", "mm", "conv2d"}
 # A model's last layers are among the last dense layers that run. Older calls are dropped, to free their tensors.
 N_LAST_CALLS = 8
 # Fewer images, or outputs that differ by less than this share of the largest, cannot show that logits follow a line.
-MIN_IMAGES_ON_A_LINE = 3
+MIN_IMAGES = 3
 MIN_DEVIATION = 1e-4
+# Largest distance from that line, as a share of the logits' standard deviation.
+MAX_DISTANCE = 1e-2
 
 
 @dataclass
@@ -116,15 +118,16 @@ def _same(outputs, logits):
 
 
 def _line(outputs, logits):
-    """Return the scale and shift of each logit by least squares; NaN if the images cannot tell them."""
+    """Return the scale and shift of each logit by least squares; NaN if the logits do not follow a line."""
     deviations = outputs - outputs.mean(0)
-    if (
-        len(logits) < MIN_IMAGES_ON_A_LINE
-        or (deviations.std(0) < MIN_DEVIATION * np.abs(outputs).max()).any()
-    ):
+    if len(logits) < MIN_IMAGES or (deviations.std(0) < MIN_DEVIATION * np.abs(outputs).max()).any():
         return np.nan, np.nan
     scale = (deviations * logits).sum(0) / (deviations**2).sum(0)
-    return scale, logits.mean(0) - scale * outputs.mean(0)
+    shift = logits.mean(0) - scale * outputs.mean(0)
+    distance = np.abs(scale * outputs + shift - logits).max(0)
+    # A curve looks like a line where the images differ little.
+    is_line = (distance <= MAX_DISTANCE * logits.std(0) + 1e-6 * np.abs(logits).max(0)).all()
+    return (scale, shift) if is_line else (np.nan, np.nan)
 
 
 def _owner(module, weight):

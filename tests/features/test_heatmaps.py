@@ -5,7 +5,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
-from small_nets import AuxiliaryNet, FlatNet, SmallNet, TupleNet
+from small_nets import AuxiliaryNet, FlatNet, SmallNet
 from torch import nn
 
 from skexmap.features import EmbeddingTransformer, HeatmapTransformer
@@ -45,64 +45,43 @@ def test_the_magnitude_of_the_evidence_is_kept_unless_told_otherwise(images):
 
 
 @pytest.mark.parametrize("evidence", KEPT)
-def test_maps_are_rows_divided_by_their_largest_value(images, evidence):
-    expected = KEPT[evidence](raw_maps(SmallNet(), images)).reshape(11, -1)
-    expected = expected / np.abs(expected).max(1, keepdims=True)
-    found = maps_of(SmallNet(), images, size=None, evidence=evidence)
-    assert found.shape == (11, 192)
+def test_evidence_is_taken_per_channel_then_shrunk_bilinearly_then_divided_by_the_largest(images, evidence):
+    raw = KEPT[evidence](raw_maps(SmallNet(), images))
+    found = maps_of(SmallNet(), images, size=None, normalize=None, evidence=evidence)
     assert found.dtype == np.float32
+    assert_allclose(found.reshape(images.shape), raw, rtol=1e-4, atol=1e-7)
+    # A bilinear reading from 8 to 2 looks at the four pixels around the middle of each 4 x 4 patch.
+    shrunk = raw.reshape(11, 3, 2, 4, 2, 4)[:, :, :, 1:3, :, 1:3].mean((3, 5)).reshape(11, -1)
+    assert_allclose(
+        maps_of(SmallNet(), images, size=2, normalize=None, evidence=evidence), shrunk, rtol=1e-4, atol=1e-7
+    )
+    expected = shrunk / np.abs(shrunk).max(1, keepdims=True)
+    found = maps_of(SmallNet(), images, size=2, evidence=evidence)
     assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
     assert_allclose(np.abs(found).max(1), 1)
 
 
-@pytest.mark.parametrize("evidence", KEPT)
-def test_maps_are_not_scaled_when_told_so(images, evidence):
-    assert_allclose(
-        maps_of(SmallNet(), images, size=None, normalize=None, evidence=evidence).reshape(images.shape),
-        KEPT[evidence](raw_maps(SmallNet(), images)),
-        rtol=1e-4,
-        atol=1e-7,
-    )
-
-
-@pytest.mark.parametrize("evidence", KEPT)
-def test_maps_are_shrunk_bilinearly_or_by_area(images, evidence):
-    raw = KEPT[evidence](raw_maps(SmallNet(), images))
-    parameters = {"normalize": None, "evidence": evidence}
-    by_area = maps_of(SmallNet(), images, size=4, resample="area", **parameters).reshape(11, 3, 4, 4)
-    assert_allclose(by_area, raw.reshape(11, 3, 4, 2, 4, 2).mean((3, 5)), rtol=1e-4, atol=1e-7)
-    # A bilinear reading from 8 to 2 looks at the four pixels around the middle of each 4 x 4 patch.
-    bilinear = maps_of(SmallNet(), images, size=2, **parameters).reshape(11, 3, 2, 2)
-    patches = raw.reshape(11, 3, 2, 4, 2, 4)[:, :, :, 1:3, :, 1:3]
-    assert_allclose(bilinear, patches.mean((3, 5)), rtol=1e-4, atol=1e-7)
-
-
-@pytest.mark.parametrize("evidence", KEPT)
-def test_evidence_is_taken_per_channel_then_shrunk_then_divided_by_the_largest(images, evidence):
-    raw = KEPT[evidence](raw_maps(SmallNet(), images))
-    shrunk = raw.reshape(11, 3, 4, 2, 4, 2).mean((3, 5)).reshape(11, -1)
-    expected = shrunk / np.abs(shrunk).max(1, keepdims=True)
-    found = maps_of(SmallNet(), images, size=4, resample="area", evidence=evidence)
-    assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
-
-
 def test_the_target_can_be_the_prediction_one_class_or_a_function(images):
     net = SmallNet(3).eval()
-    parameters = {"size": None, "normalize": None, "evidence": "signed"}
-    for target in range(3):
-        expected = raw_maps(net, images, torch.full((11,), target))
-        found = maps_of(net, images, target=target, **parameters).reshape(images.shape)
-        assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
     second = net(torch.from_numpy(images)).argsort(1)[:, -2]
-    found = maps_of(net, images, target=lambda logits: logits.argsort(1)[:, -2], **parameters)
-    assert_allclose(found.reshape(images.shape), raw_maps(net, images, second), rtol=1e-4, atol=1e-6)
+    targets = {0: torch.full((11,), 0), 2: torch.full((11,), 2), lambda z: z.argsort(1)[:, -2]: second}
+    for target, chosen in targets.items():
+        lrp = LRP(target=target)
+        found = maps_of(net, images, attribution=lrp, size=None, normalize=None, evidence="signed")
+        expected = raw_maps(net, images, chosen)
+        assert_allclose(found.reshape(images.shape), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_starting_at_the_logit_multiplies_the_map_by_it(images):
     net = SmallNet()
-    parameters = {"target": 1, "normalize": None, "evidence": "signed"}
     ones, logits = (
-        maps_of(net, images, attribution=LRP(initial_relevance=start), **parameters)
+        maps_of(
+            net,
+            images,
+            attribution=LRP(initial_relevance=start, target=1),
+            normalize=None,
+            evidence="signed",
+        )
         for start in ("one", "logit")
     )
     z = net.eval()(torch.from_numpy(images)).detach().numpy()[:, 1:]
@@ -124,7 +103,10 @@ def test_gamma_epsilon_and_composite_reach_the_rules(images):
 
 def test_embedding_and_map_come_from_one_forward_pass(images):
     net = SmallNet().eval()
-    blocks = maps_of(net, images, size=4, return_embedding=True)
+    transformer = HeatmapTransformer(net, size=4, return_embedding=True).fit(images)
+    assert (transformer.image_shape_, transformer.heatmap_shape_) == ((3, 8, 8), (3, 4, 4))
+    assert (transformer.n_features_in_, transformer.n_logits_, transformer.head_) == (192, 2, "head")
+    blocks = transformer.transform(images)
     assert blocks.dtype.names == ("embedding", "heatmap", "predicted")
     assert blocks["heatmap"].shape == (11, 3, 4, 4)
     assert_allclose(
@@ -216,14 +198,6 @@ def test_one_logit_models_tell_two_classes_apart(images):
     assert_allclose(found.reshape(images.shape), raw_maps(net, images, predicted), rtol=1e-4, atol=1e-6)
 
 
-def test_models_may_return_tuples(images):
-    assert_array_equal(maps_of(TupleNet(), images), maps_of(SmallNet(), images))
-    assert_array_equal(
-        EmbeddingTransformer(TupleNet()).fit_transform(images),
-        EmbeddingTransformer(SmallNet()).fit_transform(images),
-    )
-
-
 @pytest.mark.parametrize("attribution", ["lrp", lambda model, images, targets: images])
 def test_an_auxiliary_head_that_runs_last_is_not_taken_for_the_head(images, attribution):
     net = AuxiliaryNet().eval()
@@ -236,50 +210,21 @@ def test_an_auxiliary_head_that_runs_last_is_not_taken_for_the_head(images, attr
     assert_allclose(embedding.transform(images), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "labels, classes",
-    [
-        (["ship", "cat", "dog"], ["cat", "dog", "ship"]),
-        ([7, 3, 5], [3, 5, 7]),
-        # y lacks a class that the net knows: the logits keep their numbers.
-        ([0, 2, 2], [0, 1, 2]),
-        (None, [0, 1, 2]),
-    ],
-)
-def test_classes_say_which_logit_is_which_class(images, labels, classes):
-    y = None if labels is None else np.array(labels)[np.arange(11) % 3]
-    transformer = HeatmapTransformer(SmallNet(3)).fit(images, y)
-    assert list(transformer.classes_) == classes
-
-
-def test_learned_shapes_are_attributes(images):
-    transformer = HeatmapTransformer(SmallNet(), size=4).fit(images)
-    assert transformer.image_shape_ == (3, 8, 8)
-    assert transformer.heatmap_shape_ == (3, 4, 4)
-    assert transformer.n_features_in_ == 192
-    assert transformer.n_logits_ == 2
-    assert transformer.head_ == "head"
-
-
-@pytest.mark.parametrize("batch_size", [1, 4, 11, 64])
+@pytest.mark.parametrize("batch_size", [1, 4])
 def test_the_batch_size_changes_nothing(images, batch_size):
     expected = maps_of(SmallNet(), images)
     assert_allclose(maps_of(SmallNet(), images, batch_size=batch_size), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_tensors_and_other_types_of_images_are_taken(images):
+def test_tensors_memory_maps_and_other_types_of_images_are_taken(images, tmp_path):
     expected = maps_of(SmallNet(), images)
     assert_array_equal(maps_of(SmallNet(), torch.from_numpy(images)), expected)
     assert_array_equal(maps_of(SmallNet(), images.astype(np.float64)), expected)
     assert_array_equal(maps_of(SmallNet(), np.asfortranarray(images)), expected)
+    np.save(tmp_path / "images.npy", images)
+    assert_array_equal(maps_of(SmallNet(), np.load(tmp_path / "images.npy", mmap_mode="r")), expected)
     pixels = np.random.default_rng(0).integers(0, 255, (5, 3, 8, 8), dtype=np.uint8)
     assert_array_equal(maps_of(SmallNet(), pixels), maps_of(SmallNet(), pixels.astype(np.float32)))
-
-
-def test_a_memory_map_is_read_batch_by_batch(images, tmp_path):
-    np.save(tmp_path / "images.npy", images)
-    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
-    assert_array_equal(maps_of(SmallNet(), mapped, batch_size=3), maps_of(SmallNet(), images, batch_size=3))
 
 
 def test_vectors_are_images_too():
@@ -316,17 +261,32 @@ def test_no_model_is_refused(images):
     refused(TypeError, r"`model` must be a torch\.nn\.Module, got function", lambda x: x, images)
 
 
-def test_a_wrong_number_of_channels_is_refused(images):
-    refused(
-        ValueError,
-        r"cannot process images of shape \(1, 8, 8\).*number of channels",
-        SmallNet(),
-        images[:, :1],
-    )
+class Checked(SmallNet):
+    def forward(self, x):
+        assert x.shape[2] == 8, "Expected 8 rows"
+        return super().forward(x)
 
 
-def test_a_wrong_size_is_refused(images):
-    refused(ValueError, r"cannot process images of shape \(3, 12, 12\)", SmallNet(), np.zeros((2, 3, 12, 12)))
+class OfVectors(SmallNet):
+    def forward(self, x):
+        return self.head(x.mean((2, 3, 4)))
+
+
+@pytest.mark.parametrize(
+    "net, shape, match",
+    [
+        (SmallNet(), (1, 8, 8), r"RuntimeError: .* It fails in 'conv', Conv2d\(3, 4, .*number of channels"),
+        (SmallNet(), (3, 12, 12), r"RuntimeError: .* It fails in 'hidden', Linear\(in_features=64, "),
+        (Checked(), (3, 12, 12), "AssertionError: Expected 8 rows"),
+        (OfVectors(), (3, 8, 8), "IndexError: Dimension out of range"),
+    ],
+)
+@pytest.mark.parametrize("make", [HeatmapTransformer, EmbeddingTransformer])
+def test_a_failure_of_the_model_names_the_shape_and_the_layer(make, net, shape, match):
+    with pytest.raises(
+        ValueError, match=rf"cannot process images of shape \({shape[0]}, {shape[1]}.*{match}"
+    ):
+        make(net).fit(np.zeros((2, *shape), np.float32))
 
 
 def test_images_of_another_shape_than_in_fit_are_refused(images):
@@ -396,9 +356,6 @@ def test_unknown_names_are_refused_with_the_known_ones(images):
     [
         {"size": 0},
         {"normalize": "l2"},
-        {"resample": "nearest"},
-        {"target": -1},
-        {"target": "first"},
         {"batch_size": 0},
         {"num_workers": -1},
         {"return_embedding": "yes"},
@@ -414,7 +371,9 @@ def test_parameters_out_of_range_are_refused(images, parameters):
 
 
 @pytest.mark.parametrize(
-    "parameters", [{"initial_relevance": "zero"}, {"gamma": -1.0}, {"epsilon": -1.0}], ids=str
+    "parameters",
+    [{"initial_relevance": "zero"}, {"gamma": -1.0}, {"epsilon": -1.0}, {"target": -1}, {"target": "first"}],
+    ids=str,
 )
 def test_settings_of_lrp_out_of_range_are_refused(images, parameters):
     (name,) = parameters
@@ -423,69 +382,41 @@ def test_settings_of_lrp_out_of_range_are_refused(images, parameters):
 
 
 @pytest.mark.parametrize(
-    "lrp, message",
-    [
-        (
-            LRP("epsilon_plus", gamma=1.0),
-            "gamma would have no effect: the composite 'epsilon_plus' does not take it",
-        ),
-        (
-            LRP(Composite([(On(), Epsilon(0.01))]), gamma=1.0, epsilon=1.0),
-            "epsilon and gamma would have no effect",
-        ),
-    ],
+    "lrp", [LRP("epsilon_plus", gamma=1.0), LRP(Composite([(On(), Epsilon(0.01))]), gamma=1.0)]
 )
-def test_settings_that_a_composite_does_not_have_are_refused(images, lrp, message):
-    refused(ValueError, message, SmallNet(), images, attribution=lrp)
+def test_settings_that_a_composite_does_not_have_are_refused(images, lrp):
+    refused(ValueError, "gamma would have no effect", SmallNet(), images, attribution=lrp)
 
 
 def test_a_grid_search_reaches_the_settings_of_lrp(images):
     transformer = HeatmapTransformer(SmallNet(), attribution=LRP(), size=None)
-    assert "attribution__gamma" in transformer.get_params()
-    found = clone(transformer).set_params(attribution__gamma=0.5).fit_transform(images)
-    assert_array_equal(found, maps_of(SmallNet(), images, attribution=LRP(gamma=0.5), size=None))
+    assert_array_equal(transformer.fit_transform(images), maps_of(SmallNet(), images, size=None))
+    found = clone(transformer).set_params(attribution__gamma=0.5, attribution__target=1).fit_transform(images)
+    assert_array_equal(found, maps_of(SmallNet(), images, attribution=LRP(gamma=0.5, target=1), size=None))
     assert not np.allclose(found, transformer.fit_transform(images), atol=1e-3)
 
 
-def test_the_name_lrp_and_the_default_settings_are_the_same(images):
-    assert_array_equal(maps_of(SmallNet(), images), maps_of(SmallNet(), images, attribution=LRP()))
+@pytest.mark.parametrize(
+    "target, match",
+    [
+        (2, "target=2 is out of range: the model tells 2 classes apart"),
+        (lambda z: z.argmax(1) + 2, "`target` must return one class index from 0 to 1 for each of 8 images"),
+        (lambda z: torch.zeros(3).long(), r"must return one class index .* got shape \(3,\)"),
+    ],
+)
+def test_a_target_out_of_range_is_refused(images, target, match):
+    refused(ValueError, match, SmallNet(), images, attribution=LRP(target=target))
 
 
-def test_a_target_out_of_range_is_refused(images):
-    refused(
-        ValueError, "target=2 is out of range: the model tells 2 classes apart", SmallNet(), images, target=2
-    )
-    refused(
-        ValueError,
-        "`target` must return one class index from 0 to 1 for each of 8 images",
-        SmallNet(),
-        images,
-        target=lambda logits: logits.argmax(1) + 2,
-    )
-    refused(
-        ValueError,
-        "must return one class index",
-        SmallNet(),
-        images,
-        target=lambda logits: torch.zeros(3).long(),
-    )
-
-
-def test_a_model_without_a_dense_head_has_no_embedding(images):
-    class Pooled(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 2, 1)
-
-        def forward(self, x):
-            return self.conv(x).mean((2, 3))
-
-    assert maps_of(Pooled(), images).shape == (11, 192)
-    refused(ValueError, "not the output of a dense layer.*layer=", Pooled(), images, return_embedding=True)
-    with pytest.raises(ValueError, match=r"not the output of a dense layer.*layer="):
-        EmbeddingTransformer(Pooled()).fit(images)
-    found = EmbeddingTransformer(Pooled(), layer="conv").fit_transform(images)
-    assert found.shape == (11, 128)
+def test_a_model_without_a_dense_head_has_no_embedding_unless_a_layer_is_named(images):
+    # As in SqueezeNet, the logits are the mean of what a ReLU leaves.
+    net = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert maps_of(net, images).shape == (11, 192)
+    match = "not the output of a dense layer.*layer=.* before its last layer, '0'"
+    refused(ValueError, match, net, images, return_embedding=True)
+    with pytest.raises(ValueError, match=match):
+        EmbeddingTransformer(net).fit(images)
+    assert EmbeddingTransformer(net, layer="2").fit_transform(images).shape == (11, 2)
 
 
 def test_what_cannot_be_attributed_is_refused_in_fit(images):
