@@ -472,7 +472,7 @@ def _embeddings_like(transformer, *, fitted=False, **params):
         transformer.model, **{name: getattr(transformer, name) for name in shared}, **params
     )
     embeddings.set_output(transform="default")
-    return embeddings.adopt(transformer) if fitted else embeddings
+    return embeddings._adopt(transformer) if fitted else embeddings
 
 
 def _fit_strategy(strategy, X, y, **groups):

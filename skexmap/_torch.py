@@ -23,9 +23,8 @@ def pick_device(device):
 class Replica:
     """A copy of a user's model in evaluation mode that runs in its place, with its own tensors in channels-last format.
 
-    The user's module is never called, moved or switched, so nothing that happens here, even an exception or Ctrl-C, can
-    change it. Every call of `fit` or `transform` makes a replica and drops it at the end. So it is always that of the
-    model as it is, and no other thread runs it.
+    Nothing that happens to it, even an exception or Ctrl-C, can change the user's module. Every call of `fit` or
+    `transform` makes its own and drops it at the end: it is always the model as it is, and no other thread runs it.
 
     Attributes
     ----------
@@ -189,39 +188,21 @@ class TensorState:
         self.is_parameter = isinstance(values, torch.nn.Parameter)
         self.requires_grad = values.requires_grad
         self.dtype = str(detached.dtype).removeprefix("torch.")
-        self.channels_last = detached.ndim == 4 and not detached.is_contiguous()
         detached = detached.contiguous()
         # NumPy has no bfloat16, so store its bits as integers.
         self.array = (detached.view(torch.int16) if detached.dtype == torch.bfloat16 else detached).numpy()
 
     def restore(self):
-        """Return the tensor; it shares the array's memory if that is writable or mapped from a file."""
+        """Return the tensor; it shares the memory of an array that may be written to."""
         if "_restored" in vars(self):
             # Tied weights share a tensor, and so do two copies of a model in one pickle.
             return self._restored
-        values = torch.from_numpy(writable(self.array))
+        # joblib passes large arrays to worker processes as read-only maps of one file.
+        values = torch.from_numpy(self.array if self.array.flags.writeable else np.array(self.array))
         if self.dtype == "bfloat16":
             values = values.view(torch.bfloat16)
-        if self.channels_last:
-            values = values.contiguous(memory_format=torch.channels_last)
         self._restored = torch.nn.Parameter(values, self.requires_grad) if self.is_parameter else values
         return self._restored
-
-
-def writable(array):
-    """Return an array that may be written to: itself, a private mapping of its file, or a copy."""
-    # joblib passes large arrays to worker processes as read-only maps of one file. Map the file again, copy-on-write:
-    # all workers then share the weights in memory, and writes to them do not reach the file.
-    if array.flags.writeable:
-        return array
-    if isinstance(array, np.memmap) and array.filename is not None and array.mode == "r":
-        order = "F" if array.flags.fnc else "C"
-        try:
-            return np.memmap(array.filename, array.dtype, "c", array.offset, array.shape, order)
-        except OSError:
-            # The file was removed, but the mapped memory is still readable.
-            return np.array(array)
-    return np.array(array)
 
 
 def freeze_for_pickle(model):

@@ -358,20 +358,6 @@ def test_of_a_compiled_model_the_original_runs(compiled):
     assert changes(model, before) == set()
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.*is deprecated:FutureWarning")
-def test_scripted_and_traced_models_are_refused_by_name():
-    traced = torch.jit.trace(SmallNet().eval().conv, torch.from_numpy(IMAGES))
-    model = SmallNet()
-    model.conv = traced
-    for make in (HeatmapTransformer, EmbeddingTransformer):
-        with pytest.raises(TypeError, match="The model is scripted or traced"):
-            make(traced).fit(IMAGES)
-        with pytest.raises(
-            TypeError, match=r"Submodule 'conv' is scripted or traced.*original Python module"
-        ):
-            make(model).fit(IMAGES)
-
-
 def test_the_copy_runs_in_evaluation_mode_on_its_own_tensors():
     model = UserNet()
     model.scales = [torch.tensor(2.0)]

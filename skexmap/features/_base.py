@@ -27,8 +27,8 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
     """Base class of transformers that run a frozen model on images.
 
     Each call of `fit`, `transform` or `fit_transform` runs a `Replica` of its own. A subclass implements
-    ``_trial(images, replica) -> blocks``, which raises if the model cannot be used, and ``_compute(images, replica) ->
-    blocks`` for a batch. In these blocks, ``predicted`` is the index of the largest logit.
+    ``_trial(images, replica) -> blocks``, which raises if the model cannot be used, ``_compute(images, replica) ->
+    blocks`` for a batch, and ``_returns_blocks() -> bool``. In the blocks, ``predicted`` is the index of a logit.
     """
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -82,14 +82,9 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         tags.input_tags.two_d_array = True
         tags.input_tags.three_d_array = True
         tags.requires_fit = True
-        tags.transformer_tags.preserves_dtype = self._dtypes_kept()
+        # The maps have the model's type, whatever that of the images is.
+        tags.transformer_tags.preserves_dtype = []
         return tags
-
-    def _dtypes_kept(self):
-        """Return the floating types that are preserved: the model's own, or any if the model has no weights."""
-        parameters = self.model.parameters() if isinstance(self.model, torch.nn.Module) else ()
-        dtype = next((p.dtype for p in parameters if p.is_floating_point()), None)
-        return ["float64", "float32"] if dtype is None else [str(dtype).removeprefix("torch.")]
 
     def _check_images(self, X, *, reset):
         """Check X as far as possible without reading all of it, and return it in a form that can be indexed by rows."""
@@ -123,12 +118,9 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
                 f"Image {rows[0]} has shape {tuple(images.shape[1:])}, but {type(self).__name__} was fitted on images "
                 f"of shape {tuple(self.image_shape_)} (channels, height, width)."
             )
-        if replica.device.type == "cuda" and images.device.type == "cpu":
-            # Pinned memory lets the copy run in parallel with the computation.
-            images = images.pin_memory()
         if images.is_inference():
             images = images.clone()
-        images = images.to(replica.device, dtype, non_blocking=True)
+        images = images.to(replica.device, dtype)
         return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
 
     # Relevance needs a backward pass, which is not possible in a caller's inference mode.
@@ -199,10 +191,6 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
             return -1
         positions = {label: i for i, label in enumerate(np.unique(labels).tolist())}
         return np.array([positions.get(label, -1) for label in self.classes_.tolist()])[codes]
-
-    def _returns_blocks(self):
-        """Return whether the output has named blocks."""
-        raise NotImplementedError
 
     def get_feature_names_out(self, input_features=None):
         """Return the names of the output columns, the blocks one after the other.

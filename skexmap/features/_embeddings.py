@@ -12,6 +12,18 @@ from skexmap.features._base import ImageTransformer
 from skexmap.features._capture import capture_embedding, capture_layer, find_head, no_head
 from skexmap.lrp._method import predicted_classes
 
+# What does not depend on the blocks that a transformer returns.
+LEARNED = {
+    "image_shape_",
+    "n_features_in_",
+    "feature_names_in_",
+    "n_logits_",
+    "classes_",
+    "head_",
+    "_head",
+    "_labels",
+}
+
 
 class EmbeddingTransformer(ImageTransformer):
     """Penultimate-layer features of a frozen classifier, in one forward pass.
@@ -170,31 +182,9 @@ class EmbeddingTransformer(ImageTransformer):
         logits, embedding = capture_embedding(replica.module, images, self._head)
         return {EMBEDDING: embedding, PREDICTED: predicted_classes(logits)}
 
-    def adopt(self, fitted):
-        """Copy the fitted attributes of a transformer of the same model, without running the model again.
-
-        Parameters
-        ----------
-        fitted : HeatmapTransformer
-            Fitted with ``return_embedding=True``.
-
-        Returns
-        -------
-        self : EmbeddingTransformer
-        """
-        learned = (
-            "image_shape_",
-            "n_features_in_",
-            "feature_names_in_",
-            "classes_",
-            "head_",
-            "_head",
-            "n_logits_",
-        )
-        for name in learned:
-            if hasattr(fitted, name):
-                setattr(self, name, getattr(fitted, name))
-        self._labels = fitted._labels
+    def _adopt(self, fitted):
+        """Copy what a HeatmapTransformer of the same model, with ``return_embedding=True``, has learned."""
+        vars(self).update({name: value for name, value in vars(fitted).items() if name in LEARNED})
         self._block_dtype = np.dtype([(name, fitted._block_dtype[name]) for name in (EMBEDDING, PREDICTED)])
         self.n_embedding_features_ = self._block_dtype[EMBEDDING].shape[0]
         return self

@@ -225,10 +225,6 @@ class HeatmapTransformer(ImageTransformer):
             replica.engine = RelevanceEngine(replica.module, lrp.resolved())
         return replica
 
-    def _dtypes_kept(self):
-        # A structured array does not have a floating type.
-        return [] if self.return_embedding or self.dtype is not None else super()._dtypes_kept()
-
     def _trial(self, images, replica):
         """Raise if the model cannot be attributed correctly; return the blocks of a few images."""
         if replica.engine is not None:

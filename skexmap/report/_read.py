@@ -132,7 +132,7 @@ def forward_only(transformer, X, *, load=True):
         transformer.model, return_predicted=True, load=transformer.load if load else None, **params
     )
     embedder.set_output(transform="default")
-    return embedder.adopt(transformer).transform(X)
+    return embedder._adopt(transformer).transform(X)
 
 
 def is_fitted_on(classifier, embeddings):

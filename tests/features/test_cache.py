@@ -43,7 +43,6 @@ def test_a_clone_shares_the_model_and_copies_the_rest(Transformer):
 def test_a_copied_transformer_gives_the_same_results(Transformer, copy_it, images):
     net = SmallNet()
     net.hidden.weight.requires_grad_(False)
-    net.conv.to(memory_format=torch.channels_last)
     fitted = Transformer(net).fit(images)
     copied = copy_it(fitted)
     assert copied.model is not fitted.model
@@ -53,7 +52,6 @@ def test_a_copied_transformer_gives_the_same_results(Transformer, copy_it, image
         assert isinstance(theirs, torch.nn.Parameter), name
         assert torch.equal(mine, theirs)
         assert mine.requires_grad == theirs.requires_grad
-        assert mine.stride() == theirs.stride()
 
 
 def test_tied_weights_stay_tied_in_a_pickle():

@@ -60,9 +60,7 @@ def test_a_dense_layer_stands_for_its_input_and_another_module_for_its_output(im
         assert_allclose(found.transform(images), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_an_unknown_layer_is_refused_with_near_names(images):
-    with pytest.raises(ValueError, match=r"no module named 'features\.conv'. Did you mean one of \['conv'\]"):
-        EmbeddingTransformer(SmallNet(), layer="features.conv").fit(images)
+def test_an_unknown_layer_is_refused_with_the_names_there_are(images):
     with pytest.raises(ValueError, match=r"top-level modules are \['conv', 'norm'"):
         EmbeddingTransformer(SmallNet(), layer="backbone").fit(images)
 

@@ -140,17 +140,6 @@ def test_scripted_and_traced_submodules_are_refused(how):
         HeatmapTransformer(model).fit(IMAGES)
 
 
-def test_compiled_submodules_are_refused():
-    part = torch.compile(nn.Conv2d(2, 3, 1), backend="eager")
-    model = nn.Sequential(part, nn.Flatten(), nn.Linear(48, 2)).eval()
-    with pytest.raises(TypeError, match=r"Submodule '0' is compiled.*`compiled\._orig_mod`"):
-        HeatmapTransformer(model).fit(IMAGES)
-    in_place = nn.Sequential(nn.Flatten(), nn.Linear(32, 2)).eval()
-    in_place.compile(backend="eager")
-    with pytest.raises(TypeError, match="The model is compiled in place"):
-        HeatmapTransformer(in_place).fit(IMAGES)
-
-
 def test_a_layer_without_an_entry_is_refused():
     with pytest.raises(UnsupportedOperationError, match=r"has no entry for it \(convolution\)"):
         check(net(lambda net, x: x), IMAGES, Composite([("dense", Epsilon())]))
