@@ -194,8 +194,8 @@ class TestWhenTheFrozenNetIsWarnedOf:
     @pytest.mark.parametrize(
         "params",
         [
-            {"target": 0},
-            {"target": 1},
+            {"attribution": LRP(target=0)},
+            {"attribution": LRP(target=1)},
             {"attribution": lambda model, images, targets: images},
             {"attribution": LRP(layer="4")},
         ],

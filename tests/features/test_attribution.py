@@ -102,6 +102,9 @@ def test_an_error_raised_inside_a_callable_attribution_is_passed_on_unchanged(im
         maps_of(SmallNet(), images, attribution=broken)
 
 
-def test_maps_of_a_callable_that_are_not_finite_are_refused(images):
-    with pytest.raises(ValueError, match="6 of 6 heatmaps of a batch contain NaN or infinity"):
-        maps_of(SmallNet(), images, attribution=lambda model, x, targets: x / 0)
+@pytest.mark.parametrize(
+    "dtype, remedy", [("float32", "larger `epsilon`"), ("float16", 'use dtype="bfloat16" or dtype="float32"')]
+)
+def test_maps_that_are_not_finite_are_refused_with_a_remedy(images, dtype, remedy):
+    with pytest.raises(ValueError, match=f"6 of 6 heatmaps of a batch contain NaN or infinity.*{remedy}"):
+        maps_of(SmallNet(), images, dtype=dtype, attribution=lambda model, x, targets: x / 0)

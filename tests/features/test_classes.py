@@ -80,11 +80,19 @@ def test_a_wrong_order_is_noticed_and_the_right_one_named(animals):
         HeatmapTransformer(Brightest(), return_embedding=True).fit_transform(*animals)
 
 
-def test_a_net_that_no_order_explains_is_noticed(animals):
+@pytest.mark.parametrize("subtracted, is_hinted", [(0, True), (0.75, False)])
+def test_a_net_that_no_order_explains_is_noticed_and_so_are_images_without_negative_pixels(
+    animals, subtracted, is_hinted
+):
     X, _ = animals
     y = np.where(np.random.default_rng(0).random(90) < 0.95, "cat", "dog")
-    with pytest.warns(InaccurateModelWarning, match="most frequent class alone .* See that its weights"):
-        HeatmapTransformer(Brightest(), return_embedding=True, classes=NAMES).fit_transform(X, y)
+    transformer = HeatmapTransformer(Brightest(), return_embedding=True, classes=NAMES)
+    with pytest.warns(
+        InaccurateModelWarning, match="most frequent class alone .* See that its weights"
+    ) as record:
+        transformer.fit_transform(X - np.float32(subtracted), y)
+    (warning,) = record
+    assert ("No pixel is negative" in str(warning.message)) == is_hinted
 
 
 @pytest.mark.parametrize(
