@@ -118,12 +118,14 @@ def _copy_tensor(values, device, dtype):
 
 def _detach_from_user(part, memo):
     """Make the functions of a copied module refer to copies, and its hooks fit to be intercepted."""
-    for home in (vars(part), part._forward_hooks, part._forward_pre_hooks):
-        for name, value in home.items():
-            if isinstance(value, types.FunctionType):
-                home[name] = _copy_function(value, memo)
+    for name, value in vars(part).items():
+        # A function without a closure stays itself: a module may compare it, as in `self.activation is F.relu`.
+        if isinstance(value, types.FunctionType) and value.__closure__:
+            vars(part)[name] = _copy_function(value, memo)
     for hooks in (part._forward_hooks, part._forward_pre_hooks):
-        hooks.update({key: _ForwardHook(hook) for key, hook in hooks.items()})
+        for key, hook in hooks.items():
+            is_function = isinstance(hook, types.FunctionType)
+            hooks[key] = _ForwardHook(_copy_function(hook, memo) if is_function else hook)
     # Remove backward hooks: they expect gradients, not relevance.
     part._backward_hooks.clear()
     part._backward_pre_hooks.clear()

@@ -202,11 +202,8 @@ def test_maps_are_the_same_under_no_grad_and_inference_mode():
 
 LEFT_BEHIND = {
     "a forward hook": lambda model: model.conv.register_forward_hook(lambda *_: None),
-    "a backward hook": lambda model: model.conv.register_full_backward_hook(lambda *_: None),
-    "a tag on a tensor": lambda model: setattr(model.head.weight, "tag", 1),
     "another mode": lambda model: model.norm.train(),
     "a changed weight": lambda model: model.head.bias.data.add_(1e-7),
-    "a frozen weight": lambda model: model.head.bias.requires_grad_(False),
     "a changed gradient": lambda model: model.hidden.weight.grad.mul_(2),
     "another memory format": lambda model: model.conv.to(memory_format=torch.channels_last),
     "an attribute": lambda model: setattr(model, "cache", {}),
@@ -425,28 +422,6 @@ def test_two_threads_get_the_maps_of_one_and_leave_the_model_as_found(pair):
     assert changes(model, before) == set()
 
 
-def test_the_users_own_forwards_in_another_thread_are_not_disturbed():
-    model = SmallNet().eval()
-    x = torch.from_numpy(IMAGES)
-    expected = model(x).detach().clone()
-    maps = HeatmapTransformer(model, batch_size=2).fit(IMAGES)
-    done = threading.Event()
-    wrong = []
-
-    def forwards():
-        while not done.is_set():
-            if not torch.equal(model(x).detach(), expected):
-                wrong.append(1)
-
-    thread = threading.Thread(target=forwards)
-    thread.start()
-    for _ in range(5):
-        maps.transform(IMAGES)
-    done.set()
-    thread.join()
-    assert not wrong
-
-
 def live_tensors():
     return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
@@ -466,26 +441,6 @@ def test_two_hundred_batches_leave_no_tensor_behind(composite):
         assert live_tensors() == before
     finally:
         gc.enable()
-
-
-def test_a_refused_model_leaves_no_tensor_behind():
-    class Odd(SmallNet):
-        def forward(self, x):
-            return torch.exp(super().forward(x))
-
-    model = Odd()
-
-    def refuse():
-        with pytest.raises(UnsupportedOperationError):
-            HeatmapTransformer(model).fit(IMAGES)
-
-    refuse()
-    gc.collect()
-    before = live_tensors()
-    for _ in range(5):
-        refuse()
-    gc.collect()
-    assert live_tensors() == before
 
 
 def test_the_device_can_be_named():
