@@ -56,10 +56,8 @@ class _DenseCalls(TorchFunctionMode):
 
 
 def find_head(module, images, head=None):
-    """Return the logits, the embedding and the `Head` between them, from one forward pass; None if there is no head.
-
-    With the head that was found in `fit`, the relation to the logits must be the same.
-    """
+    """Return the logits, the embedding and the `Head` between them, from one forward pass; None if there is no head."""
+    # With the head that was found in `fit`, the relation to the logits must be the same.
     with torch.no_grad():
         with _DenseCalls() as seen:
             logits = find_logits(module(images), len(images))
