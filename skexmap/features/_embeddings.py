@@ -7,7 +7,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from skexmap._blocks import EMBEDDING, PREDICTED
-from skexmap._validation import Interval, _fit_context
+from skexmap._validation import HasMethods, Interval, _fit_context
 from skexmap.features._base import ImageTransformer, explained_failure, predicted_classes
 from skexmap.features._capture import capture_embedding
 
@@ -87,7 +87,7 @@ class EmbeddingTransformer(ImageTransformer):
         "layer": [str, None],
         "return_predicted": ["boolean"],
         "classes": ["array-like", None],
-        "load": [callable, None],
+        "load": [callable, HasMethods("__getitem__"), None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device],
         "num_workers": [Interval(Integral, 0, None, closed="left")],

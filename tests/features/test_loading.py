@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from skexmap.datasets import ImageNetTransform, readable_images
 from skexmap.exceptions import UnreadableImagesError
-from skexmap.features import DatasetLoader, EmbeddingTransformer, HeatmapTransformer, ImageLoader
+from skexmap.features import EmbeddingTransformer, HeatmapTransformer, ImageLoader
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ class SmallNetOf4(SmallNet):
 
 def test_any_torch_data_set_can_be_read_by_index():
     dataset = Squares()
-    found = EmbeddingTransformer(SmallNet(), load=DatasetLoader(dataset)).fit_transform(np.array([4, 1, 9]))
+    found = EmbeddingTransformer(SmallNet(), load=dataset).fit_transform(np.array([4, 1, 9]))
     stacked = np.stack([dataset[i][0] for i in (4, 1, 9)])
     assert_array_equal(found, EmbeddingTransformer(SmallNet()).fit_transform(stacked))
 
@@ -216,8 +216,6 @@ def test_images_of_another_size_in_a_later_batch_are_refused(paths):
 
 
 def test_loaders_can_be_pickled():
-    loader = pickle.loads(pickle.dumps(DatasetLoader(Squares())))
-    assert loader(3).max() == 9
     assert pickle.loads(pickle.dumps(ImageLoader(halve))).transform is halve
 
 
