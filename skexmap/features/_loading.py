@@ -205,9 +205,8 @@ def scaled(images):
     low, high = images.min().item(), images.max().item()
     if low < -1 or high > 1:
         raise ValueError(
-            f"Pixels are integers ({str(images.dtype).removeprefix('torch.')}) from {low} to {high}, which may have any "
-            "scale. Scale them as the model expects them, for example X / 255. Integers of the types uint8 and uint16 "
-            "are scaled from 0 to 1."
+            f"Pixels are integers ({str(images.dtype).removeprefix('torch.')}) from {low} to {high}, in an "
+            "unknown scale. Scale them as the model expects, for example X / 255. Only uint8 and uint16 are scaled."
         )
     return images
 
