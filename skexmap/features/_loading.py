@@ -101,7 +101,7 @@ class Images(Dataset):
         return rows, scaled(torch.stack(images))
 
     def _read(self, row):
-        shown = f"X[{row}]"
+        item, shown = None, f"X[{row}]"
         try:
             item = self.X[row]
             shown = text_of(item)
@@ -119,7 +119,7 @@ class Images(Dataset):
             advice = f"Items of X must be paths or {AN_IMAGE}."
             if self.given is not None:
                 advice = f"`load` must turn an item of X into {AN_IMAGE}."
-                if not opens_files(self.load):
+                if isinstance(item, PATH_TYPES) and not opens_files(self.load):
                     advice += " If it takes an opened image instead of a path, pass load=ImageLoader(load)."
             raise ValueError(
                 f"Could not load image {row} ({shown}): {type(error).__name__}: {error}. {advice}"

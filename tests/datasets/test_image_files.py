@@ -392,7 +392,7 @@ def test_a_data_frame_is_read_like_the_csv_file_of_its_rows(pets, library):
     np.testing.assert_array_equal(load_image_folder(absolute)["all"].data, data.train.data)
     with pytest.raises(ValueError, match="1 of 2 values of 'target' in the data frame are empty: numbers 2"):
         load_image_folder(
-            frames.DataFrame({"path": ["a", "b"], "target": ["cat", None]}), pets.parent / "images"
+            frames.DataFrame({"path": ["0.png", "1.png"], "target": ["cat", None]}), pets.parent / "images"
         )
 
 
