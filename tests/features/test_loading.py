@@ -71,14 +71,6 @@ def test_paths_in_a_data_frame_column_are_taken(paths, images):
     assert_array_equal(found, EmbeddingTransformer(SmallNet()).fit_transform(images))
 
 
-def test_gray_and_transparent_files_become_rgb(tmp_path):
-    Image = pytest.importorskip("PIL.Image")
-    Image.new("L", (4, 4), 51).save(tmp_path / "gray.png")
-    Image.new("RGBA", (4, 4), (51, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert ImageLoader()(tmp_path / "gray.png")[:, 0, 0].tolist() == pytest.approx([0.2, 0.2, 0.2])
-    assert ImageLoader()(tmp_path / "clear.png").shape == (3, 4, 4)
-
-
 @pytest.mark.parametrize("container", ["array", "pandas", "polars"])
 def test_paths_in_a_table_are_refused_with_what_to_pass(paths, container):
     table = np.array(paths)[:, None]
@@ -149,17 +141,18 @@ KINDS = {
     "pictures": lambda images, paths: opened(paths),
     "object array": lambda images, paths: in_object_array(list(images)),
     "paths as bytes": lambda images, paths: [os.fsencode(path) for path in paths],
-    "array of bytes": lambda images, paths: np.array([os.fsencode(path) for path in paths]),
+    "array of paths as bytes": lambda images, paths: np.array([os.fsencode(path) for path in paths]),
     "uint8": lambda images, paths: np.rint(images * 255).astype(np.uint8),
     "uint16": lambda images, paths: np.rint(images * 65535).astype(np.uint16),
     "big-endian": lambda images, paths: images.astype(">f4"),
 }
 
 
-@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-@pytest.mark.parametrize("by_index", [False, True])
+@pytest.mark.parametrize(
+    "kind, by_index", [(kind, by) for kind in KINDS for by in (False, True) if not (by and "path" in kind)]
+)
 def test_the_same_images_in_any_form_give_the_same_embeddings(paths, images, kind, by_index):
-    X, load = kind(images, paths), None
+    X, load = KINDS[kind](images, paths), None
     expected = EmbeddingTransformer(SmallNet()).fit_transform(images)
     if by_index:
         X, load = np.arange(7)[::-1], X
@@ -181,6 +174,8 @@ def test_a_folder_of_torchvision_is_read_with_its_own_transform(paths, images, t
     assert_array_equal(found, expected)
 
 
+@pytest.mark.filterwarnings("ignore::skexmap.exceptions.ConstantPredictionWarning")
+@pytest.mark.filterwarnings("ignore::skexmap.exceptions.InaccurateModelWarning")
 @pytest.mark.parametrize("by_index", [False, True])
 def test_a_grid_search_splits_a_torch_data_set(images, by_index):
     dataset = TensorDataset(torch.as_tensor(images), torch.arange(7))
