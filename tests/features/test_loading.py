@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from small_nets import SHOWN, CountingNet, SmallNet
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from skexmap.datasets import ImageNetTransform, readable_images
+from skexmap.datasets import ImageNetTransform
 from skexmap.exceptions import UnreadableImagesError
 from skexmap.features import EmbeddingTransformer, HeatmapTransformer, ImageLoader
 from skexmap.features._loading import image_batches
@@ -288,17 +288,6 @@ def test_unreadable_masks_are_refused_with_the_rows_of_their_images(tmp_path):
     with pytest.raises(UnreadableImagesError, match=r"2 of 4 images .*1\.png', '.*3\.jpg'") as caught:
         transformer.transform(paths)
     assert_array_equal(caught.value.indices, [1, 3])
-
-
-def test_the_readable_images_can_be_fitted_on(paths):
-    paths = np.array(paths)
-    truncate(Path(paths[2]))
-    ok = readable_images(paths)
-    found = EmbeddingTransformer(SmallNet()).fit_transform(paths[ok])
-    with pytest.raises(UnreadableImagesError) as caught:
-        EmbeddingTransformer(SmallNet()).fit(paths)
-    others = np.delete(paths, caught.value.indices)
-    assert_array_equal(found, EmbeddingTransformer(SmallNet()).fit_transform(others))
 
 
 def item_5_fails(item):
