@@ -75,8 +75,17 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
     def _check_images(self, X, *, reset):
         """Check X as far as possible without reading all of it, and return it in a form that can be indexed by rows."""
         check_model(self.model)
+        # A text can be indexed, too, as far as `_parameter_constraints` sees.
+        if isinstance(self.load, str):
+            raise ValueError(
+                f"The 'load' parameter of {type(self).__name__} must be a function or a data set, got {self.load!r}."
+            )
         X = indexable_rows(X)
         if self.load is not None or holds_images(X):
+            if len(X) == 0:
+                raise ValueError(
+                    "Found array with 0 sample(s) (X is empty) while a minimum of 1 is required."
+                )
             return X
         X = X if hasattr(X, "ndim") else np.asarray(X)
         if isinstance(X, torch.Tensor):

@@ -225,16 +225,13 @@ def indexable_rows(X):
         raise TypeError(
             f"X is a {type(X).__name__}, which has no rows. Pass a list, an array, or a data set with a length."
         )
-    X = X if has_rows or hasattr(X, "ndim") else np.asarray(X)
-    if has_rows and len(X) == 0:
-        raise ValueError("Found array with 0 sample(s) (X is empty) while a minimum of 1 is required.")
-    return X
+    return X if has_rows or hasattr(X, "ndim") else np.asarray(X)
 
 
 def holds_images(X):
     """Return whether the items of X are images or paths, to be read one by one, rather than rows of numbers."""
     if isinstance(X, list | tuple):
-        return is_image(image_in(X[0]))
+        return len(X) > 0 and is_image(image_in(X[0]))
     if hasattr(X, "ndim"):
         return (
             not isinstance(X, torch.Tensor) and X.ndim == 1 and len(X) > 0 and is_image(image_in(_first(X)))

@@ -273,7 +273,7 @@ def test_tensors_and_other_types_of_images_are_taken(images):
     assert_array_equal(maps_of(SmallNet(), images.astype(np.float64)), expected)
     assert_array_equal(maps_of(SmallNet(), np.asfortranarray(images)), expected)
     pixels = np.random.default_rng(0).integers(0, 255, (5, 3, 8, 8), dtype=np.uint8)
-    assert_array_equal(maps_of(SmallNet(), pixels), maps_of(SmallNet(), pixels.astype(np.float32)))
+    assert_array_equal(maps_of(SmallNet(), pixels), maps_of(SmallNet(), pixels / np.float32(255)))
 
 
 def test_a_memory_map_is_read_batch_by_batch(images, tmp_path):
