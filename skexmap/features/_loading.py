@@ -1,6 +1,7 @@
 """Turn the X that a user passes into batches of images."""
 
 from collections.abc import Mapping
+from functools import partial
 from numbers import Number
 
 import numpy as np
@@ -131,11 +132,15 @@ def loader_of(load):
     if load is None:
         return ImageLoader()
     if not callable(load):
-        # NumPy's integers are not keys of every data set.
-        return lambda item: load[item.item() if isinstance(item, np.generic) else item]
+        return partial(_row_of, load)
     libraries = {cls.__module__.partition(".")[0] for cls in type(load).__mro__}
     takes_images = isinstance(load, torch.nn.Module) or not libraries.isdisjoint(LIBRARIES_OF_TRANSFORMS)
     return ImageLoader(load) if takes_images else load
+
+
+def _row_of(dataset, key):
+    # NumPy's integers are not keys of every data set.
+    return dataset[key.item() if isinstance(key, np.generic) else key]
 
 
 def opens_files(load):

@@ -1,6 +1,7 @@
 """Where images come from: files, data sets, memory maps and callables."""
 
 import os
+import pickle
 import weakref
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 from skexmap.datasets import ImageNetTransform
 from skexmap.exceptions import UnreadableImagesError
 from skexmap.features import EmbeddingTransformer, HeatmapTransformer, ImageLoader
-from skexmap.features._loading import image_batches
+from skexmap.features._loading import Images, image_batches
 
 
 @pytest.fixture
@@ -159,6 +160,11 @@ def test_the_same_images_in_any_form_give_the_same_embeddings(paths, images, kin
         expected = expected[::-1]
     found = EmbeddingTransformer(SmallNet(), load=load, batch_size=3).fit_transform(X)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("load", [Squares(), ImageLoader(halve), shifted])
+def test_what_workers_get_can_be_pickled(load):
+    assert len(pickle.loads(pickle.dumps(Images(np.arange(4), load)))) == 4
 
 
 def test_a_folder_of_torchvision_is_read_with_its_own_transform(paths, images, tmp_path):
