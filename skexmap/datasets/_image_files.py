@@ -1,5 +1,6 @@
-"""Loaders of published image data sets, and of images listed in a CSV file."""
+"""Loaders of published image data sets, and of your own images."""
 
+import os
 from itertools import product
 from pathlib import Path
 
@@ -216,21 +217,24 @@ def load_urbancars(root, shortcut="both"):
 def load_image_folder(
     table, root=None, *, path_column="path", target_column="target", attribute_column=None, split_column=None
 ):
-    r"""Load your own images, listed in a CSV file.
+    r"""Load your own images, listed in a table or sorted into folders.
 
     Parameters
     ----------
-    table : path-like
-        CSV file with one line per image.
+    table : path-like or DataFrame
+        CSV file, or data frame of pandas or polars, with one line per image. Or a folder with one folder of images for
+        each class. The class folders may themselves be in folders named by split (train, val, valid, validation, test);
+        the column ``split`` then holds these names.
     root : path-like or None, default=None
-        Folder that the paths are relative to; if None, the folder of `table`. Absolute paths are kept.
+        Folder that the paths are relative to, and that must contain them. If None, it is the folder of the CSV file;
+        paths in a data frame may then lead anywhere.
     path_column, target_column : str, default="path" and "target"
         Columns with the path and the class of each image.
     attribute_column : str or None, default=None
         Column with the spurious attribute, if it was recorded.
     split_column : str or None, default=None
         Column with the split of each image: train, validation (or val, valid) or test, or 0, 1, 2. If None, all images
-        are in the split ``all``.
+        are in the split ``all``, unless `table` is a folder of splits.
 
     Returns
     -------
@@ -242,7 +246,7 @@ def load_image_folder(
     Raises
     ------
     FileNotFoundError, ValueError
-        As in `load_waterbirds`; different spellings of a path name the same image.
+        As in `load_waterbirds`; different spellings of a path name the same image. If an image is outside `root`.
 
     Examples
     --------
@@ -259,9 +263,19 @@ def load_image_folder(
     >>> pets["all"].group_labels is None
     True
     """
-    require_files(table, advice="Give as `table` the CSV file that lists your images.")
-    columns = Table.from_csv(table)
-    paths = image_paths(Path(table).parent if root is None else root, columns[path_column], table)
+    if hasattr(table, "columns"):
+        columns = Table.from_frame(table)
+    elif os.path.isdir(table):
+        columns = Table.from_class_folders(table)
+        root = table if root is None else root
+        split_column = "split" if split_column is None and "split" in columns.columns else split_column
+    else:
+        require_files(
+            table, advice="Give as `table` the CSV file that lists your images, or a folder of them."
+        )
+        columns = Table.from_csv(table)
+        root = Path(table).parent if root is None else root
+    paths = image_paths(root, columns[path_column], columns.path)
     target_names, target = _number_in_order(columns[target_column])
     attribute_names, attributes = None, None
     if attribute_column is not None:
@@ -270,7 +284,9 @@ def load_image_folder(
     if split_column is not None:
         split = columns.decode(split_column, SPLIT_NAMES)
         splits = [name for name in SPLITS if name in split]
-    return _in_splits(paths, target, attributes, split, table, target_names, attribute_names, splits=splits)
+    return _in_splits(
+        paths, target, attributes, split, columns.path, target_names, attribute_names, splits=splits
+    )
 
 
 def _in_splits(

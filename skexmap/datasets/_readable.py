@@ -1,9 +1,12 @@
-"""Check which image files can be opened and decoded."""
+"""Open image files, and check which of them can be opened and decoded."""
 
 import os
 
 import numpy as np
 
+from skexmap.exceptions import UnreadableImagesError
+
+PATH_TYPES = (str, bytes, os.PathLike)
 # How a file of each kind begins and ends; a truncated file lacks its end.
 _FORMATS = (
     (b"\xff\xd8\xff", b"\xff\xd9"),
@@ -19,7 +22,8 @@ def readable_images(paths):
     Parameters
     ----------
     paths : array-like of path-like of shape (n_samples,)
-        Paths of the files. Missing and empty files, and files that are not images, are not readable.
+        Paths of the files. Missing and empty files, and files that are not images, are not readable, nor are pictures
+        larger than Pillow's limit (twice ``PIL.Image.MAX_IMAGE_PIXELS``).
 
     Returns
     -------
@@ -48,6 +52,9 @@ def readable_images(paths):
 
 def looks_readable(path):
     """Return whether a file begins and ends as a JPEG or PNG file does, or can be decoded (a faster check)."""
+    # To open a pipe would be to wait for its writer.
+    if not os.path.isfile(path):
+        return False
     try:
         with open(path, "rb") as file:
             start = file.read(8)
@@ -60,14 +67,67 @@ def looks_readable(path):
 
 
 def _can_be_decoded(path):
-    # Pillow is needed only for image files.
-    from PIL import Image
-
     try:
-        # Open the file ourselves, because Pillow leaks the handle if decoding fails.
-        with open(path, "rb") as file, Image.open(file) as image:
-            image.load()
-    # Pillow raises half a dozen kinds of exceptions for broken files, even SyntaxError.
-    except Exception:
+        open_image(path)
+    except UnreadableImagesError:
         return False
     return True
+
+
+def open_image(path):
+    """Return the first picture of a file, upright, in one of the modes of `standard_mode`."""
+    # Pillow is needed only for image files.
+    from PIL import Image, ImageOps
+
+    path = path_text(path)
+    try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise OSError("it is not a regular file")
+        # Open the file ourselves, because Pillow leaks the handle if decoding fails.
+        with open(path, "rb") as file, Image.open(file) as image:
+            return standard_mode(ImageOps.exif_transpose(image))
+    # Pillow raises half a dozen kinds of exceptions for broken files, even SyntaxError.
+    except Exception as error:
+        message = f"{path!r} cannot be read: {type(error).__name__}: {error}."
+        if isinstance(error, Image.DecompressionBombError):
+            message += " If you trust the file, raise `PIL.Image.MAX_IMAGE_PIXELS`."
+        raise UnreadableImagesError(message) from error
+
+
+def path_text(path):
+    """Return a path as `str`, so that errors do not show `np.str_(...)`."""
+    return str(os.fsdecode(path))
+
+
+def standard_mode(image):
+    """Return a picture in the mode RGB, or with more than 8 bits in the mode F, with values from 0 to 1."""
+    from PIL import Image
+
+    if image.mode == "I":
+        raise ValueError(
+            "its pixels are integers of 32 bits, which may have any scale; save it in 8 or 16 bits"
+        )
+    if image.mode == "F" or image.mode.startswith("I;16"):
+        values = np.asarray(image, dtype=np.float32) / np.float32(1 if image.mode == "F" else 65535)
+        if not 0 <= values.min() <= values.max() <= 1:
+            raise ValueError(
+                f"its pixels are floats from {values.min():g} to {values.max():g}; scale them to the range 0 to 1"
+            )
+        return Image.fromarray(values)
+    # Pillow would warn of a palette with transparent colors.
+    return (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
+
+
+def as_rgb(image):
+    """Return a picture of any mode in RGB, with 8 bits."""
+    image = standard_mode(image)
+    if image.mode == "F":
+        image = image.point(lambda value: value * 255 + 0.5).convert("L")
+    return image.convert("RGB")
+
+
+def pixels_of(image):
+    """Return a picture in a standard mode as a float32 array (3, height, width), with values from 0 to 1."""
+    if image.mode == "F":
+        return np.repeat(np.asarray(image)[None], 3, axis=0)
+    return np.asarray(image).transpose(2, 0, 1) / np.float32(255)

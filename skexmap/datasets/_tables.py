@@ -2,10 +2,13 @@
 
 import csv
 import os
+from pathlib import Path
 
 import numpy as np
 
 N_SHOWN = 5
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+SPLIT_FOLDERS = {"train", "val", "valid", "validation", "test"}
 
 
 class Table:
@@ -21,18 +24,43 @@ class Table:
                 f"{first_offenders(ragged)}."
             )
         self.path = path
-        values = [[value.strip() for value in column] for column in zip(*lines, strict=True)]
-        self.columns = dict(zip([name.strip() for name in header], values, strict=True))
+        self.columns = dict(zip(header, map(list, zip(*lines, strict=True)), strict=True))
 
     @classmethod
     def from_csv(cls, path):
         """Read a CSV file; values may be quoted, and quoted values may have several lines."""
         try:
             with open(path, newline="", encoding="utf-8-sig") as file:
-                lines = [line for line in csv.reader(file, skipinitialspace=True, strict=True) if any(line)]
+                reader = csv.reader(file, skipinitialspace=True, strict=True)
+                lines = [[value.strip() for value in line] for line in reader if any(line)]
         except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not a CSV file in UTF-8: {error}.") from error
         return cls(path, lines[0] if lines else [], lines[1:])
+
+    @classmethod
+    def from_frame(cls, frame):
+        """Take the columns of a data frame of pandas or polars."""
+        columns = [
+            ["" if value is None else str(value) for value in frame[name].to_list()] for name in frame.columns
+        ]
+        return cls("the data frame", [str(name) for name in frame.columns], list(zip(*columns, strict=True)))
+
+    @classmethod
+    def from_class_folders(cls, root):
+        """List the images in a tree of folders named by class, which may lie in folders named by split."""
+        files = [path for path in sorted(Path(root).rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
+        parts = [path.relative_to(root).parts for path in files if path.is_file()]
+        parts = [names for names in parts if not any(name.startswith(".") for name in names)]
+        has_splits = bool(parts) and {first for first, *_ in parts} <= SPLIT_FOLDERS
+        depth = 2 if has_splits else 1
+        astray = [os.path.join(*names) for names in parts if len(names) <= depth]
+        if astray:
+            raise ValueError(
+                f"{len(astray)} of {len(parts)} images in {root} are not in the folder of a class: "
+                f"{first_offenders(astray)}. Put each image into a folder named by its class."
+            )
+        header = ["path", "split", "target"] if has_splits else ["path", "target"]
+        return cls(root, header, [[os.path.join(*names), *names[:depth]] for names in parts])
 
     def __getitem__(self, column):
         """Return the values of a column; raise ValueError if it does not exist, or a value is missing."""
@@ -40,7 +68,7 @@ class Table:
             raise ValueError(f"{self.path} has no column {column!r}. It has: {', '.join(self.columns)}.")
         values = self.columns[column]
         # NumPy and pandas write "nan" for a missing value.
-        empty = [i for i, value in enumerate(values, start=1) if value.lower() in ("", "nan")]
+        empty = [i for i, value in enumerate(values, start=1) if value.lower() in ("", "nan", "<na>")]
         if empty:
             raise ValueError(
                 f"{len(empty)} of {len(values)} values of {column!r} in {self.path} are empty: numbers "
@@ -77,16 +105,25 @@ def require_files(*paths, advice="Give as `root` the folder that has them."):
 
 
 def image_paths(folder, names, where):
-    """Return the paths of images as an array; raise if files do not exist or an image is named twice."""
+    """Return the paths of images as an array; raise if one is absent, named twice, or outside a folder (not None)."""
     # `join` keeps an absolute path.
-    paths = [os.path.join(folder, name) for name in names]
+    paths = [os.path.join(folder or "", name) for name in names]
+    # Different spellings of a path name the same image.
+    spelled = [os.path.abspath(path) for path in paths]
+    if folder is not None:
+        inside = os.path.join(os.path.abspath(folder), "")
+        outside = [path for path, full in zip(paths, spelled, strict=True) if not full.startswith(inside)]
+        if outside:
+            raise ValueError(
+                f"{len(outside)} of {len(paths)} images named in {where} are outside {folder}: "
+                f"{first_offenders(outside)}. Give as `root` a folder that contains all images."
+            )
     absent = [path for path in paths if not os.path.isfile(path)]
     if absent:
         raise FileNotFoundError(
             f"{len(absent)} of {len(paths)} images named in {where} do not exist: {first_offenders(absent)}."
         )
-    # Different spellings of a path name the same image.
-    refuse_repeats([os.path.abspath(path) for path in paths], where)
+    refuse_repeats(spelled, where)
     return np.array(paths, dtype=str)
 
 

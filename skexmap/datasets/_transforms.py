@@ -5,6 +5,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from skexmap.datasets._readable import (
+    PATH_TYPES,
+    as_rgb,
+    open_image,
+    path_text,
+    pixels_of,
+    standard_mode,
+)
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # A gray level of a CUB mask encodes how many annotators marked the pixel as bird. Above this level, at least four of
@@ -62,22 +71,17 @@ class ImageNetTransform:
         """Return the image as an array."""
         from PIL import Image
 
-        if isinstance(image, (str, os.PathLike)):
-            # Convert to `str` so that errors do not show `np.str_(...)`.
-            path = str(os.fspath(image))
-            # Open the file ourselves, because Pillow leaks the handle if decoding fails.
-            with open(path, "rb") as file, Image.open(file) as opened:
-                image = opened.convert("RGB")
+        if isinstance(image, PATH_TYPES):
+            path, image = path_text(image), open_image(image)
             if self.foreground_only:
                 image = foreground(image, path)
         elif self.foreground_only:
             raise ValueError("The mask is found by the image's path: pass the path instead of the image.")
-        image = image.convert("RGB").resize((self.resize, self.resize), Image.Resampling.BILINEAR)
+        image = standard_mode(image).resize((self.resize, self.resize), Image.Resampling.BILINEAR)
         margin = (self.resize - self.crop) // 2
         image = image.crop((margin, margin, margin + self.crop, margin + self.crop))
-        pixels = np.asarray(image, dtype=np.float32) / 255
-        standardized = (pixels - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
-        return np.ascontiguousarray(standardized.transpose(2, 0, 1))
+        mean, std = np.float32([IMAGENET_MEAN, IMAGENET_STD])[:, :, None, None]
+        return np.ascontiguousarray((pixels_of(image) - mean) / std)
 
 
 def mask_path(path):
@@ -92,9 +96,10 @@ def foreground(image, path):
     """Return the image with its background, by the mask, in black."""
     from PIL import Image
 
-    with open(mask_path(path), "rb") as file, Image.open(file) as opened:
-        mask = np.asarray(opened.convert("L")) > MASK_THRESHOLD
+    mask = np.asarray(as_rgb(open_image(mask_path(path))).convert("L")) > MASK_THRESHOLD
     size = mask.shape[::-1]
     if size != image.size:
         raise ValueError(f"The mask {mask_path(path)} has the size {size}, its image {path} {image.size}.")
-    return Image.fromarray(np.asarray(image) * mask[:, :, None])
+    black = Image.new(image.mode, image.size)
+    black.paste(image, mask=Image.fromarray(mask))
+    return black

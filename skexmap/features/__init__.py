@@ -2,6 +2,6 @@
 
 from skexmap.features._embeddings import EmbeddingTransformer
 from skexmap.features._heatmaps import HeatmapTransformer
-from skexmap.features._loading import DatasetLoader, ImageLoader
+from skexmap.features._loading import ImageLoader
 
-__all__ = ["DatasetLoader", "EmbeddingTransformer", "HeatmapTransformer", "ImageLoader"]
+__all__ = ["EmbeddingTransformer", "HeatmapTransformer", "ImageLoader"]

@@ -10,10 +10,11 @@ from skexmap._blocks import PREDICTED, block_columns, blocks_to_columns, without
 from skexmap._torch import FrozenModelMixin, Replica, pick_device
 from skexmap._validation import _check_feature_names_in, _fit_context, output_container
 from skexmap.features._loading import (
-    are_paths,
     check_finite,
     check_readable,
+    holds_images,
     image_batches,
+    indexable_rows,
     refuse_paths_in_columns,
 )
 from skexmap.groups._diagnosis import warn_of_frozen_model
@@ -88,15 +89,19 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
 
     def _check_images(self, X, *, reset):
         """Check X as far as possible without reading all of it, and return it in a form that can be indexed by rows."""
-        if self.load is None and not hasattr(X, "ndim"):
-            X = np.asarray(X)
-        if self.load is not None or (not isinstance(X, torch.Tensor) and X.ndim == 1 and are_paths(X)):
-            X = X if hasattr(X, "__len__") and hasattr(X, "__getitem__") else np.asarray(X)
+        # A text can be indexed, too, as far as `_parameter_constraints` sees.
+        if isinstance(self.load, str):
+            raise ValueError(
+                f"The 'load' parameter of {type(self).__name__} must be a function or a data set, got {self.load!r}."
+            )
+        X = indexable_rows(X)
+        if self.load is not None or holds_images(X):
             if len(X) == 0:
                 raise ValueError(
                     "Found array with 0 sample(s) (X is empty) while a minimum of 1 is required."
                 )
             return X
+        X = X if hasattr(X, "ndim") else np.asarray(X)
         if isinstance(X, torch.Tensor):
             if X.ndim < 2 or len(X) == 0:
                 raise ValueError(

@@ -7,7 +7,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from skexmap._blocks import EMBEDDING, PREDICTED
-from skexmap._validation import Interval
+from skexmap._validation import HasMethods, Interval
 from skexmap.features._base import ImageTransformer
 from skexmap.features._capture import capture_embedding, capture_layer, find_head, no_head
 from skexmap.lrp._method import predicted_classes
@@ -108,7 +108,7 @@ class EmbeddingTransformer(ImageTransformer):
         "layer": [str, None],
         "return_predicted": ["boolean"],
         "classes": ["array-like", None],
-        "load": [callable, None],
+        "load": [callable, HasMethods("__getitem__"), None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device],
         "num_workers": [Interval(Integral, 0, None, closed="left")],

@@ -142,7 +142,7 @@ class HeatmapTransformer(ImageTransformer):
         "return_embedding": ["boolean"],
         "dtype": [StrOptions({"float64", "float32", "bfloat16", "float16"}), None],
         "classes": ["array-like", None],
-        "load": [callable, None],
+        "load": [callable, HasMethods("__getitem__"), None],
         "memory": [str, HasMethods("cache"), None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device],

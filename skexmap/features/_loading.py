@@ -1,26 +1,56 @@
 """Turn the X that a user passes into batches of images."""
 
-import os
+from collections.abc import Mapping
+from functools import partial
+from numbers import Number
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from skexmap.datasets import ImageNetTransform
-from skexmap.datasets._readable import looks_readable
+from skexmap.datasets._readable import (
+    PATH_TYPES,
+    as_rgb,
+    looks_readable,
+    open_image,
+    path_text,
+    pixels_of,
+    standard_mode,
+)
 from skexmap.datasets._tables import first_offenders
 from skexmap.datasets._transforms import mask_path
 from skexmap.exceptions import UnreadableImagesError
 
+# Where a row that is a dict has its image, as data sets and processors of Hugging Face have it.
+IMAGE_KEYS = ("image", "img", "pixel_values")
+AN_IMAGE = (
+    "an image: a tensor or array of shape (channels, height, width), a PIL image, a tuple with one of them first, or a "
+    "dict with one under 'image', 'img' or 'pixel_values'"
+)
+# Libraries whose callable objects take an opened image, never a path.
+LIBRARIES_OF_TRANSFORMS = ("torchvision", "timm", "transformers")
+# The value that stands for 1.
+FULL_SCALES = {torch.uint8: 255, torch.uint16: 65535}
+
 
 class ImageLoader:
-    """Open an image file with Pillow, as RGB, and apply a transform.
+    """Open an image file with Pillow and apply a transform to the image.
+
+    The image is the first one in the file, in RGB and upright, as its EXIF orientation says. Transparency is dropped.
 
     Parameters
     ----------
     transform : callable or None, default=None
         Function from a PIL image to a tensor of shape (channels, height, width), for example a torchvision transform.
-        It must be picklable. None scales the pixels to [0, 1].
+        It must be picklable, and gets every image in RGB with 8 bits. None scales the pixels to [0, 1]: 255 becomes 1,
+        and so does 65535 in a file with 16 bits; pixels that are floats must be between 0 and 1.
+
+    Raises
+    ------
+    skexmap.exceptions.UnreadableImagesError
+        When called, if the file cannot be opened or decoded, has pixels of unknown scale, or is larger than Pillow's
+        limit: twice ``PIL.Image.MAX_IMAGE_PIXELS``, which can be raised.
 
     Examples
     --------
@@ -36,48 +66,187 @@ class ImageLoader:
     def __init__(self, transform=None):
         self.transform = transform
 
-    def __call__(self, path):
-        """Return the image at a path as a tensor."""
-        from PIL import Image
-
-        # Open the file ourselves, because Pillow leaks the handle if decoding fails. Convert to `str` so that errors do
-        # not show `np.str_(...)`.
-        with open(str(os.fspath(path)), "rb") as file, Image.open(file) as image:
-            image = image.convert("RGB")
-        if self.transform is not None:
-            return self.transform(image)
-        return torch.from_numpy(np.asarray(image).transpose(2, 0, 1) / np.float32(255))
+    def __call__(self, image):
+        """Return the image at a path, or an opened image, as a tensor."""
+        image = open_image(image) if isinstance(image, PATH_TYPES) else image
+        if self.transform is None:
+            return as_tensor(image)
+        return self.transform(as_rgb(image) if is_picture(image) else image)
 
 
-class DatasetLoader:
-    """Read the image of item i of a torch Dataset, so that ``X = np.arange(len(dataset))`` stands for its images.
+class Images(Dataset):
+    """The images of X, whatever X is: how many there are, and batches of them by rows."""
 
-    Parameters
-    ----------
-    dataset : torch.utils.data.Dataset
-        ``dataset[i]`` is a tensor or a tuple with the image first.
+    def __init__(self, X, load):
+        self.X = X.to_numpy() if hasattr(X, "to_numpy") else X
+        self.are_read = load is not None or holds_images(self.X)
+        self.given = load
+        self.load = loader_of(load)
 
-    Examples
-    --------
-    >>> import torch
-    >>> from skexmap.features import DatasetLoader
-    >>> dataset = torch.utils.data.TensorDataset(torch.zeros(5, 3, 8, 8), torch.arange(5))
-    >>> DatasetLoader(dataset)(2).shape
-    torch.Size([3, 8, 8])
-    """
+    def __len__(self):
+        return len(self.X)
 
-    def __init__(self, dataset):
-        self.dataset = dataset
+    def __getitems__(self, rows):
+        """Return the rows and their images."""
+        if not self.are_read:
+            # Copy one batch at a time, because X may be a memory map or read-only.
+            return rows, scaled(as_tensor(self.X[rows[0] : rows[-1] + 1]))
+        images = [self._read(row) for row in rows]
+        shapes = {tuple(image.shape) for image in images}
+        if len(shapes) > 1:
+            odd = next(row for row, image in zip(rows, images, strict=True) if image.shape != images[0].shape)
+            raise ValueError(
+                f"Images differ in shape: {sorted(shapes)} in one batch (first difference at index {odd}). Resize and "
+                "crop them to one size in `load`, for example with ImageLoader(transform)."
+            )
+        return rows, scaled(torch.stack(images))
 
-    def __call__(self, index):
-        """Return the image of an item."""
-        item = self.dataset[int(index)]
-        return item[0] if isinstance(item, (tuple, list)) else item
+    def _read(self, row):
+        item, shown = None, f"X[{row}]"
+        try:
+            item = self.X[row]
+            shown = text_of(item)
+            found = image_in(self.load(image_in(item) if opens_files(self.load) else item))
+            if not (isinstance(found, torch.Tensor | np.ndarray) or is_picture(found)):
+                raise TypeError(f"{'it is' if self.given is None else '`load` returned'} {text_of(found)}")
+            return as_tensor(found)
+        except UnreadableImagesError as error:
+            raise ValueError(
+                f"Could not load image {row}: {error} Repair it, or take it out of X and y; "
+                "`skexmap.datasets.readable_images` finds all damaged files of a list of paths."
+            ) from error
+        # X and `load` may raise any exception. The row is known only here.
+        except Exception as error:
+            advice = f"Items of X must be paths or {AN_IMAGE}."
+            if self.given is not None:
+                advice = f"`load` must turn an item of X into {AN_IMAGE}."
+                if isinstance(item, PATH_TYPES) and not opens_files(self.load):
+                    advice += " If it takes an opened image instead of a path, pass load=ImageLoader(load)."
+            raise ValueError(
+                f"Could not load image {row} ({shown}): {type(error).__name__}: {error}. {advice}"
+            ) from error
+
+
+def loader_of(load):
+    """Return the function that `load` stands for: by default it opens files, and a transform gets the opened image."""
+    if load is None:
+        return ImageLoader()
+    if not callable(load):
+        return partial(_row_of, load)
+    libraries = {cls.__module__.partition(".")[0] for cls in type(load).__mro__}
+    takes_images = isinstance(load, torch.nn.Module) or not libraries.isdisjoint(LIBRARIES_OF_TRANSFORMS)
+    return ImageLoader(load) if takes_images else load
+
+
+def _row_of(dataset, key):
+    # NumPy's integers are not keys of every data set.
+    return dataset[key.item() if isinstance(key, np.generic) else key]
+
+
+def opens_files(load):
+    """Return whether a function takes a path or an image, and opens the file itself."""
+    return isinstance(load, ImageLoader | ImageNetTransform)
+
+
+def image_in(item):
+    """Return the image (or path) of an item: itself, the first of a pair, or what a dict holds under its name."""
+    if isinstance(item, Mapping):
+        found = next((item[key] for key in IMAGE_KEYS if key in item), item)
+        # The processors of Hugging Face return a batch of one image.
+        is_batch = (
+            found is not item and isinstance(found, list | torch.Tensor | np.ndarray) and len(found) == 1
+        )
+        return found[0] if is_batch and getattr(found[0], "ndim", 0) == 3 else found
+    is_pair = isinstance(item, tuple | list) and len(item) > 0 and is_image(item[0])
+    # A list of texts may be numbers of a table.
+    return item[0] if is_pair and not (isinstance(item, list) and isinstance(item[0], PATH_TYPES)) else item
+
+
+def is_image(item):
+    """Return whether an item is the path of an image, a picture, or an array or tensor of pixels."""
+    return isinstance(item, PATH_TYPES) or is_picture(item) or getattr(item, "ndim", 0) >= 2
+
+
+def is_picture(item):
+    """Return whether an item is an image of Pillow, which need not be installed."""
+    return hasattr(item, "getbands")
+
+
+def text_of(item):
+    """Return what an error message calls an item: its value, or the type and shape of a large one."""
+    if isinstance(item, PATH_TYPES):
+        return repr(path_text(item))
+    if item is None or isinstance(item, Number | np.generic):
+        return str(item)
+    kind = type(item).__name__
+    if isinstance(item, Mapping):
+        return f"{kind} with the keys {list(item)}"
+    return f"{kind} of shape {tuple(item.shape)}" if hasattr(item, "shape") else kind
+
+
+def as_tensor(image):
+    """Return a picture, an array or a tensor as a tensor."""
+    if is_picture(image):
+        return torch.from_numpy(pixels_of(standard_mode(image)))
+    if isinstance(image, torch.Tensor):
+        return image
+    image = np.asarray(image)
+    # Copy, because it may be read-only; torch has no other order of bytes.
+    return torch.from_numpy(np.array(image, dtype=image.dtype.newbyteorder("=")))
+
+
+def scaled(images):
+    """Return a batch of images in floats, with 255 (or 65535, in 16 bits) as 1; rows of numbers stay as they are."""
+    if images.ndim < 3 or images.is_floating_point() or images.is_complex() or images.dtype == torch.bool:
+        return images
+    *_, n_channels, height, width = (1, *images.shape)
+    if images.ndim == 4 and width in (1, 3, 4) and n_channels > 4 and height > 4:
+        raise ValueError(
+            f"Images of shape {tuple(images.shape[1:])} are (height, width, channels), but must be (channels, height, "
+            "width). Move the channels to the front: X.transpose(0, 3, 1, 2) of an array."
+        )
+    if images.dtype in FULL_SCALES:
+        return images.float() / FULL_SCALES[images.dtype]
+    low, high = images.min().item(), images.max().item()
+    if low < -1 or high > 1:
+        raise ValueError(
+            f"Pixels are integers ({str(images.dtype).removeprefix('torch.')}) from {low} to {high}, in an "
+            "unknown scale. Scale them as the model expects, for example X / 255. Only uint8 and uint16 are scaled."
+        )
+    return images
+
+
+def indexable_rows(X):
+    """Return X in a form with a length and rows; raise if it has none."""
+    if isinstance(X, DataLoader):
+        raise TypeError(
+            "X is a DataLoader, which has no rows. Pass its data set, `loader.dataset`, and y in the order of the data "
+            "set; `batch_size` and `num_workers` are parameters of the transformer."
+        )
+    if isinstance(X, Mapping):
+        raise TypeError(f"X is a {text_of(X)}. Pass one of them, for example X[{next(iter(X), 'train')!r}].")
+    has_rows = hasattr(X, "__len__") and hasattr(X, "__getitem__") and not isinstance(X, IterableDataset)
+    if not has_rows and not hasattr(X, "__array__") and not hasattr(X, "ndim") and hasattr(X, "__iter__"):
+        raise TypeError(
+            f"X is a {type(X).__name__}, which has no rows. Pass a list, an array, or a data set with a length."
+        )
+    return X if has_rows or hasattr(X, "ndim") else np.asarray(X)
+
+
+def holds_images(X):
+    """Return whether the items of X are images or paths, to be read one by one, rather than rows of numbers."""
+    if isinstance(X, list | tuple):
+        return len(X) > 0 and is_image(image_in(X[0]))
+    if hasattr(X, "ndim"):
+        return (
+            not isinstance(X, torch.Tensor) and X.ndim == 1 and len(X) > 0 and is_image(image_in(_first(X)))
+        )
+    return not hasattr(X, "__array__")
 
 
 def are_paths(X):
-    """Return whether X holds file paths."""
-    return len(X) > 0 and isinstance(_first(X), (str, os.PathLike))
+    """Return whether X holds file paths, alone or in pairs with a label."""
+    return len(X) > 0 and isinstance(image_in(_first(X)), PATH_TYPES)
 
 
 def refuse_paths_in_columns(X):
@@ -85,7 +254,7 @@ def refuse_paths_in_columns(X):
     if X.ndim != 2 or not (isinstance(X, np.ndarray) or hasattr(X, "columns")):
         return
     row = np.asarray(X.iloc[:1] if hasattr(X, "iloc") else X[:1]).ravel()
-    if any(isinstance(value, (str, os.PathLike)) and not _is_number(value) for value in row[:1]):
+    if any(isinstance(value, PATH_TYPES) and not _is_number(value) for value in row[:1]):
         raise ValueError(
             f"Paths must come one per image, in the shape (n_samples,), got {tuple(X.shape)}. Pass the column alone: "
             "X['path'] of a data frame, X[:, 0] of an array."
@@ -104,51 +273,14 @@ def _first(X):
     return X.iloc[0] if hasattr(X, "iloc") else X[0]
 
 
-class _Images(Dataset):
-    """The images of X; a batch of rows is read at once."""
-
-    def __init__(self, X, load):
-        self.X = X.to_numpy() if hasattr(X, "to_numpy") else X
-        self.load = ImageLoader() if load is None and are_paths(X) else load
-
-    def __len__(self):
-        return len(self.X)
-
-    def __getitems__(self, rows):
-        """Return the rows and their images."""
-        if self.load is None:
-            values = self.X[rows[0] : rows[-1] + 1]
-            # Copy one batch at a time, because X may be a memory map or read-only.
-            return rows, values if isinstance(values, torch.Tensor) else torch.from_numpy(np.array(values))
-        images = [self._load(row) for row in rows]
-        shapes = {tuple(image.shape) for image in images}
-        if len(shapes) > 1:
-            odd = next(row for row, image in zip(rows, images, strict=True) if image.shape != images[0].shape)
-            raise ValueError(
-                f"Images differ in shape: {sorted(shapes)} in one batch (first difference at index {odd}). Resize and "
-                "crop them to one size in `load`, for example with ImageLoader(transform)."
-            )
-        return rows, torch.stack(images)
-
-    def _load(self, row):
-        try:
-            return torch.as_tensor(self.load(self.X[row]))
-        # `load` may raise any exception. The row is known only here.
-        except Exception as error:
-            item = self.X[row]
-            shown = repr(str(item)) if are_paths(self.X) else item
-            raise ValueError(
-                f"Could not load image {row} ({shown}): {type(error).__name__}: {error}. Repair it, or take it out of "
-                "X and y; `skexmap.datasets.readable_images` finds all damaged files of a list of paths."
-            ) from error
-
-
 def check_readable(X, load):
     """Raise UnreadableImagesError if files of X, or their masks, cannot be read."""
-    # Only paths that this package opens can be checked: those without a `load`, or with one of its own.
-    if not (load is None or isinstance(load, ImageLoader | ImageNetTransform)) or not are_paths(X):
+    load = loader_of(load)
+    # Only files that this package opens can be checked.
+    if not opens_files(load) or not are_paths(X):
         return
-    paths = [os.fspath(path) for path in X]
+    X = X.to_numpy() if hasattr(X, "to_numpy") else X
+    paths = [path_text(image_in(X[row])) for row in range(len(X))]
     masks = [mask_path(path) for path in paths] if getattr(load, "foreground_only", False) else paths
     unreadable = {
         row: file
@@ -159,7 +291,7 @@ def check_readable(X, load):
     if unreadable:
         raise UnreadableImagesError(
             f"{len(unreadable)} of {len(paths)} images cannot be opened or decoded: "
-            f"{first_offenders([repr(str(file)) for file in unreadable.values()])}. Repair them, or take them out of X "
+            f"{first_offenders([repr(file) for file in unreadable.values()])}. Repair them, or take them out of X "
             "and y: their rows are in `indices` of this error, and `skexmap.datasets.readable_images` returns a mask "
             "of the readable ones.",
             np.array(list(unreadable), dtype=np.int64),
@@ -170,7 +302,7 @@ def image_batches(X, load, batch_size, num_workers):
     """Yield ``(rows, images)``: batches of images as one tensor, and their indices in X."""
     batches = [list(range(i, min(i + batch_size, len(X)))) for i in range(0, len(X), batch_size)]
     yield from DataLoader(
-        _Images(X, load),
+        Images(X, load),
         batch_sampler=batches,
         num_workers=num_workers,
         collate_fn=_identity,

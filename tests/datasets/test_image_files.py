@@ -285,7 +285,7 @@ def test_paths_are_absolute_or_relative_to_the_root_or_to_the_table(pets, tmp_pa
     by_root = load_image_folder(elsewhere, root=tmp_path, **COLUMNS)["all"].data
     np.testing.assert_array_equal(by_root, load_image_folder(pets, **COLUMNS)["all"].data)
     edit(pets, "images/", f"{tmp_path}/images/")
-    np.testing.assert_array_equal(by_root, load_image_folder(pets, root="/nowhere", **COLUMNS)["all"].data)
+    np.testing.assert_array_equal(by_root, load_image_folder(pets, **COLUMNS)["all"].data)
     with pytest.raises(
         FileNotFoundError, match=r"8 of 8 images named in .*pets\.csv do not.*4\.png and 3 more"
     ):
@@ -362,3 +362,54 @@ def test_an_image_named_twice_in_any_spelling_is_refused(pets, again):
     edit(pets, "images/7.png", again.format(folder=pets.parent))
     with pytest.raises(ValueError, match=r"1 images are named more than once in .*: .*images/0\.png\. An"):
         load_image_folder(pets, **COLUMNS)
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "{folder}/secret.png", "images/../../secret.png"])
+def test_images_outside_the_folder_are_refused_unless_the_root_contains_them(pets, tmp_path, name):
+    touch(tmp_path / "secret.png")
+    table = tmp_path / "tables" / "pets.csv"
+    table.parent.mkdir()
+    write_csv(table, "path,target", [[name.format(folder=tmp_path), "cat"]])
+    with pytest.raises(
+        ValueError, match=r"1 of 1 images named in .* are outside .*secret\.png\. Give as `root`"
+    ):
+        load_image_folder(table)
+    if name.startswith("{"):
+        assert len(load_image_folder(table, root=tmp_path)["all"].data) == 1
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_data_frame_is_read_like_the_csv_file_of_its_rows(pets, library):
+    frames = pytest.importorskip(library)
+    expected = load_image_folder(pets, attribute_column="lens", split_column="part", **COLUMNS)
+    data = load_image_folder(
+        frames.read_csv(pets), pets.parent, attribute_column="lens", split_column="part", **COLUMNS
+    )
+    for name, split in expected.items():
+        np.testing.assert_array_equal(data[name].data, split.data)
+        np.testing.assert_array_equal(data[name].group_labels, split.group_labels)
+    absolute = frames.DataFrame({"path": data.train.data.tolist(), "target": ["a", "b", "a", "b"]})
+    np.testing.assert_array_equal(load_image_folder(absolute)["all"].data, data.train.data)
+    with pytest.raises(ValueError, match="1 of 2 values of 'target' in the data frame are empty: numbers 2"):
+        load_image_folder(
+            frames.DataFrame({"path": ["0.png", "1.png"], "target": ["cat", None]}), pets.parent / "images"
+        )
+
+
+@pytest.mark.parametrize("splits", [(), ("train", "val")])
+def test_folders_are_classes_and_those_around_them_may_be_splits(tmp_path, splits):
+    for split, animal in itertools.product(splits or ("",), ("dog", "cat")):
+        touch(tmp_path / split / animal / "young" / "1 \u00e4\n.JPG")
+        touch(tmp_path / split / animal / "2 .png")
+        touch(tmp_path / split / animal / "notes.txt")
+        touch(tmp_path / split / animal / ".cache" / "3.png")
+    data = load_image_folder(tmp_path)
+    assert list(data) == (["train", "validation"] if splits else ["all"])
+    for split in data.values():
+        assert split.target_names == ["cat", "dog"]
+        np.testing.assert_array_equal(split.target, [f"{os.sep}dog{os.sep}" in path for path in split.data])
+        assert len(split.data) == 4
+        assert all(os.path.isfile(path) for path in split.data)
+    touch(tmp_path / "stray.png")
+    with pytest.raises(ValueError, match=r"images in .* are not in the folder of a class: .*stray\.png"):
+        load_image_folder(tmp_path)

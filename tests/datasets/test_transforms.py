@@ -26,12 +26,6 @@ def test_the_transform_is_torchvisions_resize_crop_and_normalize(tmp_path):
     np.testing.assert_allclose(ImageNetTransform()(tmp_path / "noise.png"), expected, atol=1e-6)
 
 
-def test_gray_and_transparent_images_become_three_channels(tmp_path):
-    for mode in ("L", "RGBA", "P"):
-        Image.new(mode, (30, 30)).save(tmp_path / f"{mode}.png")
-        assert ImageNetTransform(32, 28)(tmp_path / f"{mode}.png").shape == (3, 28, 28)
-
-
 def test_equal_transforms_pickle_to_equal_bytes():
     first, again = ImageNetTransform(64, 56), ImageNetTransform(64, 56)
     assert (first, hash(first)) == (again, hash(again))

@@ -224,7 +224,7 @@ def test_tensors_memory_maps_and_other_types_of_images_are_taken(images, tmp_pat
     np.save(tmp_path / "images.npy", images)
     assert_array_equal(maps_of(SmallNet(), np.load(tmp_path / "images.npy", mmap_mode="r")), expected)
     pixels = np.random.default_rng(0).integers(0, 255, (5, 3, 8, 8), dtype=np.uint8)
-    assert_array_equal(maps_of(SmallNet(), pixels), maps_of(SmallNet(), pixels.astype(np.float32)))
+    assert_array_equal(maps_of(SmallNet(), pixels), maps_of(SmallNet(), pixels / np.float32(255)))
 
 
 def test_vectors_are_images_too():

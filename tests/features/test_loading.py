@@ -1,5 +1,6 @@
 """Where images come from: files, data sets, memory maps and callables."""
 
+import os
 import pickle
 import weakref
 from pathlib import Path
@@ -8,12 +9,16 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
 from small_nets import SHOWN, CountingNet, SmallNet
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from skexmap.datasets import ImageNetTransform, readable_images
+from skexmap.datasets import ImageNetTransform
 from skexmap.exceptions import UnreadableImagesError
-from skexmap.features import DatasetLoader, EmbeddingTransformer, HeatmapTransformer, ImageLoader
+from skexmap.features import EmbeddingTransformer, HeatmapTransformer, ImageLoader
+from skexmap.features._loading import Images, image_batches
 
 
 @pytest.fixture
@@ -67,14 +72,6 @@ def test_paths_in_a_data_frame_column_are_taken(paths, images):
     assert_array_equal(found, EmbeddingTransformer(SmallNet()).fit_transform(images))
 
 
-def test_gray_and_transparent_files_become_rgb(tmp_path):
-    Image = pytest.importorskip("PIL.Image")
-    Image.new("L", (4, 4), 51).save(tmp_path / "gray.png")
-    Image.new("RGBA", (4, 4), (51, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert ImageLoader()(tmp_path / "gray.png")[:, 0, 0].tolist() == pytest.approx([0.2, 0.2, 0.2])
-    assert ImageLoader()(tmp_path / "clear.png").shape == (3, 4, 4)
-
-
 @pytest.mark.parametrize("container", ["array", "pandas", "polars"])
 def test_paths_in_a_table_are_refused_with_what_to_pass(paths, container):
     table = np.array(paths)[:, None]
@@ -106,11 +103,138 @@ class SmallNetOf4(SmallNet):
         self.hidden = torch.nn.Linear(16, 5)
 
 
-def test_any_torch_data_set_can_be_read_by_index():
-    dataset = Squares()
-    found = EmbeddingTransformer(SmallNet(), load=DatasetLoader(dataset)).fit_transform(np.array([4, 1, 9]))
-    stacked = np.stack([dataset[i][0] for i in (4, 1, 9)])
-    assert_array_equal(found, EmbeddingTransformer(SmallNet()).fit_transform(stacked))
+class Rows:
+    """A data set of Hugging Face as far as this package sees it: rows are dicts, and a column has rows, too."""
+
+    shape = (7, 2)
+
+    def __init__(self, pictures):
+        self.pictures = pictures
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def __getitem__(self, i):
+        return {"label": 0, "image": self.pictures[i]}
+
+
+def opened(paths):
+    Image = pytest.importorskip("PIL.Image")
+    return [Image.open(path).copy() for path in paths]
+
+
+def in_object_array(items):
+    array = np.empty(len(items), dtype=object)
+    array[:] = items
+    return array
+
+
+def labeled(items):
+    return [(item, 1) for item in items]
+
+
+KINDS = {
+    "torch data set": lambda images, paths: TensorDataset(torch.as_tensor(images), torch.arange(7)),
+    "subset": lambda images, paths: Subset(TensorDataset(torch.as_tensor(images)), range(7)),
+    "rows that are dicts": lambda images, paths: Rows(opened(paths)),
+    "pairs of a tensor and a label": lambda images, paths: labeled(torch.as_tensor(images)),
+    "pairs of a path and a label": lambda images, paths: labeled(paths),
+    "pictures": lambda images, paths: opened(paths),
+    "object array": lambda images, paths: in_object_array(list(images)),
+    "paths as bytes": lambda images, paths: [os.fsencode(path) for path in paths],
+    "array of paths as bytes": lambda images, paths: np.array([os.fsencode(path) for path in paths]),
+    "uint8": lambda images, paths: np.rint(images * 255).astype(np.uint8),
+    "uint16": lambda images, paths: np.rint(images * 65535).astype(np.uint16),
+    "big-endian": lambda images, paths: images.astype(">f4"),
+}
+
+
+@pytest.mark.parametrize(
+    "kind, by_index", [(kind, by) for kind in KINDS for by in (False, True) if not (by and "path" in kind)]
+)
+def test_the_same_images_in_any_form_give_the_same_embeddings(paths, images, kind, by_index):
+    X, load = KINDS[kind](images, paths), None
+    expected = EmbeddingTransformer(SmallNet()).fit_transform(images)
+    if by_index:
+        X, load = np.arange(7)[::-1], X
+        expected = expected[::-1]
+    found = EmbeddingTransformer(SmallNet(), load=load, batch_size=3).fit_transform(X)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("load", [Squares(), ImageLoader(halve), shifted])
+def test_what_workers_get_can_be_pickled(load):
+    assert len(pickle.loads(pickle.dumps(Images(np.arange(4), load)))) == 4
+
+
+def test_a_folder_of_torchvision_is_read_with_its_own_transform(paths, images, tmp_path):
+    datasets = pytest.importorskip("torchvision.datasets")
+    (tmp_path / "root" / "one").mkdir(parents=True)
+    for path in paths:
+        Path(path).rename(tmp_path / "root" / "one" / Path(path).name)
+    expected = EmbeddingTransformer(SmallNetOf4()).fit_transform(images[:, :, ::2, ::2])
+    folder = datasets.ImageFolder(tmp_path / "root", transform=halve)
+    assert_array_equal(EmbeddingTransformer(SmallNetOf4()).fit_transform(folder), expected)
+    # Its list of paths and labels is X, too.
+    found = EmbeddingTransformer(SmallNetOf4(), load=ImageLoader(halve)).fit_transform(folder.samples)
+    assert_array_equal(found, expected)
+
+
+@pytest.mark.filterwarnings("ignore::skexmap.exceptions.ConstantPredictionWarning")
+@pytest.mark.filterwarnings("ignore::skexmap.exceptions.InaccurateModelWarning")
+@pytest.mark.parametrize("by_index", [False, True])
+def test_a_grid_search_splits_a_torch_data_set(images, by_index):
+    dataset = TensorDataset(torch.as_tensor(images), torch.arange(7))
+    y = np.array([0, 1, 0, 1, 0, 1, 0])
+    pipe = make_pipeline(EmbeddingTransformer(SmallNet()), LogisticRegression())
+    grid = {"logisticregression__C": [0.1, 1.0]}
+    expected = GridSearchCV(pipe, grid, cv=3).fit(images, y).cv_results_["mean_test_score"]
+    if by_index:
+        pipe.set_params(embeddingtransformer__load=dataset)
+    found = GridSearchCV(pipe, grid, cv=3).fit(np.arange(7) if by_index else dataset, y)
+    assert_array_equal(found.cv_results_["mean_test_score"], expected)
+
+
+class Stream(IterableDataset):
+    """A data set without rows."""
+
+    def __iter__(self):
+        return iter([])
+
+
+@pytest.mark.parametrize(
+    "X, match",
+    [
+        (DataLoader(Squares()), r"X is a DataLoader.*`loader\.dataset`"),
+        (Stream(), "X is a Stream, which has no rows"),
+        ((image for image in ()), "X is a generator, which has no rows"),
+        ({"train": Squares()}, r"X is a dict with the keys \['train'\]\. Pass .* X\['train'\]"),
+    ],
+)
+def test_what_has_no_rows_is_refused_with_what_to_pass(X, match):
+    with pytest.raises(TypeError, match=match):
+        EmbeddingTransformer(SmallNet()).fit(X)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.int64])
+def test_integers_of_unknown_scale_are_refused_as_pixels_but_not_in_tables(images, dtype):
+    with pytest.raises(ValueError, match=rf"integers \({np.dtype(dtype)}\) from 0 to 2\d\d.* X / 255"):
+        EmbeddingTransformer(SmallNet()).fit((images * 255).astype(dtype))
+    assert EmbeddingTransformer(SmallNet()).fit((images > 0.5).astype(dtype)).image_shape_ == (3, 8, 8)
+    table = np.arange(24, dtype=dtype).reshape(2, 12)
+    found, same = (
+        EmbeddingTransformer(torch.nn.Linear(12, 2)).fit_transform(table.astype(kind))
+        for kind in (dtype, np.uint8)
+    )
+    assert_array_equal(found, table)
+    assert_array_equal(same, table)
+
+
+def test_bytes_with_the_channels_last_are_refused(pixels):
+    with pytest.raises(
+        ValueError, match=r"\(8, 8, 3\) are \(height, width, channels\).*transpose\(0, 3, 1, 2\)"
+    ):
+        EmbeddingTransformer(SmallNet()).fit(pixels)
 
 
 def test_a_load_callable_is_applied_to_each_item(images):
@@ -133,6 +257,7 @@ BREAKAGES = {
     "empty": lambda path: path.write_bytes(b""),
     "not an image": lambda path: path.write_text("<html>404</html>"),
     "missing": Path.unlink,
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
 }
 
 
@@ -171,17 +296,6 @@ def test_unreadable_masks_are_refused_with_the_rows_of_their_images(tmp_path):
     assert_array_equal(caught.value.indices, [1, 3])
 
 
-def test_the_readable_images_can_be_fitted_on(paths):
-    paths = np.array(paths)
-    truncate(Path(paths[2]))
-    ok = readable_images(paths)
-    found = EmbeddingTransformer(SmallNet()).fit_transform(paths[ok])
-    with pytest.raises(UnreadableImagesError) as caught:
-        EmbeddingTransformer(SmallNet()).fit(paths)
-    others = np.delete(paths, caught.value.indices)
-    assert_array_equal(found, EmbeddingTransformer(SmallNet()).fit_transform(others))
-
-
 def item_5_fails(item):
     """Load nothing for the item 5; a load callable that workers can import."""
     if item == 5:
@@ -195,6 +309,54 @@ def test_an_error_of_a_load_callable_names_the_image(num_workers):
     transformer.fit(np.arange(4))
     with pytest.raises(ValueError, match=r"Could not load image 6 \(5\): KeyError: 'no such item'"):
         transformer.transform(np.array([0, 1, 2, 3, 4, 6, 5]))
+
+
+RETURNED = {
+    "None": (lambda item: None, "returned None"),
+    "a text": (lambda item: "image", "returned 'image'"),
+    "a list": (lambda item: [[1.0]], "returned list"),
+    "a dict": (lambda item: {"x": 1}, r"returned dict with the keys \['x'\]"),
+    "a tuple": (lambda item: (1, 2), "returned tuple"),
+}
+
+
+@pytest.mark.parametrize("load, match", RETURNED.values(), ids=RETURNED)
+def test_the_error_says_what_load_returned_and_what_it_must_return(load, match):
+    match = rf"image 0 \(7\): TypeError: `load` {match}\. `load` must turn an item of X into an image"
+    with pytest.raises(ValueError, match=match) as caught:
+        EmbeddingTransformer(SmallNet(), load=load).fit(np.array([7]))
+    assert "Repair" not in str(caught.value)
+
+
+def test_a_load_that_takes_an_opened_image_is_told_apart_if_its_library_is_known(paths, images):
+    transforms = pytest.importorskip("torchvision.transforms")
+
+    class Own(transforms.ToTensor):
+        """A transform of a user."""
+
+    expected = EmbeddingTransformer(SmallNet()).fit_transform(images)
+    for load in (transforms.ToTensor(), transforms.Compose([Own()]), Own()):
+        assert_array_equal(EmbeddingTransformer(SmallNet(), load=load).fit_transform(paths), expected)
+    with pytest.raises(ValueError, match=r"image 0 \('.*0\.png'\).*pass load=ImageLoader\(load\)"):
+        EmbeddingTransformer(SmallNet(), load=lambda image: halve(image)).fit(paths)
+
+
+def test_a_processor_that_returns_a_batch_of_one_image_can_be_the_transform(paths, images):
+    def processor(image):
+        return {"pixel_values": [ImageLoader()(image).numpy()]}
+
+    found = EmbeddingTransformer(SmallNet(), load=ImageLoader(processor)).fit_transform(paths)
+    assert_array_equal(found, EmbeddingTransformer(SmallNet()).fit_transform(images))
+
+
+def test_a_file_that_vanishes_after_the_check_is_named(paths):
+    loader = image_batches(paths, None, 1, 0)
+    next(loader)
+    Path(paths[1]).unlink()
+    with pytest.raises(
+        ValueError, match=r"image 1: '.*1\.png' cannot be read: FileNotFoundError: .* Repair it"
+    ):
+        next(loader)
 
 
 def test_images_of_different_sizes_are_refused_with_the_odd_one(paths):
@@ -213,12 +375,6 @@ def test_images_of_another_size_in_a_later_batch_are_refused(paths):
         ValueError, match=r"Image 6 has shape \(3, 8, 9\), but HeatmapTransformer was fitted on"
     ):
         HeatmapTransformer(SmallNet(), batch_size=2).fit(paths[:4]).transform(paths)
-
-
-def test_loaders_can_be_pickled():
-    loader = pickle.loads(pickle.dumps(DatasetLoader(Squares())))
-    assert loader(3).max() == 9
-    assert pickle.loads(pickle.dumps(ImageLoader(halve))).transform is halve
 
 
 def test_only_one_batch_of_images_is_loaded_at_a_time():
