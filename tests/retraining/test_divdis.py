@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from skexmap._blocks import make_blocks
 from skexmap.retraining import DivDisClassifier, ERMClassifier
 from skexmap.retraining._divdis import class_shares
+from skexmap.retraining._inputs import Samples
 
 
 @pytest.fixture(scope="module")
@@ -192,8 +193,9 @@ def test_slivers_do_not_choose_the_head_of_divdis(separated_data):
 def test_class_shares_are_those_of_equally_frequent_groups():
     y = np.array([0, 0, 0, 0, 1, 1, 2, 2])
     groups = np.array([0, 0, 0, 1, 1, 2, 2, -1])
+    samples = Samples(None, np.arange(3), y, np.arange(3), groups, False)
     # Group 0 holds class 0; groups 1 and 2 half of two classes each.
-    np.testing.assert_allclose(class_shares(y, groups), [(1 + 1 / 2) / 3, (1 / 2 + 1 / 2) / 3, (1 / 2) / 3])
+    np.testing.assert_allclose(class_shares(samples), [(1 + 1 / 2) / 3, (1 / 2 + 1 / 2) / 3, (1 / 2) / 3])
 
 
 @pytest.mark.parametrize("seed", range(5))
