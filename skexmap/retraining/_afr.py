@@ -16,8 +16,6 @@ from skexmap.retraining._linear import LinearHead, fold_scaler, standardizer
 from skexmap.retraining._reference import check_reference_classes, fit_reference
 from skexmap.retraining._training import losses_per_sample, torch_defaults
 
-__all__ = ["AFRClassifier"]
-
 
 def afr_weights(p_true, class_codes, gamma):
     r"""Return :math:`\mu_i \propto \exp(-\gamma \hat p_i) / n_{y_i}`, whose sum is 1."""
@@ -25,11 +23,8 @@ def afr_weights(p_true, class_codes, gamma):
     return softmax(-gamma * p_true - np.log(np.bincount(class_codes))[class_codes])
 
 
-def out_of_fold_probabilities(embedding, y, class_codes):
-    """Return the probabilities of an `ERMClassifier` in 5 folds; None if a class of one sample cannot be held out."""
-    n_folds = min(5, np.bincount(class_codes).min())
-    if n_folds < 2:
-        return None
+def out_of_fold_probabilities(embedding, y, n_folds):
+    """Return the probabilities of an `ERMClassifier` that was not fitted on the sample itself."""
     folds = StratifiedKFold(n_folds, shuffle=True, random_state=0)
     # A reference model that predicts one class is fine: only its probabilities are used.
     with without_constant_prediction_warnings():
@@ -92,16 +87,8 @@ class AFRClassifier(LinearHead):
     Raises
     ------
     ValueError
-        From `fit`: as `ERMClassifier`, and if the reference model has no ``coef_`` or other classes.
-
-    Warns
-    -----
-    ConstantPredictionWarning
-        If one class is predicted for all samples.
-
-    See Also
-    --------
-    JTTReweighter : Upweights the errors, all of them equally.
+        From `fit`: as `ERMClassifier` (whose warning it shares), and if the reference model has no ``coef_`` or other
+        classes.
 
     Notes
     -----
@@ -140,12 +127,8 @@ class AFRClassifier(LinearHead):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or blocks with ``embedding``
-            Embeddings of held-out samples.
-        y : array-like of shape (n_samples,)
-            Their classes.
-        group_labels : array-like of shape (n_samples,), default=None
-            Not used; it makes the strategies interchangeable.
+        X, y, group_labels
+            As in `ERMClassifier.fit`; `group_labels` is not used.
 
         Returns
         -------
@@ -154,19 +137,19 @@ class AFRClassifier(LinearHead):
         embedding = read_embedding(self, X, reset=True)
         self.classes_, class_codes = read_classes(self, y, len(embedding))
         y = self.classes_[class_codes]
-        self.reference_estimator_ = reference = fit_reference(
-            self.reference_estimator, ERMClassifier(), embedding, y
-        )
+        reference = fit_reference(self.reference_estimator, ERMClassifier(), embedding, y)
+        self.reference_estimator_ = reference
         check_reference_classes(reference, self.classes_)
         if not hasattr(reference, "coef_"):
             raise ValueError(
                 f"The reference model {type(reference).__name__} has no `coef_`, so the last layer has nothing to "
                 "start from. Use a linear classifier."
             )
-        proba = None
-        if self.reference_estimator is None:
-            proba = out_of_fold_probabilities(embedding, y, class_codes)
-        if proba is None:
+        # A class of one sample cannot be held out.
+        n_folds = min(5, np.bincount(class_codes).min())
+        if self.reference_estimator is None and n_folds > 1:
+            proba = out_of_fold_probabilities(embedding, y, n_folds)
+        else:
             proba = reference.predict_proba(embedding)
         self.sample_weight_ = afr_weights(proba[np.arange(len(y)), class_codes], class_codes, self.gamma)
         mean, scale = standardizer(embedding)

@@ -7,15 +7,7 @@ from torch import nn
 
 from skexmap._validation import Interval, _fit_context
 from skexmap.retraining._inputs import read_classes, read_embedding
-from skexmap.retraining._training import (
-    TrainedHead,
-    losses_per_sample,
-    shuffled_batches,
-    torch_defaults,
-    torch_generator,
-)
-
-__all__ = ["CVaRDROClassifier", "CVaRDROLoss"]
+from skexmap.retraining._training import TrainedHead, losses_per_sample, torch_defaults, torch_generator
 
 
 class CVaRDROLoss(nn.Module):
@@ -107,25 +99,13 @@ class CVaRDROClassifier(TrainedHead):
         First step size of Adam; it falls linearly to zero.
     batch_size : int, default=1024
         Samples per step. The estimate of a batch is biased low if ``alpha * batch_size`` is small.
-    n_steps : int, default=1000
-        Number of steps.
-    random_state : int, RandomState instance or None, default=None
-        Draws the batches.
+    n_steps, random_state
+        As in `GroupDROClassifier`.
 
     Attributes
     ----------
     coef_, intercept_, classes_, n_features_in_, feature_names_in_
-        As in `ERMClassifier`.
-
-    Raises
-    ------
-    ValueError
-        From `fit`, as `ERMClassifier`.
-
-    Warns
-    -----
-    ConstantPredictionWarning
-        If one class is predicted for all samples.
+        As in `ERMClassifier`, as are the errors and warnings of `fit`.
 
     Notes
     -----
@@ -165,12 +145,8 @@ class CVaRDROClassifier(TrainedHead):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or blocks with ``embedding``
-            Embeddings.
-        y : array-like of shape (n_samples,)
-            Their classes.
-        group_labels : array-like of shape (n_samples,), default=None
-            Not used; it makes the strategies interchangeable.
+        X, y, group_labels
+            As in `ERMClassifier.fit`; `group_labels` is not used.
 
         Returns
         -------
@@ -180,16 +156,9 @@ class CVaRDROClassifier(TrainedHead):
         self.classes_, class_codes = read_classes(self, y, len(embedding))
         with torch_defaults():
             cvar, targets = CVaRDROLoss(self.alpha), torch.from_numpy(class_codes)
-            generator = torch_generator(self.random_state)
-            batches = shuffled_batches(len(embedding), self.batch_size, self.n_steps, generator)
-
-            def loss(rows, logits):
-                return cvar(logits, targets[rows])
-
-            [(self.coef_, self.intercept_)] = self._train(embedding, loss, batches)
-        self._check_fit(
-            embedding,
-            class_codes,
-            "Set `alpha` to the share of the smallest class, weaken the penalty (`l2`) or train longer (`n_steps`).",
-        )
+            batches = self._shuffled(len(embedding), torch_generator(self.random_state))
+            [head] = self._train(embedding, lambda rows, logits: cvar(logits, targets[rows]), batches)
+        self.coef_, self.intercept_ = head
+        remedy = "Set `alpha` to the share of the smallest class, lower `l2` or train longer (`n_steps`)."
+        self._check_fit(embedding, class_codes, remedy)
         return self

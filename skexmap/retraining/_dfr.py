@@ -14,8 +14,6 @@ from skexmap.retraining._inputs import read_samples, refuse_lost_classes
 from skexmap.retraining._l1_logistic import l1_logistic_path
 from skexmap.retraining._linear import LinearHead, fold_scaler, one_versus_rest_probabilities, standardizer
 
-__all__ = ["DFRClassifier"]
-
 
 def run(function, arguments, description, n_jobs, verbose):
     """Return the results of a function for each tuple of arguments, with a progress bar if `verbose`."""
@@ -56,13 +54,10 @@ def retrain(samples, C, seeds, balance, min_group_size, standardize, n_jobs=None
 
     def refit(seed):
         rng = np.random.RandomState(seed)
-        coefs, intercepts, *_ = balanced_path(
-            samples, members, [C], size, rng, balance, lambda X, weight: (mean, scale)
-        )
-        return coefs[0], intercepts[0]
+        return balanced_path(samples, members, [C], size, rng, balance, lambda *_: (mean, scale))[:2]
 
     refits = run(refit, [(seed,) for seed in seeds], "refits", n_jobs, verbose)
-    coef, intercept = (np.mean(values, axis=0) for values in zip(*refits, strict=True))
+    [coef], [intercept] = (np.mean(values, axis=0) for values in zip(*refits, strict=True))
     return fold_scaler(coef, intercept, mean, scale)
 
 
@@ -79,6 +74,15 @@ class _DFR(LinearHead):
         "verbose": ["verbose"],
     }
 
+    def __init__(self, n_retrains, balance, min_group_size, standardize, random_state, n_jobs, verbose):
+        self.n_retrains = n_retrains
+        self.balance = balance
+        self.min_group_size = min_group_size
+        self.standardize = standardize
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+
     def _read(self, X, y, group_labels):
         """Return the samples and what each group is cut down to."""
         samples = read_samples(self, X, y, group_labels)
@@ -92,10 +96,9 @@ class _DFR(LinearHead):
         # Reweighting draws nothing: one fit is the average of all.
         return draw_seeds(rng, self.n_retrains)[: self.n_retrains if self.balance == "subsample" else 1]
 
-    def _refit(self, samples, C, seeds, **jobs):
-        return retrain(
-            samples, C, seeds, BALANCES[self.balance], self.min_group_size, self.standardize, **jobs
-        )
+    def _refit(self, samples, C, seeds, *jobs):
+        balancing = BALANCES[self.balance], self.min_group_size, self.standardize
+        return retrain(samples, C, seeds, *balancing, *jobs)
 
     def _check_refit(self, samples):
         remedy = (
@@ -220,14 +223,8 @@ class DFRClassifier(_DFR):
         n_jobs=None,
         verbose=False,
     ):
+        super().__init__(n_retrains, balance, min_group_size, standardize, random_state, n_jobs, verbose)
         self.C = C
-        self.n_retrains = n_retrains
-        self.balance = balance
-        self.min_group_size = min_group_size
-        self.standardize = standardize
-        self.random_state = random_state
-        self.n_jobs = n_jobs
-        self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, group_labels=None):
@@ -240,7 +237,7 @@ class DFRClassifier(_DFR):
         y : array-like of shape (n_samples,)
             Their classes.
         group_labels : array-like of shape (n_samples,), default=None
-            Their groups, where known; -1 is "belongs to none". They go before the clusters.
+            Their groups, where known; -1 is "belongs to none". They take precedence over the clusters.
 
         Returns
         -------
@@ -254,8 +251,6 @@ class DFRClassifier(_DFR):
         )
         self.C_ = self.C
         seeds = self._refit_seeds(check_random_state(self.random_state))
-        self.coef_, self.intercept_ = self._refit(
-            samples, self.C_, seeds, n_jobs=self.n_jobs, verbose=self.verbose
-        )
+        self.coef_, self.intercept_ = self._refit(samples, self.C_, seeds, self.n_jobs, self.verbose)
         self._check_refit(samples)
         return self

@@ -16,8 +16,6 @@ from skexmap.retraining._group_scores import (
 )
 from skexmap.retraining._linear import fold_scaler, predict_codes, standardizer
 
-__all__ = ["DFRClassifierCV"]
-
 
 class DFRClassifierCV(_DFR):
     """Deep feature reweighting (DFR) that chooses the strength of the penalty by worst-group accuracy.
@@ -130,17 +128,11 @@ class DFRClassifierCV(_DFR):
         n_jobs=None,
         verbose=False,
     ):
+        super().__init__(n_retrains, balance, min_group_size, standardize, random_state, n_jobs, verbose)
         self.Cs = Cs
         self.tuning = tuning
         self.n_splits = n_splits
         self.cv = cv
-        self.n_retrains = n_retrains
-        self.balance = balance
-        self.min_group_size = min_group_size
-        self.standardize = standardize
-        self.random_state = random_state
-        self.n_jobs = n_jobs
-        self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, group_labels=None):
@@ -148,12 +140,8 @@ class DFRClassifierCV(_DFR):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or blocks with ``embedding`` and ``cluster``
-            Embeddings of held-out samples.
-        y : array-like of shape (n_samples,)
-            Their classes.
-        group_labels : array-like of shape (n_samples,), default=None
-            Their groups, where known; -1 is "belongs to none". They go before the clusters.
+        X, y, group_labels
+            As in `DFRClassifier.fit`.
 
         Returns
         -------
@@ -182,20 +170,17 @@ class DFRClassifierCV(_DFR):
         self.cv_scores_ = worst_group_accuracies(right, counts).T
         if self.cv is None and self.tuning == "stratified":
             # Every sample is scored once a split.
-            self.scores_ = shrunk_worst_group_accuracies(
-                right.sum(axis=0), counts.sum(axis=0), self.n_splits * self.min_group_size
-            )
+            right, counts, weight = right.sum(axis=0), counts.sum(axis=0), self.n_splits * self.min_group_size
+            self.scores_ = shrunk_worst_group_accuracies(right, counts, weight)
             order = np.lexsort((self.Cs_, -self.scores_))
         else:
             self.scores_ = self.cv_scores_[:, scored].mean(axis=1)
             order = np.argsort(-self.scores_, kind="stable")
             if self.cv is None:
                 order = order[:1]
+        jobs = self.n_jobs, self.verbose
         best, (self.coef_, self.intercept_) = first_that_is_not_zero(
-            order,
-            lambda i: self._refit(
-                samples, self.Cs_[i], refit_seeds, n_jobs=self.n_jobs, verbose=self.verbose
-            ),
+            order, lambda i: self._refit(samples, self.Cs_[i], refit_seeds, *jobs)
         )
         self.C_, self.best_score_ = float(self.Cs_[best]), float(self.scores_[best])
         self._check_refit(samples)

@@ -12,16 +12,7 @@ from skexmap._validation import Interval, _fit_context, codes_of_known_classes
 from skexmap.retraining._group_scores import count_right, shrunk_worst_group_accuracies
 from skexmap.retraining._inputs import read_embedding, read_groups, read_samples, refuse_lost_classes
 from skexmap.retraining._linear import predict_codes, softmax_probabilities
-from skexmap.retraining._training import (
-    TrainedHead,
-    group_balanced_batches,
-    losses_per_sample,
-    shuffled_batches,
-    torch_defaults,
-    torch_generator,
-)
-
-__all__ = ["DivDisClassifier"]
+from skexmap.retraining._training import TrainedHead, losses_per_sample, torch_defaults, torch_generator
 
 
 def class_probabilities(logits):
@@ -111,16 +102,7 @@ class DivDisClassifier(TrainedHead):
     Raises
     ------
     ValueError
-        From `fit`: as `ERMClassifier`, and if no group has `min_group_size` samples.
-
-    Warns
-    -----
-    ConstantPredictionWarning
-        If one class is predicted for all samples.
-
-    See Also
-    --------
-    DFRClassifier : Uses (pseudo-)groups to balance, not to choose.
+        From `fit`: as `ERMClassifier` (whose warning it shares), and if no group has `min_group_size` samples.
 
     Notes
     -----
@@ -192,12 +174,8 @@ class DivDisClassifier(TrainedHead):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or blocks with ``embedding`` and ``cluster``
-            Embeddings of the labelled samples.
-        y : array-like of shape (n_samples,)
-            Their classes.
-        group_labels : array-like of shape (n_samples,), default=None
-            Their groups; -1 is "belongs to none". They take precedence over the clusters.
+        X, y, group_labels
+            As in `DFRClassifier.fit`.
         X_unlabeled : array-like of shape (n_unlabeled, n_features), or blocks with ``embedding``, default=None
             Embeddings of samples on which the heads shall disagree. None draws from X, all groups equally
             often. A `sklearn.pipeline.Pipeline` transforms them if its `transform_input` names them.
@@ -227,15 +205,15 @@ class DivDisClassifier(TrainedHead):
     def _diversify(self, samples, unlabeled):
         """Return (coef, intercept) of heads that fit the labelled samples and disagree on the unlabelled ones."""
         generator = torch_generator(self.random_state)
-        embedding, sizes = samples.embedding, (self.batch_size, self.n_steps, generator)
-        labeled = shuffled_batches(len(embedding), *sizes)
+        embedding = samples.embedding
+        labeled = self._shuffled(len(embedding), generator)
         if unlabeled is None:
             refuse_lost_classes(samples, "no group (-1) or to groups below `min_group_size`")
             prior = class_shares(samples)
-            others = group_balanced_batches(samples.group_codes, *sizes)
+            others = self._balanced(samples.group_codes, generator)
         else:
             prior = np.bincount(samples.class_codes) / len(embedding)
-            others = len(embedding) + shuffled_batches(len(unlabeled), *sizes)
+            others = len(embedding) + self._shuffled(len(unlabeled), generator)
             embedding = np.concatenate([embedding, unlabeled])
         targets, prior = torch.from_numpy(samples.class_codes), torch.from_numpy(prior).float()
         n_labeled, pairs = labeled.shape[1], list(combinations(range(self.n_heads), 2))

@@ -11,8 +11,6 @@ from skexmap.retraining._erm import ERMClassifier
 from skexmap.retraining._inputs import read_classes, read_embedding
 from skexmap.retraining._reference import check_reference_classes, fit_reference, warn_of_constant_reference
 
-__all__ = ["EIILLabeler"]
-
 
 def scale_slopes(log_p):
     r"""Return :math:`\frac{d}{ds} \text{CE}(s f, y) |_{s=1} = \sum_k p_k \log p_k - \log p_y` for every y."""
@@ -66,10 +64,6 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
     ConstantPredictionWarning
         If the reference model predicts one class for all samples.
 
-    See Also
-    --------
-    skexmap.PseudoGroupLabeler : Pseudo-groups by clustering.
-
     Notes
     -----
     In a pipeline, the block ``heatmap``, if there is one, is replaced by ``cluster``: the environment for each class
@@ -116,12 +110,9 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
         default, y = ERMClassifier(C=1e-4, class_weight="balanced"), self.classes_[class_codes]
         self.reference_estimator_ = fit_reference(self.reference_estimator, default, embedding, y)
         check_reference_classes(self.reference_estimator_, self.classes_)
-        warn_of_constant_reference(
-            self.reference_estimator_.predict(embedding),
-            self.reference_estimator_,
-            "So are the pseudo-groups of two classes. Weaken its penalty, weigh the classes "
-            "(`class_weight='balanced'`), or give a model that leans on the shortcut.",
-        )
+        remedy = "Weaken its penalty, weigh the classes, or give a model that leans on the shortcut."
+        predicted = self.reference_estimator_.predict(embedding)
+        warn_of_constant_reference(predicted, self.reference_estimator_, remedy)
         environments = self._environments(embedding)
         self.environment_labels_ = cluster_of_class(environments, class_codes)
         self.group_labels_ = encode_groups(class_codes, self.environment_labels_, 2)
@@ -133,10 +124,8 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or blocks with ``embedding``
-            Embeddings.
-        y : array-like of shape (n_samples,)
-            Their classes.
+        X, y
+            As in `fit`.
 
         Returns
         -------
@@ -150,10 +139,8 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or blocks with ``embedding``
-            Embeddings.
-        y : array-like of shape (n_samples,)
-            Their classes.
+        X, y
+            As in `fit`.
 
         Returns
         -------

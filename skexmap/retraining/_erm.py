@@ -10,8 +10,6 @@ from skexmap._validation import Interval, StrOptions, _fit_context
 from skexmap.retraining._inputs import read_classes, read_embedding, read_weights
 from skexmap.retraining._linear import LinearHead, fold_scaler, standardizer
 
-__all__ = ["ERMClassifier"]
-
 
 class ERMClassifier(LinearHead):
     r"""Ordinary retraining of the last layer: logistic regression on standardised embeddings.

@@ -8,15 +8,7 @@ from torch.nn import functional as F
 
 from skexmap._validation import Interval, _fit_context
 from skexmap.retraining._inputs import read_samples, refuse_lost_classes
-from skexmap.retraining._training import (
-    TrainedHead,
-    group_balanced_batches,
-    losses_per_sample,
-    torch_defaults,
-    torch_generator,
-)
-
-__all__ = ["GroupDROClassifier", "GroupDROLoss"]
+from skexmap.retraining._training import TrainedHead, losses_per_sample, torch_defaults, torch_generator
 
 
 class GroupDROLoss(nn.Module):
@@ -149,13 +141,13 @@ def check_batch_groups(group_labels, n_groups, losses):
 class GroupDROClassifier(TrainedHead):
     r"""Group distributionally robust optimisation (group DRO) of the last layer.
 
-    Minimises the loss of the worst group [1]_,
+    Minimises the loss of the worst group,
 
     .. math:: \min_\theta \max_g \Big( \mathbb{E}[\ell(\theta; x, y) \mid g] + \frac{C}{\sqrt{n_g}} \Big)
        + \frac{\lambda}{2} \|w\|^2,
 
-    by the paper's online algorithm: batches with equally many samples of each group, group weights q that
-    grow exponentially with the loss of the group (`GroupDROLoss`), and a gradient step on the weighted loss.
+    by the online algorithm of `GroupDROLoss`, which names the source: batches with equally many samples of each group,
+    group weights q that grow exponentially with the loss of the group, and a gradient step on the weighted loss.
 
     Parameters
     ----------
@@ -185,26 +177,12 @@ class GroupDROClassifier(TrainedHead):
     Raises
     ------
     ValueError
-        From `fit`: as `ERMClassifier`, and if no sample of a class belongs to a group.
-
-    Warns
-    -----
-    ConstantPredictionWarning
-        If one class is predicted for all samples.
-
-    See Also
-    --------
-    GroupDROLoss : For whole networks.
+        From `fit`: as `ERMClassifier` (whose warning it shares), and if no sample of a class belongs to a group.
 
     Notes
     -----
     The last layer keeps the objective and the algorithm, and loses what the paper gains by training the features. The
     loss is convex here. It needs no early stopping to be minimised, but it needs the penalty to generalise.
-
-    References
-    ----------
-    .. [1] Sagawa, Koh, Hashimoto, Liang. "Distributionally robust neural networks for group shifts". ICLR 2020.
-       arXiv:1911.08731.
 
     Examples
     --------
@@ -246,12 +224,8 @@ class GroupDROClassifier(TrainedHead):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or blocks with ``embedding`` and ``cluster``
-            Embeddings.
-        y : array-like of shape (n_samples,)
-            Their classes.
-        group_labels : array-like of shape (n_samples,), default=None
-            Their groups; -1 is "belongs to none". They take precedence over the clusters.
+        X, y, group_labels
+            As in `DFRClassifier.fit`.
 
         Returns
         -------
@@ -265,16 +239,14 @@ class GroupDROClassifier(TrainedHead):
             samples.group_counts,
         )
         with torch_defaults():
-            counts = torch.from_numpy(self.group_counts_)
-            options = {"eta": self.eta, "adjustment": self.adjustment, "group_counts": counts}
-            dro = GroupDROLoss(len(counts), **options).float()
+            options = {"eta": self.eta, "adjustment": self.adjustment, "group_counts": self.group_counts_}
+            dro = GroupDROLoss(len(self.groups_), **options).float()
             targets, groups = torch.from_numpy(samples.class_codes), torch.from_numpy(samples.group_codes)
-            generator = torch_generator(self.random_state)
-            batches = group_balanced_batches(samples.group_codes, self.batch_size, self.n_steps, generator)
 
             def loss(rows, logits):
                 return dro(logits, targets[rows], groups[rows])
 
+            batches = self._balanced(samples.group_codes, torch_generator(self.random_state))
             [(self.coef_, self.intercept_)] = self._train(samples.embedding, loss, batches)
         self.group_weights_ = dro.group_weights.numpy()
         remedy = "Weaken the penalty (`l2`), train longer (`n_steps`) or raise `eta`."

@@ -35,11 +35,8 @@ class Samples(NamedTuple):
         return np.bincount(self.group_codes[self.belongs], minlength=len(self.groups))
 
     def take(self, rows):
-        return self._replace(
-            embedding=self.embedding[rows],
-            class_codes=self.class_codes[rows],
-            group_codes=self.group_codes[rows],
-        )
+        parts = ("embedding", "class_codes", "group_codes")
+        return self._replace(**{part: getattr(self, part)[rows] for part in parts})
 
 
 def read_samples(estimator, X, y, group_labels):
@@ -58,10 +55,8 @@ def read_embedding(estimator, X, *, reset, allow_nd=False):
         # What a network returns may be on another device, in its graph, or of a type that NumPy lacks.
         X = X.detach().cpu()
         X = (X.float() if X.dtype == torch.bfloat16 else X).numpy()
-    n_samples = 2 if reset else 1
-    return validate_data(
-        estimator, X, reset=reset, dtype=FLOATS, allow_nd=allow_nd, ensure_min_samples=n_samples
-    )
+    checks = {"dtype": FLOATS, "allow_nd": allow_nd, "ensure_min_samples": 2 if reset else 1}
+    return validate_data(estimator, X, reset=reset, **checks)
 
 
 def read_classes(estimator, y, n_samples):
@@ -69,13 +64,8 @@ def read_classes(estimator, y, n_samples):
     name = type(estimator).__name__
     if y is None:
         raise ValueError(f"{name} requires y to be passed, but the target y is None.")
-    _refuse_columns(
-        "y",
-        y,
-        "class",
-        "If the rows are one-hot, pass `y.argmax(axis=1)`. If an image can have several labels, fit one "
-        "classifier for each column.",
-    )
+    remedy = "If an image can have several labels, fit one classifier for each column."
+    _refuse_columns("y", y, "class", remedy)
     y = column_or_1d(y, warn=True)
     if y.dtype.kind in "fc":
         # Checks for NaN and infinity; strings and integers cannot hold them.
@@ -85,9 +75,8 @@ def read_classes(estimator, y, n_samples):
     check_classification_targets(y)
     classes, class_codes = np.unique(y, return_inverse=True)
     if len(classes) < 2:
-        raise ValueError(
-            f"{name} needs samples of at least 2 classes, but y holds only one class: {classes.tolist()[0]!r}."
-        )
+        only = classes.tolist()[0]
+        raise ValueError(f"{name} needs samples of at least 2 classes, but y holds only one class: {only!r}.")
     return classes, class_codes.astype(np.int64)
 
 
@@ -97,13 +86,8 @@ def read_groups(estimator, X, embedding, classes, class_codes, group_labels):
     # the classes.
     blocks = block_names(X)
     if group_labels is not None:
-        _refuse_columns(
-            "group_labels",
-            group_labels,
-            "group",
-            "Two columns of numbers make one group number: `a * (b.max() + 1) + b`. If the rows are one-hot, pass "
-            "`group_labels.argmax(axis=1)`.",
-        )
+        remedy = "Two columns of numbers make one group number: `a * (b.max() + 1) + b`."
+        _refuse_columns("group_labels", group_labels, "group", remedy)
         labels = check_group_labels(group_labels, len(class_codes))
     elif CLUSTER in blocks or HEATMAP in blocks:
         # Heatmaps without clusters are a forgotten clusterer step: get_block says so.
@@ -113,14 +97,16 @@ def read_groups(estimator, X, embedding, classes, class_codes, group_labels):
     else:
         _refuse_a_lone_cluster_column(estimator, embedding)
         return classes, class_codes, True
-    groups, codes = np.unique(labels, return_inverse=True)
-    none = np.array([str(group) in ("-1", "-1.0") for group in groups.tolist()])
-    if none.all():
+    numbers = labels.dtype.kind in "iuf"
+    belongs = labels != NO_GROUP if numbers else ~np.isin(labels.astype(str), ["-1", "-1.0"])
+    if not belongs.any():
         raise ValueError(
             f"All {len(class_codes)} samples belong to no group (-1), so nothing can be balanced. "
             "Use a clusterer that leaves fewer samples out."
         )
-    return groups[~none], np.where(none, NO_GROUP, np.cumsum(~none) - 1)[codes], False
+    group_codes = np.full(len(labels), NO_GROUP)
+    groups, group_codes[belongs] = np.unique(labels[belongs], return_inverse=True)
+    return groups, group_codes, False
 
 
 def refuse_lost_classes(samples, where):
@@ -137,7 +123,10 @@ def refuse_lost_classes(samples, where):
 def _refuse_columns(name, values, what, remedy):
     shape = np.shape(values)
     if len(shape) > 1 and shape[1:] != (1,):
-        raise ValueError(f"`{name}` has the shape {shape}, but every image has one {what}. {remedy}")
+        raise ValueError(
+            f"`{name}` has the shape {shape}, but every image has one {what}. If the rows are one-hot, pass "
+            f"`{name}.argmax(axis=1)`. {remedy}"
+        )
 
 
 def _refuse_a_lone_cluster_column(estimator, embedding):

@@ -15,8 +15,6 @@ from skexmap.retraining._erm import ERMClassifier
 from skexmap.retraining._inputs import read_classes, read_embedding
 from skexmap.retraining._reference import fit_reference, warn_of_constant_reference
 
-__all__ = ["JTTReweighter"]
-
 
 def _estimator_has(method):
     def check(self):
@@ -62,12 +60,8 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         Indices of the samples that stage one gets wrong.
     sample_weight_ : ndarray of shape (n_samples,)
         Weight of each sample in stage two.
-    classes_ : ndarray of shape (n_classes,)
-        The classes.
-    coef_, intercept_ : ndarray
-        Those of `estimator_`, if it has them.
-    n_features_in_ : int
-        Number of features.
+    coef_, intercept_, classes_, n_features_in_, feature_names_in_
+        As in `ERMClassifier`; the coefficients are those of `estimator_`, if it has them.
 
     Raises
     ------
@@ -82,10 +76,6 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         If stage one gets all samples right or all wrong: all samples then weigh the same.
     ConstantPredictionWarning
         If one of the two models predicts one class for all samples.
-
-    See Also
-    --------
-    DFRClassifier : Balances known or found groups instead.
 
     Notes
     -----
@@ -143,16 +133,13 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         X = read_embedding(self, X, reset=True, allow_nd=True)
         self.classes_, class_codes = read_classes(self, y, len(X))
         y = self.classes_[class_codes]
-        self.reference_estimator_ = reference = fit_reference(
-            self.reference_estimator, ERMClassifier(C=1e-4), X, y
-        )
+        reference = fit_reference(self.reference_estimator, ERMClassifier(C=1e-4), X, y)
+        self.reference_estimator_ = reference
         predicted = reference.predict(X)
-        warn_of_constant_reference(
-            predicted,
-            reference,
-            "JTT then upweights classes, not the samples against a shortcut. Strengthen `reference_estimator` (a "
-            "weaker penalty, `class_weight='balanced'`, more epochs).",
+        remedy = (
+            "Strengthen `reference_estimator` (a weaker penalty, `class_weight='balanced'`, more epochs)."
         )
+        warn_of_constant_reference(predicted, reference, f"JTT then upweights classes. {remedy}")
         self.error_set_ = np.flatnonzero(predicted != y)
         if len(self.error_set_) in (0, len(y)):
             answers, remedy = "wrong", "Strengthen `reference_estimator`."

@@ -6,15 +6,7 @@ import torch
 
 from skexmap._validation import Interval, _fit_context
 from skexmap.retraining._inputs import read_classes, read_embedding
-from skexmap.retraining._training import (
-    TrainedHead,
-    losses_per_sample,
-    shuffled_batches,
-    torch_defaults,
-    torch_generator,
-)
-
-__all__ = ["LfFClassifier"]
+from skexmap.retraining._training import TrainedHead, losses_per_sample, torch_defaults, torch_generator
 
 
 def generalized_cross_entropies(cross_entropies, q):
@@ -35,12 +27,9 @@ class RunningLosses:
         moved = self.decay * self.averages[:, rows] + (1 - self.decay) * losses
         averages = torch.where(self.seen[rows], moved, losses)
         self.averages[:, rows], self.seen[rows] = averages, True
-        largest = self._largest_of_each_class()[:, self.class_codes[rows]]
-        return averages / largest.clamp(min=torch.finfo(largest.dtype).tiny)
-
-    def _largest_of_each_class(self):
         classes = self.class_codes.expand(len(self.averages), -1)
-        return torch.zeros_like(self.averages).scatter_reduce(1, classes, self.averages, "amax")
+        largest = torch.zeros_like(self.averages).scatter_reduce(1, classes, self.averages, "amax")
+        return averages / largest[:, self.class_codes[rows]].clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def relative_difficulty(biased_losses, debiased_losses):
@@ -77,10 +66,8 @@ class LfFClassifier(TrainedHead):
         First step size of Adam; it falls linearly to zero. (The paper trains whole networks by Adam at 0.001.)
     batch_size : int, default=256
         Samples per step (published).
-    n_steps : int, default=1000
-        Number of steps.
-    random_state : int, RandomState instance or None, default=None
-        Draws the batches.
+    n_steps, random_state
+        As in `GroupDROClassifier`.
 
     Attributes
     ----------
@@ -89,21 +76,7 @@ class LfFClassifier(TrainedHead):
     sample_weight_ : ndarray of shape (n_samples,)
         W of each sample when it was last in a batch; 1/2 if it never was.
     coef_, intercept_, classes_, n_features_in_, feature_names_in_
-        As in `ERMClassifier`; of the debiased head.
-
-    Raises
-    ------
-    ValueError
-        From `fit`, as `ERMClassifier`.
-
-    Warns
-    -----
-    ConstantPredictionWarning
-        If one class is predicted for all samples.
-
-    See Also
-    --------
-    JTTReweighter : Upweights the errors of a first model, all of them equally.
+        As in `ERMClassifier`, as are the errors and warnings of `fit`; the coefficients are those of the debiased head.
 
     Notes
     -----
@@ -158,12 +131,8 @@ class LfFClassifier(TrainedHead):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or blocks with ``embedding``
-            Embeddings.
-        y : array-like of shape (n_samples,)
-            Their classes.
-        group_labels : array-like of shape (n_samples,), default=None
-            Not used; it makes the strategies interchangeable.
+        X, y, group_labels
+            As in `ERMClassifier.fit`; `group_labels` is not used.
 
         Returns
         -------
@@ -175,8 +144,7 @@ class LfFClassifier(TrainedHead):
             targets = torch.from_numpy(class_codes)
             running = RunningLosses(2, targets, self.decay)
             weights = torch.full((len(embedding),), 0.5, dtype=torch.float32)
-            generator = torch_generator(self.random_state)
-            batches = shuffled_batches(len(embedding), self.batch_size, self.n_steps, generator)
+            batches = self._shuffled(len(embedding), torch_generator(self.random_state))
 
             def loss(rows, *logits):
                 losses = torch.stack([losses_per_sample(head, targets[rows]) for head in logits])
@@ -188,9 +156,8 @@ class LfFClassifier(TrainedHead):
         self.biased_coef_, self.biased_intercept_ = biased_head
         self.coef_, self.intercept_ = head
         self.sample_weight_ = weights.numpy()
-        self._check_fit(
-            embedding,
-            class_codes,
-            "Weaken the penalty (`l2`): the weights are below 1, and those of a small class add up to little.",
+        remedy = (
+            "Weaken the penalty (`l2`): the weights are below 1, and those of a small class add up to little."
         )
+        self._check_fit(embedding, class_codes, remedy)
         return self

@@ -19,7 +19,6 @@ class LinearHead(ClassifierMixin, BaseEstimator):
 
     # Group labels passed to a search reach the scorer and not `fit`, unless the user asks for it.
     __metadata_request__fit = {"group_labels": False}
-    _overflow_remedy = "Remove outliers, or scale the embeddings."
 
     def decision_function(self, X):
         """Return the score of each sample: for the second of two classes, else for every class.
@@ -77,8 +76,9 @@ class LinearHead(ClassifierMixin, BaseEstimator):
         name, n_wrong = type(self).__name__, np.sum(~np.isfinite(np.append(self.coef_, self.intercept_)))
         if n_wrong:
             raise ValueError(
-                f"{n_wrong} coefficients and intercepts of {name} are not finite after the fit (largest value of the "
-                f"embeddings: {np.abs(embedding).max():.3g}). {self._overflow_remedy}"
+                f"{n_wrong} coefficients and intercepts of {name} are not finite after the fit. Lower the step or the "
+                "penalty (`learning_rate`, `l2`), or scale the embeddings, whose largest value is "
+                f"{np.abs(embedding).max():.3g}."
             )
         if len(np.unique(class_codes[fitted])) > 1:
             scores = embedding[fitted] @ self.coef_.T + self.intercept_
@@ -109,7 +109,7 @@ def standardizer(X, sample_weight=None, *, standardize=True):
         return np.zeros(X.shape[1]), np.ones(X.shape[1])
     with np.errstate(over="ignore", invalid="ignore"):
         scaler = StandardScaler().fit(X, sample_weight=sample_weight)
-    overflowed = ~np.isfinite(scaler.scale_)
+    overflowed = ~np.isfinite(scaler.var_)
     if overflowed.any():
         raise ValueError(
             f"The variance of {overflowed.sum()} of {X.shape[1]} features of the embedding overflows: their largest "

@@ -15,8 +15,6 @@ from skexmap.retraining._linear import LinearHead, fold_scaler, standardizer
 class TrainedHead(LinearHead):
     """A linear head that a subclass trains by a loss of its own; these are the settings of the optimizer."""
 
-    _overflow_remedy = "Lower `learning_rate` or `l2`."
-
     _parameter_constraints: dict = {
         "l2": [Interval(Real, 0, None, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
@@ -31,6 +29,12 @@ class TrainedHead(LinearHead):
         self.batch_size = batch_size
         self.n_steps = n_steps
         self.random_state = random_state
+
+    def _shuffled(self, n_samples, generator):
+        return shuffled_batches(n_samples, self.batch_size, self.n_steps, generator)
+
+    def _balanced(self, group_codes, generator):
+        return group_balanced_batches(group_codes, self.batch_size, self.n_steps, generator)
 
     def _train(self, embedding, loss, batches, **heads):
         steps = {"learning_rate": self.learning_rate, "l2": self.l2}
