@@ -14,11 +14,6 @@ from skexmap.exceptions import ConstantPredictionWarning
 from skexmap.retraining import DFRClassifier, DFRClassifierCV
 from skexmap.retraining._balance import stratified_halves
 from skexmap.retraining._dfr_cv import first_that_is_not_zero
-from skexmap.retraining._group_scores import (
-    count_right,
-    shrunk_worst_group_accuracies,
-    worst_group_accuracies,
-)
 
 shortcut_features = partial(make_shortcut_features, random_scale=True, random_state=0)
 
@@ -141,20 +136,6 @@ def test_of_equally_good_strengths_the_strongest_penalty_wins_or_as_published_th
         assert cv.C_ == 0.1
         assert Cs[0] == DFRClassifierCV(Cs, tuning="published", n_retrains=1, random_state=0).fit(X, y).C_
         assert Cs[0] == DFRClassifierCV(Cs, cv=3, n_retrains=1, random_state=0).fit(X, y).C_
-
-
-def test_a_group_that_no_strength_serves_leaves_the_choice_to_the_mean_over_the_groups():
-    counts = np.array([10, 100, 0, 4])
-    hopeless = np.array([[9, 40, 0, 0], [9, 80, 0, 0], [8, 93, 0, 0]])
-    scores = shrunk_worst_group_accuracies(hopeless, counts, 6)
-    np.testing.assert_allclose(scores, 6 / (4 + 6) * np.array([1.3, 1.7, 1.73]) / 3)
-
-
-def test_one_right_answer_in_a_sliver_does_not_outweigh_a_large_group():
-    counts = np.array([500, 500, 2])
-    right = np.array([[450, 450, 1], [300, 300, 2]])
-    assert shrunk_worst_group_accuracies(right, counts, 6).argmax() == 0
-    assert shrunk_worst_group_accuracies(right, counts, 0).argmax() == 1
 
 
 def test_a_strength_whose_refit_is_zero_is_passed_over_for_the_next_best():
@@ -289,17 +270,6 @@ def test_verbose_dfr_shows_a_bar_of_its_halvings_and_one_of_its_refits(capsys):
     assert "4/4" in shown
     DFRClassifierCV(n_retrains=4, n_splits=3, random_state=0).fit(X, y, 2 * y + shortcut)
     assert capsys.readouterr() == ("", "")
-
-
-def test_small_and_absent_groups_in_the_score():
-    correct = np.array([[True, False], [True, True], [False, True], [False, True]])
-
-    def worst(*codes):
-        return worst_group_accuracies(*count_right(correct, np.array(codes), 4)).tolist()
-
-    assert worst(0, 0, 2, 2) == [0.0, 0.5]
-    assert worst(0, 0, -1, -1) == [1.0, 0.5]
-    assert np.isnan(worst(-1, -1, -1, -1)).all()
 
 
 def test_a_published_half_without_a_class_still_scores():
