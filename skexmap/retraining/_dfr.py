@@ -45,20 +45,19 @@ def balanced_path(samples, rows, Cs, size, rng, balance, scaler):
     return *path, mean, scale
 
 
-def retrain(samples, C, seeds, balance, min_group_size, standardize, n_jobs=None, verbose=False):
+def retrain(samples, scaler, C, seeds, balance, min_group_size, n_jobs=None, verbose=False):
     """Refit the last layer on balanced samples, once per seed, and average: DFR for one strength."""
     # All refits share one scaler; the weights are averaged in its space and folded, so they apply to raw features.
-    mean, scale = member_scaler(samples, standardize)
     members = np.flatnonzero(samples.belongs)
     size = subsample_size(samples.group_codes[members], min_group_size)
 
     def refit(seed):
         rng = np.random.RandomState(seed)
-        return balanced_path(samples, members, [C], size, rng, balance, lambda *_: (mean, scale))[:2]
+        return balanced_path(samples, members, [C], size, rng, balance, lambda *_: scaler)[:2]
 
     refits = run(refit, [(seed,) for seed in seeds], "refits", n_jobs, verbose)
     [coef], [intercept] = (np.mean(values, axis=0) for values in zip(*refits, strict=True))
-    return fold_scaler(coef, intercept, mean, scale)
+    return fold_scaler(coef, intercept, *scaler)
 
 
 class _DFR(LinearHead):
@@ -83,30 +82,27 @@ class _DFR(LinearHead):
         self.n_jobs = n_jobs
         self.verbose = verbose
 
-    def _read(self, X, y, group_labels):
-        """Return the samples and what each group is cut down to."""
-        samples = read_samples(self, X, y, group_labels)
+    def _size(self, samples):
+        """Return what each group is cut down to."""
         refuse_lost_classes(samples, "no group (-1)")
         if not samples.groups_are_classes:
             large_enough(samples.group_counts, self.min_group_size)
         size = subsample_size(samples.group_codes[samples.belongs], self.min_group_size)
-        return samples, int(samples.group_counts.max()) if size is None else size
+        return int(samples.group_counts.max()) if size is None else size
 
     def _refit_seeds(self, rng):
         # Reweighting draws nothing: one fit is the average of all.
         return draw_seeds(rng, self.n_retrains)[: self.n_retrains if self.balance == "subsample" else 1]
 
-    def _refit(self, samples, C, seeds, *jobs):
-        balancing = BALANCES[self.balance], self.min_group_size, self.standardize
-        return retrain(samples, C, seeds, *balancing, *jobs)
+    def _refit(self, samples, scaler, C, seeds, *jobs):
+        return retrain(samples, scaler, C, seeds, BALANCES[self.balance], self.min_group_size, *jobs)
 
-    def _check_refit(self, samples):
-        remedy = (
+    def _remedy(self):
+        return (
             f"With C={self.C_:g}, {np.count_nonzero(self.coef_)} of {self.coef_.size} coefficients are not zero, and "
             f"each group counts as {self.subsample_size_} samples. Weaken the penalty (a larger C), or keep a sliver "
             "from setting that size (fewer clusters, a larger `min_group_size`)."
         )
-        self._check_fit(samples.embedding, samples.class_codes, remedy, samples.belongs)
 
     def _probabilities(self, scores):
         return one_versus_rest_probabilities(scores)
@@ -243,14 +239,13 @@ class DFRClassifier(_DFR):
         -------
         self : object
         """
-        samples, self.subsample_size_ = self._read(X, y, group_labels)
-        self.classes_, self.groups_, self.group_counts_ = (
-            samples.classes,
-            samples.groups,
-            samples.group_counts,
-        )
+        samples = read_samples(self, X, y, group_labels)
+        self.classes_, self.groups_ = samples.classes, samples.groups
+        self.group_counts_, self.subsample_size_ = samples.group_counts, self._size(samples)
         self.C_ = self.C
+        scaler = member_scaler(samples, self.standardize)
         seeds = self._refit_seeds(check_random_state(self.random_state))
-        self.coef_, self.intercept_ = self._refit(samples, self.C_, seeds, self.n_jobs, self.verbose)
-        self._check_refit(samples)
+        refit = self._refit(samples, scaler, self.C_, seeds, self.n_jobs, self.verbose)
+        self.coef_, self.intercept_ = refit
+        self._check_fit(samples.embedding, samples.class_codes, self._remedy(), samples.belongs)
         return self

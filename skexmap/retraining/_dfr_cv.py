@@ -14,6 +14,7 @@ from skexmap.retraining._group_scores import (
     shrunk_worst_group_accuracies,
     worst_group_accuracies,
 )
+from skexmap.retraining._inputs import read_samples
 from skexmap.retraining._linear import fold_scaler, predict_codes, standardizer
 
 
@@ -147,18 +148,16 @@ class DFRClassifierCV(_DFR):
         -------
         self : object
         """
-        samples, self.subsample_size_ = self._read(X, y, group_labels)
-        self.classes_, self.groups_, self.group_counts_ = (
-            samples.classes,
-            samples.groups,
-            samples.group_counts,
-        )
+        samples = read_samples(self, X, y, group_labels)
+        self.classes_, self.groups_ = samples.classes, samples.groups
+        self.group_counts_, self.subsample_size_ = samples.group_counts, self._size(samples)
         self.Cs_ = check_strengths(self.Cs)
         rng = check_random_state(self.random_state)
+        scaler = member_scaler(samples, self.standardize)
         # Drawn first, so that they are those of DFRClassifier.
         refit_seeds = self._refit_seeds(rng)
         if self.cv is None:
-            right, counts = self._count_in_halves(samples, draw_seeds(rng, self.n_splits))
+            right, counts = self._count_in_halves(samples, scaler, draw_seeds(rng, self.n_splits))
         else:
             right, counts = self._count_in_folds(samples, refit_seeds)
         scored = (counts > 0).any(axis=1)
@@ -180,29 +179,28 @@ class DFRClassifierCV(_DFR):
                 order = order[:1]
         jobs = self.n_jobs, self.verbose
         best, (self.coef_, self.intercept_) = first_that_is_not_zero(
-            order, lambda i: self._refit(samples, self.Cs_[i], refit_seeds, *jobs)
+            order, lambda i: self._refit(samples, scaler, self.Cs_[i], refit_seeds, *jobs)
         )
         self.C_, self.best_score_ = float(self.Cs_[best]), float(self.scores_[best])
-        self._check_refit(samples)
+        self._check_fit(samples.embedding, samples.class_codes, self._remedy(), samples.belongs)
         return self
 
-    def _count_in_halves(self, samples, seeds):
+    def _count_in_halves(self, samples, scaler, seeds):
         """Return right answers, (n_splits, n_Cs, n_groups), and scored samples, (n_splits, n_groups)."""
         halves, balance = TUNINGS[self.tuning], BALANCES[self.balance]
-        refit_scaler = member_scaler(samples, self.standardize)
 
-        def scaler(X, weight):
+        def scaler_of_half(X, weight):
             if self.tuning == "published":
                 return standardizer(X, weight, standardize=self.standardize)
             # That of the refits: on another one the same C would be another penalty, most of all on the intercept.
             # It holds no label.
-            return refit_scaler
+            return scaler
 
         def count(seed):
             rng = np.random.RandomState(seed)
             right, counts = 0, 0
             for fit, held, size in halves(samples.class_codes, samples.group_codes, self.min_group_size, rng):
-                path = balanced_path(samples, fit, self.Cs_, size, rng, balance, scaler)
+                path = balanced_path(samples, fit, self.Cs_, size, rng, balance, scaler_of_half)
                 of_half = self._count(samples, held, *fold_scaler(*path))
                 right, counts = right + of_half[0], counts + of_half[1]
             return right, counts
@@ -216,7 +214,8 @@ class DFRClassifierCV(_DFR):
         splits = list(cv.split(samples.embedding, samples.class_codes))
 
         def count(train, test, C):
-            coef, intercept = self._refit(samples.take(train), C, seeds)
+            part = samples.take(train)
+            coef, intercept = self._refit(part, member_scaler(part, self.standardize), C, seeds)
             return self._count(samples, test, coef[None], intercept[None])
 
         fits = [(train, test, C) for train, test in splits for C in self.Cs_]

@@ -124,6 +124,7 @@ def test_a_fit_that_predicts_one_class_says_so_once_and_what_to_do(classifier):
     X, y = np.full((60, 3), 0.5), np.array(["cat", "dog"])[np.arange(60) // 40]
     with pytest.warns(ConstantPredictionWarning) as caught:
         fitted = seeded(classifier).fit(X, y)
+    assert {warning.filename for warning in caught} == {__file__}
     (message,) = [str(warning.message) for warning in caught if "reference" not in str(warning.message)]
     predicted = fitted.predict(X)
     assert (predicted == predicted[0]).all()
