@@ -107,12 +107,6 @@ REFUSED = {
         r"`group_labels` .*\(300, 2\), but every image has one group.*number: `a \* \(b\.max\(\) \+ 1\) \+ b`",
     ),
     "group labels of another length": (X, Y, GROUPS[:299], "299 entries for 300 samples"),
-    "no group of min_group_size": (
-        X,
-        Y,
-        np.arange(300) // 5,
-        r"All 60 groups have fewer than min_group_size=6 samples \(largest: 5\)",
-    ),
     "NaN in the embedding": (np.where(X[3, 2] == X, np.nan, X), Y, GROUPS, "NaN"),
     "heatmaps without clusters": (
         make_blocks(embedding=X, heatmap=X.reshape(300, 1, 2, 5)),
@@ -145,10 +139,15 @@ REFUSED = {
 @pytest.mark.parametrize("strategy", [DFRClassifier, DFRClassifierCV, GroupDROClassifier])
 @pytest.mark.parametrize("X, y, group_labels, message", REFUSED.values(), ids=REFUSED)
 def test_a_strategy_that_balances_groups_refuses(X, y, group_labels, message, strategy):
-    if "min_group_size=6" in message and strategy is GroupDROClassifier:
-        pytest.skip("group DRO has no smallest size")
     with pytest.raises(ValueError, match=message):
         strategy().fit(X, y, group_labels=group_labels)
+
+
+@pytest.mark.parametrize("strategy", [DFRClassifier, DFRClassifierCV])
+def test_dfr_refuses_groups_that_are_all_below_min_group_size(strategy):
+    message = r"All 60 groups have fewer than min_group_size=6 samples \(largest: 5\)"
+    with pytest.raises(ValueError, match=message):
+        strategy().fit(X, Y, group_labels=np.arange(300) // 5)
 
 
 def test_a_pipeline_that_delivers_only_the_cluster_column_is_told_the_missing_argument():
