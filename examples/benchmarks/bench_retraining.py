@@ -44,7 +44,7 @@ import demo
 
 
 def fit_strategies(seed, blocks, y, pseudo_groups, true_groups, source, net_head, unlabeled):
-    """Yield the name, what it is shown beside the classes, and the fitted model of every row.
+    """Yield the name, what it sees besides the classes, and the fitted model of every row.
 
     `unlabeled` are embeddings of the validation digits in random ink.
     """
@@ -190,7 +190,7 @@ def main():
             if options.json:
                 options.json.write_text(json.dumps(kept, indent=1))
     runs = [kept[str(seed)] for seed in options.seeds]
-    print("| strategy | is shown, beside the classes | worst group | mean group |")
+    print("| strategy | sees, besides the classes | worst group | mean group |")
     print("|---|---|---|---|")
     for row in runs[0]["rows"]:
         figures = np.array([run["rows"][row] for run in runs])

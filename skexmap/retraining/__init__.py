@@ -1,15 +1,15 @@
 """Retraining strategies: linear heads on embeddings that do not lean on the shortcut."""
 
 from skexmap.retraining._afr import AFRClassifier
+from skexmap.retraining._cvar_dro import CVaRDROClassifier, CVaRDROLoss
 from skexmap.retraining._dfr import DFRClassifier
 from skexmap.retraining._dfr_cv import DFRClassifierCV
 from skexmap.retraining._divdis import DivDisClassifier
-from skexmap.retraining._dro import CVaRDROClassifier, GroupDROClassifier
 from skexmap.retraining._eiil import EIILLabeler
 from skexmap.retraining._erm import ERMClassifier
+from skexmap.retraining._group_dro import GroupDROClassifier, GroupDROLoss
 from skexmap.retraining._jtt import JTTReweighter
 from skexmap.retraining._lff import LfFClassifier
-from skexmap.retraining.losses import CVaRDROLoss, GroupDROLoss
 
 __all__ = [
     "AFRClassifier",

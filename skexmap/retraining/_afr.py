@@ -4,7 +4,7 @@ from numbers import Real
 
 import numpy as np
 import torch
-from sklearn.base import clone
+from scipy.special import softmax
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from torch.nn import functional as F
 
@@ -13,15 +13,22 @@ from skexmap.groups._diagnosis import without_constant_prediction_warnings
 from skexmap.retraining._erm import ERMClassifier
 from skexmap.retraining._inputs import read_classes, read_embedding
 from skexmap.retraining._linear import LinearHead, fold_scaler, standardizer
-from skexmap.retraining.losses import losses_per_sample
-
-__all__ = ["AFRClassifier"]
+from skexmap.retraining._reference import check_reference_classes, fit_reference
+from skexmap.retraining._training import losses_per_sample, torch_defaults
 
 
 def afr_weights(p_true, class_codes, gamma):
     r"""Return :math:`\mu_i \propto \exp(-\gamma \hat p_i) / n_{y_i}`, whose sum is 1."""
-    weights = np.exp(-gamma * p_true) / np.bincount(class_codes)[class_codes]
-    return weights / weights.sum()
+    # In the log domain, because all exponentials may underflow.
+    return softmax(-gamma * p_true - np.log(np.bincount(class_codes))[class_codes])
+
+
+def out_of_fold_probabilities(embedding, y, n_folds):
+    """Return the probabilities of an `ERMClassifier` that was not fitted on the sample itself."""
+    folds = StratifiedKFold(n_folds, shuffle=True, random_state=0)
+    # A reference model that predicts one class is fine: only its probabilities are used.
+    with without_constant_prediction_warnings():
+        return cross_val_predict(ERMClassifier(), embedding, y, cv=folds, method="predict_proba")
 
 
 def refit_head(Z, class_codes, weight, l2, coef, intercept):
@@ -70,33 +77,18 @@ class AFRClassifier(LinearHead):
 
     Attributes
     ----------
-    coef_ : ndarray of shape (1, n_features) for two classes, else (n_classes, n_features)
-        The scaler is folded in: they apply to raw embeddings.
-    intercept_ : ndarray of shape (1,) or (n_classes,)
-        Likewise.
     sample_weight_ : ndarray of shape (n_samples,)
         Mu.
     reference_estimator_ : classifier
         The fitted reference model.
-    classes_ : ndarray of shape (n_classes,)
-        The classes.
-    n_features_in_ : int
-        Number of features of the embedding.
+    coef_, intercept_, classes_, n_features_in_, feature_names_in_
+        As in `ERMClassifier`.
 
     Raises
     ------
     ValueError
-        From `fit`: one class only; a missing ``embedding`` block; a reference model without ``coef_`` or of
-        other classes.
-
-    Warns
-    -----
-    ConstantPredictionWarning
-        If one class is predicted for all samples.
-
-    See Also
-    --------
-    JTTReweighter : Upweights the errors, all of them equally.
+        From `fit`: as `ERMClassifier` (whose warning it shares), and if the reference model has no ``coef_`` or other
+        classes.
 
     Notes
     -----
@@ -109,16 +101,13 @@ class AFRClassifier(LinearHead):
 
     Examples
     --------
-    >>> import numpy as np
+    >>> from skexmap.datasets import make_shortcut_features
     >>> from skexmap.retraining import AFRClassifier, ERMClassifier
-    >>> rng = np.random.RandomState(0)
-    >>> y = rng.randint(2, size=1000)
-    >>> shortcut = np.where(rng.uniform(size=1000) < 0.95, y, 1 - y)
-    >>> X = np.column_stack([2 * y - 1, 4 * shortcut - 2]) + rng.normal(size=(1000, 2))
+    >>> X, y, shortcut = make_shortcut_features(agreement=0.95, random_state=0)
     >>> against = shortcut != y
     >>> models = (ERMClassifier(), AFRClassifier())
     >>> [round(model.fit(X, y).score(X[against], y[against]), 1) for model in models]
-    [0.4, 0.9]
+    [0.6, 0.9]
     """
 
     _parameter_constraints: dict = {
@@ -138,12 +127,8 @@ class AFRClassifier(LinearHead):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or blocks with ``embedding``
-            Embeddings of held-out samples.
-        y : array-like of shape (n_samples,)
-            Their classes.
-        group_labels : array-like of shape (n_samples,), default=None
-            Not used; it makes the strategies interchangeable.
+        X, y, group_labels
+            As in `ERMClassifier.fit`; `group_labels` is not used.
 
         Returns
         -------
@@ -151,53 +136,29 @@ class AFRClassifier(LinearHead):
         """
         embedding = read_embedding(self, X, reset=True)
         self.classes_, class_codes = read_classes(self, y, len(embedding))
-        # A reference model that predicts one class is fine: only its probabilities are used.
-        with without_constant_prediction_warnings():
-            p_true = self._reference_probabilities(embedding, class_codes)
-        self.sample_weight_ = afr_weights(p_true, class_codes, self.gamma)
-        mean, scale = standardizer(embedding)
-        # The reference layer in the space of the scaler.
-        reference = self.reference_estimator_
-        coef, intercept = reference.coef_ * scale, reference.intercept_ + reference.coef_ @ mean
-        with torch.inference_mode(False):
-            coef, intercept = refit_head(
-                (embedding - mean) / scale, class_codes, self.sample_weight_, self.l2, coef, intercept
-            )
-        self.coef_, self.intercept_ = fold_scaler(coef, intercept, mean, scale)
-        self._warn_of_constant_predictions(
-            embedding,
-            class_codes,
-            "Lower `gamma`: few samples have nearly all the weight.",
-            self.sample_weight_ > 0,
-        )
-        return self
-
-    def _reference_probabilities(self, embedding, class_codes):
         y = self.classes_[class_codes]
-        if self.reference_estimator is None:
-            self.reference_estimator_ = ERMClassifier().fit(embedding, y)
-            n_folds = min(5, np.bincount(class_codes).min())
-            if n_folds >= 2:
-                folds = StratifiedKFold(n_folds, shuffle=True, random_state=0)
-                proba = cross_val_predict(ERMClassifier(), embedding, y, cv=folds, method="predict_proba")
-            else:
-                # A class of one sample cannot be held out.
-                proba = self.reference_estimator_.predict_proba(embedding)
-        else:
-            self.reference_estimator_ = clone(self.reference_estimator).fit(embedding, y)
-            self._check_reference()
-            proba = self.reference_estimator_.predict_proba(embedding)
-        return proba[np.arange(len(y)), class_codes]
-
-    def _check_reference(self):
-        reference, name = self.reference_estimator_, type(self.reference_estimator_).__name__
+        reference = fit_reference(self.reference_estimator, ERMClassifier(), embedding, y)
+        self.reference_estimator_ = reference
+        check_reference_classes(reference, self.classes_)
         if not hasattr(reference, "coef_"):
             raise ValueError(
-                f"The reference model {name} has no `coef_`, so the last layer has nothing to start from. "
-                "Use a linear classifier."
+                f"The reference model {type(reference).__name__} has no `coef_`, so the last layer has nothing to "
+                "start from. Use a linear classifier."
             )
-        if not np.array_equal(reference.classes_, self.classes_):
-            raise ValueError(
-                f"The reference model {name} has the classes {list(reference.classes_)}, but y holds "
-                f"{self.classes_.tolist()}. Fit it on labels of the same classes."
-            )
+        # A class of one sample cannot be held out.
+        n_folds = min(5, np.bincount(class_codes).min())
+        if self.reference_estimator is None and n_folds > 1:
+            proba = out_of_fold_probabilities(embedding, y, n_folds)
+        else:
+            proba = reference.predict_proba(embedding)
+        self.sample_weight_ = afr_weights(proba[np.arange(len(y)), class_codes], class_codes, self.gamma)
+        mean, scale = standardizer(embedding)
+        # The reference layer in the space of the scaler.
+        start = reference.coef_ * scale, reference.intercept_ + reference.coef_ @ mean
+        with torch_defaults():
+            Z = (embedding - mean) / scale
+            coef, intercept = refit_head(Z, class_codes, self.sample_weight_, self.l2, *start)
+        self.coef_, self.intercept_ = fold_scaler(coef, intercept, mean, scale)
+        remedy = "Lower `gamma`: few samples have nearly all the weight."
+        self._check_fit(embedding, class_codes, remedy, self.sample_weight_ > 0)
+        return self

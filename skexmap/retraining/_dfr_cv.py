@@ -1,25 +1,21 @@
 """Deep feature reweighting that chooses the strength of its penalty by the accuracy of the worst group."""
 
-from functools import partial
 from numbers import Integral
 
 import numpy as np
-from joblib import delayed
 from sklearn.model_selection import check_cv
 from sklearn.utils import check_random_state
 
 from skexmap._validation import Interval, StrOptions, _fit_context
-from skexmap.retraining._balance import TUNINGS
-from skexmap.retraining._dfr import _DFR, draw_seeds, member_scaler, retrain, run
+from skexmap.retraining._balance import BALANCES, TUNINGS
+from skexmap.retraining._dfr import _DFR, balanced_path, draw_seeds, member_scaler, run
 from skexmap.retraining._group_scores import (
     count_right,
     shrunk_worst_group_accuracies,
     worst_group_accuracies,
 )
-from skexmap.retraining._l1_logistic import l1_logistic_path
+from skexmap.retraining._inputs import read_samples
 from skexmap.retraining._linear import fold_scaler, predict_codes, standardizer
-
-__all__ = ["DFRClassifierCV"]
 
 
 class DFRClassifierCV(_DFR):
@@ -53,23 +49,14 @@ class DFRClassifierCV(_DFR):
         `GridSearchCV` over ``C`` does with these splits and a worst-group scorer, and it chooses the same C, the
         first of several with an equal score (but passes over one whose refit has no non-zero coefficient); it
         takes `n_retrains` times as many fits.
-    n_retrains : int, default=20
-        Number of refits with different subsamples. ``balance="reweight"`` draws nothing and fits once.
-    balance : {"subsample", "reweight"}, default="subsample"
-        ``"subsample"`` (published): drop samples until the groups are of equal size. ``"reweight"``: keep all
-        of them and weigh each by its chance of being drawn, so that C means the same in both.
+    n_retrains, balance, standardize, n_jobs, verbose
+        As in `DFRClassifier`.
     min_group_size : int, default=6
         Groups with fewer samples do not set the subsample size; they stay in whole, and count in the score.
         (Published: 6.)
-    standardize : bool, default=True
-        Whether to standardise the embeddings.
     random_state : int, RandomState instance or None, default=None
         Draws the halves and the subsamples. The refits draw what ``DFRClassifier(C=C_)`` of the same integer
         draws.
-    n_jobs : int, default=None
-        Number of threads; None is 1. The result does not depend on it.
-    verbose : bool, default=False
-        Whether to show the progress of the fits.
 
     Attributes
     ----------
@@ -85,7 +72,7 @@ class DFRClassifierCV(_DFR):
         together, shrunk as `tuning` says; otherwise the mean of `cv_scores_` over the splits without NaN.
     best_score_ : float
         The score of C_.
-    coef_, intercept_, classes_, groups_, group_counts_, subsample_size_, n_features_in_, feature_names_in_
+    coef_, intercept_, classes_, n_features_in_, feature_names_in_, groups_, group_counts_, subsample_size_
         As in `DFRClassifier`.
 
     Raises
@@ -109,12 +96,9 @@ class DFRClassifierCV(_DFR):
 
     Examples
     --------
-    >>> import numpy as np
+    >>> from skexmap.datasets import make_shortcut_features
     >>> from skexmap.retraining import DFRClassifierCV
-    >>> rng = np.random.RandomState(0)
-    >>> y = rng.randint(2, size=400)
-    >>> shortcut = np.where(rng.uniform(size=400) < 0.9, y, 1 - y)
-    >>> X = np.column_stack([2 * y - 1, 4 * shortcut - 2]) + rng.normal(size=(400, 2))
+    >>> X, y, shortcut = make_shortcut_features(400, random_state=0)
     >>> dfr = DFRClassifierCV(random_state=0).fit(X, y, group_labels=2 * y + shortcut)
     >>> dfr.cv_scores_.shape
     (7, 5)
@@ -145,17 +129,11 @@ class DFRClassifierCV(_DFR):
         n_jobs=None,
         verbose=False,
     ):
+        super().__init__(n_retrains, balance, min_group_size, standardize, random_state, n_jobs, verbose)
         self.Cs = Cs
         self.tuning = tuning
         self.n_splits = n_splits
         self.cv = cv
-        self.n_retrains = n_retrains
-        self.balance = balance
-        self.min_group_size = min_group_size
-        self.standardize = standardize
-        self.random_state = random_state
-        self.n_jobs = n_jobs
-        self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, group_labels=None):
@@ -163,28 +141,25 @@ class DFRClassifierCV(_DFR):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or blocks with ``embedding`` and ``cluster``
-            Embeddings of held-out samples.
-        y : array-like of shape (n_samples,)
-            Their classes.
-        group_labels : array-like of shape (n_samples,), default=None
-            Their groups, where known; -1 is "belongs to none". They go before the clusters.
+        X, y, group_labels
+            As in `DFRClassifier.fit`.
 
         Returns
         -------
         self : object
         """
-        embedding, class_codes, group_codes = self._read(X, y, group_labels)
-        self.Cs_ = _check_strengths(self.Cs)
-        data = (embedding, class_codes, group_codes, len(self.classes_))
-        scaler = member_scaler(embedding, group_codes, self.standardize)
+        samples = read_samples(self, X, y, group_labels)
+        self.classes_, self.groups_ = samples.classes, samples.groups
+        self.group_counts_, self.subsample_size_ = samples.group_counts, self._size(samples)
+        self.Cs_ = check_strengths(self.Cs)
         rng = check_random_state(self.random_state)
+        scaler = member_scaler(samples, self.standardize)
         # Drawn first, so that they are those of DFRClassifier.
         refit_seeds = self._refit_seeds(rng)
         if self.cv is None:
-            right, counts = self._count_in_halves(*data, scaler=scaler, seeds=draw_seeds(rng, self.n_splits))
+            right, counts = self._count_in_halves(samples, scaler, draw_seeds(rng, self.n_splits))
         else:
-            right, counts = self._count_in_folds(*data, seeds=refit_seeds)
+            right, counts = self._count_in_folds(samples, refit_seeds)
         scored = (counts > 0).any(axis=1)
         if not scored.any():
             raise ValueError(
@@ -194,112 +169,68 @@ class DFRClassifierCV(_DFR):
         self.cv_scores_ = worst_group_accuracies(right, counts).T
         if self.cv is None and self.tuning == "stratified":
             # Every sample is scored once a split.
-            self.scores_ = shrunk_worst_group_accuracies(
-                right.sum(axis=0), counts.sum(axis=0), self.n_splits * self.min_group_size
-            )
+            right, counts, weight = right.sum(axis=0), counts.sum(axis=0), self.n_splits * self.min_group_size
+            self.scores_ = shrunk_worst_group_accuracies(right, counts, weight)
             order = np.lexsort((self.Cs_, -self.scores_))
         else:
             self.scores_ = self.cv_scores_[:, scored].mean(axis=1)
             order = np.argsort(-self.scores_, kind="stable")
             if self.cv is None:
                 order = order[:1]
-        best, self.coef_, self.intercept_ = first_that_is_not_zero(
-            order,
-            lambda i: retrain(
-                *data,
-                self.Cs_[i],
-                scaler=scaler,
-                **self._balancing(),
-                seeds=refit_seeds,
-                n_jobs=self.n_jobs,
-                verbose=self.verbose,
-            ),
+        jobs = self.n_jobs, self.verbose
+        best, (self.coef_, self.intercept_) = first_that_is_not_zero(
+            order, lambda i: self._refit(samples, scaler, self.Cs_[i], refit_seeds, *jobs)
         )
         self.C_, self.best_score_ = float(self.Cs_[best]), float(self.scores_[best])
-        self._warn_of_constant_predictions(embedding, class_codes, self._remedy(), group_codes >= 0)
+        self._check_fit(samples.embedding, samples.class_codes, self._remedy(), samples.belongs)
         return self
 
-    def _count_in_halves(self, *data, scaler, seeds):
-        if self.tuning == "stratified":
+    def _count_in_halves(self, samples, scaler, seeds):
+        """Return right answers, (n_splits, n_Cs, n_groups), and scored samples, (n_splits, n_groups)."""
+        halves, balance = TUNINGS[self.tuning], BALANCES[self.balance]
+
+        def scaler_of_half(X, weight):
+            if self.tuning == "published":
+                return standardizer(X, weight, standardize=self.standardize)
             # That of the refits: on another one the same C would be another penalty, most of all on the intercept.
             # It holds no label.
-            def of_half(X, weight):
-                return scaler
+            return scaler
 
-        else:
-            of_half = partial(standardizer, standardize=self.standardize)
-        count = partial(
-            score_split,
-            *data,
-            len(self.groups_),
-            self.Cs_,
-            halves=TUNINGS[self.tuning],
-            scaler=of_half,
-            **self._balancing(),
-        )
-        tasks = (delayed(count)(seed=seed) for seed in seeds)
-        right, counts = zip(*run(tasks, len(seeds), "halvings", self.n_jobs, self.verbose), strict=True)
-        return np.array(right), np.array(counts)
+        def count(seed):
+            rng = np.random.RandomState(seed)
+            right, counts = 0, 0
+            for fit, held, size in halves(samples.class_codes, samples.group_codes, self.min_group_size, rng):
+                path = balanced_path(samples, fit, self.Cs_, size, rng, balance, scaler_of_half)
+                of_half = self._count(samples, held, *fold_scaler(*path))
+                right, counts = right + of_half[0], counts + of_half[1]
+            return right, counts
 
-    def _count_in_folds(self, embedding, class_codes, group_codes, n_classes, *, seeds):
-        splits = list(check_cv(self.cv, class_codes, classifier=True).split(embedding, class_codes))
-        n_groups, shape = len(self.groups_), (len(splits), len(self.Cs_), -1)
+        scored = run(count, [(seed,) for seed in seeds], "halvings", self.n_jobs, self.verbose)
+        return map(np.array, zip(*scored, strict=True))
+
+    def _count_in_folds(self, samples, seeds):
+        """Return the same for whole refits on the training part of each split of `cv`."""
+        cv = check_cv(self.cv, samples.class_codes, classifier=True)
+        splits = list(cv.split(samples.embedding, samples.class_codes))
 
         def count(train, test, C):
-            coef, intercept = retrain(
-                embedding[train],
-                class_codes[train],
-                group_codes[train],
-                n_classes,
-                C,
-                scaler=member_scaler(embedding[train], group_codes[train], self.standardize),
-                **self._balancing(),
-                seeds=seeds,
-            )
-            correct = predict_codes(embedding[test] @ coef.T + intercept) == class_codes[test]
-            return count_right(correct[:, None], group_codes[test], n_groups)
+            part = samples.take(train)
+            coef, intercept = self._refit(part, member_scaler(part, self.standardize), C, seeds)
+            return self._count(samples, test, coef[None], intercept[None])
 
-        tasks = (delayed(count)(train, test, C) for train, test in splits for C in self.Cs_)
-        right, counts = zip(
-            *run(tasks, len(splits) * len(self.Cs_), "candidates", self.n_jobs, self.verbose), strict=True
-        )
+        fits = [(train, test, C) for train, test in splits for C in self.Cs_]
+        right, counts = zip(*run(count, fits, "candidates", self.n_jobs, self.verbose), strict=True)
+        shape = len(splits), len(self.Cs_), -1
         return np.reshape(right, shape), np.reshape(counts, shape)[:, 0]
 
-
-def score_split(
-    embedding,
-    class_codes,
-    group_codes,
-    n_classes,
-    n_groups,
-    Cs,
-    *,
-    halves,
-    scaler,
-    balance,
-    min_group_size,
-    seed,
-):
-    """Fit each strength on a half of the samples and count its right answers on the other, group by group."""
-    # `halves` is one of `TUNINGS` and `balance` one of `BALANCES`; ``scaler(X, weight)`` returns mean and scale for a
-    # balanced half. Returns the right answers, of shape (n_Cs, n_groups), and the samples scored, of shape (n_groups,).
-    rng = np.random.RandomState(seed)
-    right, counts = 0, 0
-    for fit, held, size in halves(class_codes, group_codes, min_group_size, rng):
-        rows, weight = balance(group_codes[fit], rng, size)
-        rows = fit[rows]
-        X = embedding[rows]
-        mean, scale = scaler(X, weight)
-        X = (X - mean) / scale
-        coef, intercept = l1_logistic_path(X, class_codes[rows], n_classes, Cs, weight)
-        shape = len(held), *intercept.shape
-        coef, intercept = fold_scaler(coef.reshape(-1, X.shape[1]), intercept.ravel(), mean, scale)
-        # All strengths in one product: reading the held half costs more than the arithmetic.
-        scores = embedding[held] @ coef.T.astype(embedding.dtype) + intercept
-        predicted = predict_codes(scores.reshape(shape))
-        of_half = count_right(predicted == class_codes[held, None], group_codes[held], n_groups)
-        right, counts = right + of_half[0], counts + of_half[1]
-    return right, counts
+    def _count(self, samples, held, coefs, intercepts):
+        """Count the right answers of each model, (n_models, n_rows, n_features), in each group of held samples."""
+        # All models in one product: reading the held samples costs more than the arithmetic.
+        embedding = samples.embedding[held]
+        scores = embedding @ coefs.reshape(-1, coefs.shape[-1]).T.astype(embedding.dtype) + intercepts.ravel()
+        predicted = predict_codes(scores.reshape(len(held), *intercepts.shape))
+        correct = predicted == samples.class_codes[held, None]
+        return count_right(correct, samples.group_codes[held], len(samples.groups))
 
 
 def first_that_is_not_zero(order, refit):
@@ -308,11 +239,11 @@ def first_that_is_not_zero(order, refit):
     for best in order:
         refits[best] = refit(best)
         if refits[best][0].any():
-            return best, *refits[best]
-    return order[0], *refits[order[0]]
+            return best, refits[best]
+    return order[0], refits[order[0]]
 
 
-def _check_strengths(Cs):
+def check_strengths(Cs):
     strengths = np.atleast_1d(np.asarray(Cs, dtype=np.float64))
     bad = ~(np.isfinite(strengths) & (strengths > 0))
     if strengths.ndim != 1 or not strengths.size or bad.any():

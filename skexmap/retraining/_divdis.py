@@ -10,41 +10,44 @@ from sklearn.utils.validation import check_is_fitted
 from skexmap._group_labels import NO_GROUP, large_enough
 from skexmap._validation import Interval, _fit_context, codes_of_known_classes
 from skexmap.retraining._group_scores import count_right, shrunk_worst_group_accuracies
-from skexmap.retraining._inputs import (
-    read_classes,
-    read_embedding,
-    read_groups,
-    refuse_lost_classes,
-)
-from skexmap.retraining._linear import LinearHead, predict_codes, softmax_probabilities
-from skexmap.retraining._training import (
-    TRAINING_CONSTRAINTS,
-    group_balanced_batches,
-    shuffled_batches,
-    torch_generator,
-    train_heads,
-)
-from skexmap.retraining.losses import (
-    class_probabilities,
-    divergence_from_prior,
-    losses_per_sample,
-    mutual_information,
-)
-
-__all__ = ["DivDisClassifier"]
+from skexmap.retraining._inputs import read_embedding, read_groups, read_samples, refuse_lost_classes
+from skexmap.retraining._linear import predict_codes, softmax_probabilities
+from skexmap.retraining._training import TrainedHead, losses_per_sample, torch_defaults, torch_generator
 
 
-def class_shares(class_codes, group_codes):
+def class_probabilities(logits):
+    """Return the probability of each class, (n_samples, n_classes); a single column is the logit of class 1 of two."""
+    if logits.shape[1] == 1:
+        logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
+    return torch.softmax(logits, dim=1)
+
+
+def mutual_information(p, q):
+    """Return the mutual information of two heads' predictions from their probabilities on a batch."""
+    joint = p.T @ q / len(p)
+    return (joint * (_log(joint) - _log(p.mean(0))[:, None] - _log(q.mean(0)))).sum()
+
+
+def divergence_from_prior(p, prior):
+    """Return the Kullback-Leibler divergence of the mean prediction of a batch from the class shares `prior`."""
+    mean = p.mean(0)
+    return (mean * (_log(mean) - prior.log())).sum()
+
+
+def _log(probabilities):
+    # 0 log 0 is 0, with a finite gradient.
+    return probabilities.clamp(min=torch.finfo(torch.float32).tiny).log()
+
+
+def class_shares(samples):
     """Return the share of each class among samples that are drawn from all groups equally often, never from -1."""
-    groups = np.unique(group_codes[group_codes >= 0])
-    n_classes = class_codes.max() + 1
-    counts = np.array(
-        [np.bincount(class_codes[group_codes == group], minlength=n_classes) for group in groups]
-    )
+    counts = np.zeros((len(samples.groups), len(samples.classes)))
+    np.add.at(counts, (samples.group_codes[samples.belongs], samples.class_codes[samples.belongs]), 1)
+    counts = counts[counts.any(axis=1)]
     return (counts / counts.sum(axis=1, keepdims=True)).mean(axis=0)
 
 
-class DivDisClassifier(LinearHead):
+class DivDisClassifier(TrainedHead):
     r"""Diversify and disambiguate (DivDis): several last layers that disagree, and the choice of one.
 
     *Diversify* [1]_: heads :math:`f_1, \dots, f_N` all fit the labelled samples, and are as independent as possible
@@ -85,10 +88,6 @@ class DivDisClassifier(LinearHead):
 
     Attributes
     ----------
-    coef_ : ndarray of shape (1, n_features) for two classes, else (n_classes, n_features)
-        Of the chosen head. The scaler is folded in: they apply to raw embeddings.
-    intercept_ : ndarray of shape (1,) or (n_classes,)
-        Likewise.
     heads_ : list of tuple (coef, intercept)
         All heads, as the two above.
     head_ : int
@@ -96,22 +95,14 @@ class DivDisClassifier(LinearHead):
     head_scores_ : ndarray of shape (n_heads,)
         The score of each head: accuracy of the worst group, each group's shrunk towards their mean as in
         `DFRClassifierCV`, or (`select_head` without groups) of all samples.
-    groups_, classes_, n_features_in_
-        As in `DFRClassifier`, which takes its groups from the same place.
+    coef_, intercept_, classes_, groups_, n_features_in_, feature_names_in_
+        As in `DFRClassifier`, which takes its groups from the same place; the coefficients are those of the chosen
+        head.
 
     Raises
     ------
     ValueError
-        From `fit`: one class only, a missing block, or no group of at least `min_group_size`.
-
-    Warns
-    -----
-    ConstantPredictionWarning
-        If one class is predicted for all samples.
-
-    See Also
-    --------
-    DFRClassifier : Uses (pseudo-)groups to balance, not to choose.
+        From `fit`: as `ERMClassifier` (whose warning it shares), and if no group has `min_group_size` samples.
 
     Notes
     -----
@@ -155,7 +146,7 @@ class DivDisClassifier(LinearHead):
         "diversity": [Interval(Real, 0, None, closed="left")],
         "regularization": [Interval(Real, 0, None, closed="left")],
         "min_group_size": [Interval(Integral, 1, None, closed="left")],
-        **TRAINING_CONSTRAINTS,
+        **TrainedHead._parameter_constraints,
     }
 
     def __init__(
@@ -171,15 +162,11 @@ class DivDisClassifier(LinearHead):
         n_steps=1000,
         random_state=None,
     ):
+        super().__init__(l2, learning_rate, batch_size, n_steps, random_state)
         self.n_heads = n_heads
         self.diversity = diversity
         self.regularization = regularization
         self.min_group_size = min_group_size
-        self.l2 = l2
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.n_steps = n_steps
-        self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, group_labels=None, X_unlabeled=None):
@@ -187,12 +174,8 @@ class DivDisClassifier(LinearHead):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or blocks with ``embedding`` and ``cluster``
-            Embeddings of the labelled samples.
-        y : array-like of shape (n_samples,)
-            Their classes.
-        group_labels : array-like of shape (n_samples,), default=None
-            Their groups; -1 is "belongs to none". They take precedence over the clusters.
+        X, y, group_labels
+            As in `DFRClassifier.fit`.
         X_unlabeled : array-like of shape (n_unlabeled, n_features), or blocks with ``embedding``, default=None
             Embeddings of samples on which the heads shall disagree. None draws from X, all groups equally
             often. A `sklearn.pipeline.Pipeline` transforms them if its `transform_input` names them.
@@ -201,45 +184,38 @@ class DivDisClassifier(LinearHead):
         -------
         self : object
         """
-        embedding = read_embedding(self, X, reset=True)
-        self.classes_, class_codes = read_classes(self, y, len(embedding))
-        self.groups_, group_codes, origin = read_groups(
-            self, X, embedding, self.classes_, class_codes, group_labels
+        samples = read_samples(self, X, y, group_labels)
+        self.classes_, self.groups_ = samples.classes, samples.groups
+        if not samples.groups_are_classes:
+            large = large_enough(samples.group_counts, self.min_group_size)
+            samples = samples._replace(
+                group_codes=np.where(large[samples.group_codes], samples.group_codes, NO_GROUP)
+            )
+        if X_unlabeled is not None:
+            X_unlabeled = read_embedding(self, X_unlabeled, reset=False)
+        with torch_defaults():
+            self.heads_ = self._diversify(samples, X_unlabeled)
+        self._choose_head(samples.embedding, samples.class_codes, samples.group_codes)
+        remedy = (
+            "Give unlabelled samples with the class shares of the labelled ones, or lower `regularization`."
         )
-        if origin != "classes":
-            counts = np.bincount(group_codes[group_codes >= 0], minlength=len(self.groups_))
-            large = large_enough(counts, self.min_group_size)
-            group_codes = np.where(large[group_codes], group_codes, NO_GROUP)
-        unlabeled = None if X_unlabeled is None else read_embedding(self, X_unlabeled, reset=False)
-        with torch.inference_mode(False):
-            self.heads_ = self._diversify(embedding, class_codes, group_codes, unlabeled)
-        self._choose_head(embedding, class_codes, group_codes)
-        self._warn_of_constant_predictions(
-            embedding,
-            class_codes,
-            "Give unlabelled samples with the class shares of the labelled ones, or lower `regularization`.",
-        )
+        self._check_fit(samples.embedding, samples.class_codes, remedy)
         return self
 
-    def _diversify(self, embedding, class_codes, group_codes, unlabeled):
+    def _diversify(self, samples, unlabeled):
         """Return (coef, intercept) of heads that fit the labelled samples and disagree on the unlabelled ones."""
         generator = torch_generator(self.random_state)
-        labeled = shuffled_batches(len(embedding), self.batch_size, self.n_steps, generator)
+        embedding = samples.embedding
+        labeled = self._shuffled(len(embedding), generator)
         if unlabeled is None:
-            refuse_lost_classes(
-                self.classes_,
-                class_codes[group_codes >= 0],
-                "no group (-1) or to groups below `min_group_size`",
-            )
-            prior = class_shares(class_codes, group_codes)
-            others = group_balanced_batches(group_codes, self.batch_size, self.n_steps, generator)
+            refuse_lost_classes(samples, "no group (-1) or to groups below `min_group_size`")
+            prior = class_shares(samples)
+            others = self._balanced(samples.group_codes, generator)
         else:
-            prior = np.bincount(class_codes) / len(class_codes)
-            others = len(embedding) + shuffled_batches(
-                len(unlabeled), self.batch_size, self.n_steps, generator
-            )
+            prior = np.bincount(samples.class_codes) / len(embedding)
+            others = len(embedding) + self._shuffled(len(unlabeled), generator)
             embedding = np.concatenate([embedding, unlabeled])
-        targets, prior = torch.from_numpy(class_codes), torch.from_numpy(prior).float()
+        targets, prior = torch.from_numpy(samples.class_codes), torch.from_numpy(prior).float()
         n_labeled, pairs = labeled.shape[1], list(combinations(range(self.n_heads), 2))
 
         def loss(rows, *logits):
@@ -251,20 +227,12 @@ class DivDisClassifier(LinearHead):
             diversify = self.diversity / max(len(pairs), 1)
             return (fit + self.regularization * balance) / self.n_heads + diversify * shared
 
-        return train_heads(
-            embedding,
-            len(self.classes_),
-            loss,
-            torch.cat([labeled, others], dim=1),
-            learning_rate=self.learning_rate,
-            l2=self.l2,
-            n_heads=self.n_heads,
-            generator=generator,
-        )
+        batches = torch.cat([labeled, others], dim=1)
+        return self._train(embedding, loss, batches, n_heads=self.n_heads, generator=generator)
 
     def _choose_head(self, embedding, class_codes, group_codes):
-        predicted = [predict_codes(embedding @ coef.T + intercept) for coef, intercept in self.heads_]
-        correct = np.column_stack(predicted) == class_codes[:, None]
+        scores = np.stack([embedding @ coef.T + intercept for coef, intercept in self.heads_], axis=1)
+        correct = predict_codes(scores) == class_codes[:, None]
         right, counts = count_right(correct, group_codes, group_codes.max() + 1)
         self.head_scores_ = shrunk_worst_group_accuracies(right, counts, self.min_group_size)
         self.head_ = int(self.head_scores_.argmax())
@@ -320,6 +288,6 @@ class DivDisClassifier(LinearHead):
         if group_labels is None:
             group_codes = np.zeros_like(class_codes)
         else:
-            _, group_codes, _ = read_groups(self, X, embedding, self.classes_, class_codes, group_labels)
+            group_codes = read_groups(self, X, embedding, self.classes_, class_codes, group_labels)[1]
         self._choose_head(embedding, class_codes, group_codes)
         return self

@@ -1,17 +1,15 @@
 """Environment inference: split each class where a reference model is most unfair."""
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from skexmap._group_labels import cluster_of_class, encode_groups
 from skexmap._validation import HasMethods, _check_feature_names_in, _fit_context, codes_of_known_classes
 from skexmap.cluster._cluster_block import columns_with_cluster, replace_heatmap_by_cluster
-from skexmap.groups._diagnosis import warn_of_constant_predictions, without_constant_prediction_warnings
 from skexmap.retraining._erm import ERMClassifier
 from skexmap.retraining._inputs import read_classes, read_embedding
-
-__all__ = ["EIILLabeler"]
+from skexmap.retraining._reference import check_reference_classes, fit_reference, warn_of_constant_reference
 
 
 def scale_slopes(log_p):
@@ -58,16 +56,13 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
     Raises
     ------
     ValueError
-        From `fit`: one class only; a missing ``embedding`` block; a reference model of other classes.
+        From `fit`: one class only, several classes per sample, a missing ``embedding`` block, or a reference model of
+        other classes.
 
     Warns
     -----
     ConstantPredictionWarning
         If the reference model predicts one class for all samples.
-
-    See Also
-    --------
-    skexmap.PseudoGroupLabeler : Pseudo-groups by clustering.
 
     Notes
     -----
@@ -82,11 +77,9 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
     Examples
     --------
     >>> import numpy as np
+    >>> from skexmap.datasets import make_shortcut_features
     >>> from skexmap.retraining import EIILLabeler
-    >>> rng = np.random.RandomState(0)
-    >>> y = rng.randint(2, size=1000)
-    >>> shortcut = np.where(rng.uniform(size=1000) < 0.95, y, 1 - y)
-    >>> X = np.column_stack([2 * y - 1, *3 * [2 * shortcut - 1]]) + 0.3 * rng.normal(size=(1000, 4))
+    >>> X, y, shortcut = make_shortcut_features(n_features=4, agreement=0.95, noise=0.3, random_state=0)
     >>> eiil = EIILLabeler().fit(X, y)
     >>> round(float(np.mean((shortcut != y) == eiil.environment_labels_)), 2)
     1.0
@@ -114,23 +107,12 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
         """
         embedding = read_embedding(self, X, reset=True)
         self.classes_, class_codes = read_classes(self, y, len(embedding))
-        if self.reference_estimator is None:
-            reference = ERMClassifier(C=1e-4, class_weight="balanced")
-        else:
-            reference = clone(self.reference_estimator)
-        with without_constant_prediction_warnings():
-            self.reference_estimator_ = reference.fit(embedding, self.classes_[class_codes])
-        if not np.array_equal(reference.classes_, self.classes_):
-            raise ValueError(
-                f"The reference model has the classes {list(reference.classes_)}, but y holds "
-                f"{self.classes_.tolist()}. Fit it on labels of the same classes."
-            )
-        warn_of_constant_predictions(
-            reference.predict(embedding),
-            f"The reference model {type(reference).__name__}",
-            "Its errors are whole classes, and so are the pseudo-groups of two classes. Weaken its penalty, weigh the "
-            "classes (`class_weight='balanced'`), or give a model that leans on the shortcut.",
-        )
+        default, y = ERMClassifier(C=1e-4, class_weight="balanced"), self.classes_[class_codes]
+        self.reference_estimator_ = fit_reference(self.reference_estimator, default, embedding, y)
+        check_reference_classes(self.reference_estimator_, self.classes_)
+        remedy = "Weaken its penalty, weigh the classes, or give a model that leans on the shortcut."
+        predicted = self.reference_estimator_.predict(embedding)
+        warn_of_constant_reference(predicted, self.reference_estimator_, remedy)
         environments = self._environments(embedding)
         self.environment_labels_ = cluster_of_class(environments, class_codes)
         self.group_labels_ = encode_groups(class_codes, self.environment_labels_, 2)
@@ -142,10 +124,8 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or blocks with ``embedding``
-            Embeddings.
-        y : array-like of shape (n_samples,)
-            Their classes.
+        X, y
+            As in `fit`.
 
         Returns
         -------
@@ -159,10 +139,8 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or blocks with ``embedding``
-            Embeddings.
-        y : array-like of shape (n_samples,)
-            Their classes.
+        X, y
+            As in `fit`.
 
         Returns
         -------
@@ -174,7 +152,7 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
             If y holds a class that `fit` did not see, or is of another length.
         """
         check_is_fitted(self)
-        environments = self._environments_of(X)
+        environments = self._environments(read_embedding(self, X, reset=False))
         class_codes = codes_of_known_classes(y, self.classes_, len(environments))
         return encode_groups(class_codes, cluster_of_class(environments, class_codes), 2)
 
@@ -193,7 +171,7 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
             A data frame if `set_output` was called for one.
         """
         check_is_fitted(self)
-        environments = self._environments_of(X)
+        environments = self._environments(read_embedding(self, X, reset=False))
         return replace_heatmap_by_cluster(self, X, environments)
 
     def get_feature_names_out(self, input_features=None):
@@ -219,9 +197,6 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
         tags.target_tags.required = True
         tags.transformer_tags.preserves_dtype = []
         return tags
-
-    def _environments_of(self, X):
-        return self._environments(read_embedding(self, X, reset=False))
 
     def _environments(self, embedding):
         """Return the environment of each sample for each class: shape (n_samples, n_classes)."""

@@ -10,8 +10,6 @@ from skexmap._validation import Interval, StrOptions, _fit_context
 from skexmap.retraining._inputs import read_classes, read_embedding, read_weights
 from skexmap.retraining._linear import LinearHead, fold_scaler, standardizer
 
-__all__ = ["ERMClassifier"]
-
 
 class ERMClassifier(LinearHead):
     r"""Ordinary retraining of the last layer: logistic regression on standardised embeddings.
@@ -39,11 +37,14 @@ class ERMClassifier(LinearHead):
         The classes.
     n_features_in_ : int
         Number of features of the embedding.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if X is a data frame without blocks and with string columns.
 
     Raises
     ------
     ValueError
-        From `fit`: one class only, or a missing ``embedding`` block.
+        From `fit`: one class only, several classes per sample, a missing ``embedding`` block, embeddings so large that
+        their variance overflows, or coefficients that are not finite.
 
     Warns
     -----
@@ -153,7 +154,7 @@ class ERMClassifier(LinearHead):
         logistic = LogisticRegression(C=self.C, tol=1e-6, max_iter=1000)
         logistic.fit((embedding - mean) / scale, class_codes, sample_weight=weight)
         self.coef_, self.intercept_ = fold_scaler(logistic.coef_, logistic.intercept_, mean, scale)
-        self._warn_of_constant_predictions(
+        self._check_fit(
             embedding,
             class_codes,
             "Weaken the penalty (a larger C), or weigh the classes (`class_weight='balanced'`).",

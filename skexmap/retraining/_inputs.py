@@ -1,17 +1,13 @@
 """What every retraining strategy reads: the embedding, the classes and the groups."""
 
+from typing import NamedTuple
+
 import numpy as np
+import torch
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, column_or_1d, validate_data
 
-from skexmap._blocks import (
-    CLUSTER,
-    EMBEDDING,
-    HEATMAP,
-    block_names,
-    get_block,
-    has_blocks,
-)
+from skexmap._blocks import CLUSTER, EMBEDDING, HEATMAP, block_names, get_block, has_blocks
 from skexmap._group_labels import NO_GROUP, class_by_cluster, cluster_of_class
 from skexmap._validation import check_group_labels
 from skexmap.groups._diagnosis import warn_of_undivided_classes
@@ -19,11 +15,48 @@ from skexmap.groups._diagnosis import warn_of_undivided_classes
 FLOATS = (np.float64, np.float32)
 
 
-def read_embedding(estimator, X, *, reset):
-    """Return the embedding as a finite 2-D float array, from the block of that name or from plain 2-D X."""
+class Samples(NamedTuple):
+    """The samples of a fit that reads groups; classes and groups are numbered, group -1 is none."""
+
+    embedding: np.ndarray
+    classes: np.ndarray
+    class_codes: np.ndarray
+    groups: np.ndarray
+    group_codes: np.ndarray
+    # Where nothing else is given, the classes are the groups.
+    groups_are_classes: bool
+
+    @property
+    def belongs(self):
+        return self.group_codes >= 0
+
+    @property
+    def group_counts(self):
+        return np.bincount(self.group_codes[self.belongs], minlength=len(self.groups))
+
+    def take(self, rows):
+        parts = ("embedding", "class_codes", "group_codes")
+        return self._replace(**{part: getattr(self, part)[rows] for part in parts})
+
+
+def read_samples(estimator, X, y, group_labels):
+    """Return what `fit` of a strategy that reads groups is given."""
+    embedding = read_embedding(estimator, X, reset=True)
+    classes, class_codes = read_classes(estimator, y, len(embedding))
+    groups = read_groups(estimator, X, embedding, classes, class_codes, group_labels)
+    return Samples(embedding, classes, class_codes, *groups)
+
+
+def read_embedding(estimator, X, *, reset, allow_nd=False):
+    """Return the embedding as a finite float array, from the block of that name or from X itself."""
     if has_blocks(X):
         X = get_block(X, EMBEDDING, required_by=estimator)
-    return validate_data(estimator, X, reset=reset, dtype=FLOATS, ensure_min_samples=2 if reset else 1)
+    if isinstance(X, torch.Tensor):
+        # What a network returns may be on another device, in its graph, or of a type that NumPy lacks.
+        X = X.detach().cpu()
+        X = (X.float() if X.dtype == torch.bfloat16 else X).numpy()
+    checks = {"dtype": FLOATS, "allow_nd": allow_nd, "ensure_min_samples": 2 if reset else 1}
+    return validate_data(estimator, X, reset=reset, **checks)
 
 
 def read_classes(estimator, y, n_samples):
@@ -31,6 +64,8 @@ def read_classes(estimator, y, n_samples):
     name = type(estimator).__name__
     if y is None:
         raise ValueError(f"{name} requires y to be passed, but the target y is None.")
+    remedy = "If an image can have several labels, fit one classifier for each column."
+    _refuse_columns("y", y, "class", remedy)
     y = column_or_1d(y, warn=True)
     if y.dtype.kind in "fc":
         # Checks for NaN and infinity; strings and integers cannot hold them.
@@ -40,45 +75,57 @@ def read_classes(estimator, y, n_samples):
     check_classification_targets(y)
     classes, class_codes = np.unique(y, return_inverse=True)
     if len(classes) < 2:
-        raise ValueError(
-            f"{name} needs samples of at least 2 classes, but y holds only one class: {classes.tolist()[0]!r}."
-        )
+        only = classes.tolist()[0]
+        raise ValueError(f"{name} needs samples of at least 2 classes, but y holds only one class: {only!r}.")
     return classes, class_codes.astype(np.int64)
 
 
 def read_groups(estimator, X, embedding, classes, class_codes, group_labels):
-    """Return the group of each sample, or -1 if it belongs to none."""
+    """Return the groups that occur, the group of each sample (-1: none), and whether they are just the classes."""
     # In this order: `group_labels` as given are the groups; else class x ``cluster`` where X carries that block; else
     # the classes.
     blocks = block_names(X)
     if group_labels is not None:
-        labels, origin = check_group_labels(group_labels, len(class_codes)), "group_labels"
+        remedy = "Two columns of numbers make one group number: `a * (b.max() + 1) + b`."
+        _refuse_columns("group_labels", group_labels, "group", remedy)
+        labels = check_group_labels(group_labels, len(class_codes))
     elif CLUSTER in blocks or HEATMAP in blocks:
         # Heatmaps without clusters are a forgotten clusterer step: get_block says so.
         clusters = get_block(X, CLUSTER, required_by=estimator)
-        labels, origin = class_by_cluster(clusters, classes, class_codes), "clusters"
-        warn_of_undivided_classes(classes, class_codes, cluster_of_class(clusters, class_codes), stacklevel=5)
+        labels = class_by_cluster(clusters, classes, class_codes)
+        warn_of_undivided_classes(classes, class_codes, cluster_of_class(clusters, class_codes), stacklevel=6)
     else:
         _refuse_a_lone_cluster_column(estimator, embedding)
-        return classes, class_codes, "classes"
-    groups, group_codes = np.unique(labels, return_inverse=True)
-    if groups.dtype.kind in "iufO" and groups[0] == NO_GROUP:
-        groups, group_codes = groups[1:], group_codes - 1
-    if not len(groups):
+        return classes, class_codes, True
+    numbers = labels.dtype.kind in "iuf"
+    belongs = labels != NO_GROUP if numbers else ~np.isin(labels.astype(str), ["-1", "-1.0"])
+    if not belongs.any():
         raise ValueError(
             f"All {len(class_codes)} samples belong to no group (-1), so nothing can be balanced. "
             "Use a clusterer that leaves fewer samples out."
         )
-    return groups, group_codes.astype(np.int64), origin
+    group_codes = np.full(len(labels), NO_GROUP)
+    groups, group_codes[belongs] = np.unique(labels[belongs], return_inverse=True)
+    return groups, group_codes, False
 
 
-def refuse_lost_classes(classes, codes_left, where):
-    """Raise ValueError if a class has no sample left to retrain on."""
-    lost = np.setdiff1d(np.arange(len(classes)), codes_left)
+def refuse_lost_classes(samples, where):
+    """Raise ValueError if a class has no sample in any group."""
+    classes = samples.classes
+    lost = np.setdiff1d(np.arange(len(classes)), samples.class_codes[samples.belongs])
     if len(lost):
         raise ValueError(
             f"No sample of {len(lost)} of {len(classes)} classes ({classes[lost].tolist()}) is left to retrain on: "
             f"all belong to {where}."
+        )
+
+
+def _refuse_columns(name, values, what, remedy):
+    shape = np.shape(values)
+    if len(shape) > 1 and shape[1:] != (1,):
+        raise ValueError(
+            f"`{name}` has the shape {shape}, but every image has one {what}. If the rows are one-hot, pass "
+            f"`{name}.argmax(axis=1)`. {remedy}"
         )
 
 
@@ -97,17 +144,15 @@ def read_weights(sample_weight, n_samples):
     """Return one finite, non-negative weight per sample; ones for None."""
     if sample_weight is None:
         return np.ones(n_samples)
-    weight = check_array(
-        sample_weight, ensure_2d=False, dtype=np.float64, copy=True, input_name="sample_weight"
-    )
+    checks = {"ensure_2d": False, "dtype": np.float64, "copy": True, "input_name": "sample_weight"}
+    weight = check_array(sample_weight, **checks)
     if weight.shape != (n_samples,):
         raise ValueError(
             f"sample_weight has the shape {weight.shape} for {n_samples} samples. Pass one weight per sample."
         )
     if (weight < 0).any():
         raise ValueError(
-            f"{int((weight < 0).sum())} of {n_samples} sample weights are negative. Pass weights of at "
-            "least 0."
+            f"{np.sum(weight < 0)} of {n_samples} sample weights are negative. Pass weights of at least 0."
         )
     if not weight.any():
         raise ValueError("Sample weights must contain at least one non-zero number: all are 0.")

@@ -6,30 +6,14 @@ from numbers import Real
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
+from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
-from skexmap._blocks import has_blocks
 from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context
 from skexmap.exceptions import ErrorSetWarning
 from skexmap.groups._diagnosis import warn_of_constant_predictions, without_constant_prediction_warnings
 from skexmap.retraining._erm import ERMClassifier
 from skexmap.retraining._inputs import read_classes, read_embedding
-
-__all__ = ["JTTReweighter"]
-
-
-def fit_weighted(estimator, X, y, weight):
-    """Fit by ``sample_weight``."""
-    return estimator.fit(X, y, sample_weight=weight)
-
-
-def fit_repeated(estimator, X, y, weight):
-    """Fit on every sample repeated as often as its weight says, in the order of the samples."""
-    rows = np.repeat(np.arange(len(y)), weight.astype(int))
-    return estimator.fit(X[rows], y[rows])
-
-
-METHODS = {"weight": fit_weighted, "repeat": fit_repeated}
+from skexmap.retraining._reference import fit_reference, warn_of_constant_reference
 
 
 def _estimator_has(method):
@@ -76,18 +60,15 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         Indices of the samples that stage one gets wrong.
     sample_weight_ : ndarray of shape (n_samples,)
         Weight of each sample in stage two.
-    classes_ : ndarray of shape (n_classes,)
-        The classes.
-    coef_, intercept_ : ndarray
-        Those of `estimator_`, if it has them.
-    n_features_in_ : int
-        Number of features.
+    coef_, intercept_, classes_, n_features_in_, feature_names_in_
+        As in `ERMClassifier`; the coefficients are those of `estimator_`, if it has them.
 
     Raises
     ------
     ValueError
-        From `fit`: one class only; ``method="weight"`` with an estimator that takes no weights; repeats with
-        an `upweight` that is not an integer; a missing ``embedding`` block.
+        From `fit`: one class only, several classes per sample, a missing ``embedding`` block,
+        ``method="weight"`` with an estimator that takes no weights, or repeats with an `upweight` that is not an
+        integer.
 
     Warns
     -----
@@ -95,10 +76,6 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         If stage one gets all samples right or all wrong: all samples then weigh the same.
     ConstantPredictionWarning
         If one of the two models predicts one class for all samples.
-
-    See Also
-    --------
-    DFRClassifier : Balances known or found groups instead.
 
     Notes
     -----
@@ -113,11 +90,9 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     Examples
     --------
     >>> import numpy as np
+    >>> from skexmap.datasets import make_shortcut_features
     >>> from skexmap.retraining import ERMClassifier, JTTReweighter
-    >>> rng = np.random.RandomState(0)
-    >>> y = rng.randint(2, size=1000)
-    >>> shortcut = np.where(rng.uniform(size=1000) < 0.95, y, 1 - y)
-    >>> X = np.column_stack([2 * y - 1, 4 * shortcut - 2]) + 0.5 * rng.normal(size=(1000, 2))
+    >>> X, y, shortcut = make_shortcut_features(n_features=4, agreement=0.95, noise=0.5, random_state=0)
     >>> jtt = JTTReweighter(reference_estimator=ERMClassifier(C=1e-3)).fit(X, y)
     >>> float(np.mean(shortcut[jtt.error_set_] != y[jtt.error_set_]))
     1.0
@@ -129,7 +104,7 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         "estimator": [HasMethods(["fit", "predict"]), None],
         "reference_estimator": [HasMethods(["fit", "predict"]), None],
         "upweight": [Interval(Real, 0, None, closed="neither")],
-        "method": [StrOptions({"auto", *METHODS})],
+        "method": [StrOptions({"auto", "weight", "repeat"})],
     }
 
     def __init__(self, estimator=None, *, reference_estimator=None, upweight=20, method="auto"):
@@ -155,69 +130,56 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         -------
         self : object
         """
-        X = self._read(X, reset=True)
+        X = read_embedding(self, X, reset=True, allow_nd=True)
         self.classes_, class_codes = read_classes(self, y, len(X))
         y = self.classes_[class_codes]
-        reference = self.reference_estimator
-        reference = ERMClassifier(C=1e-4) if reference is None else clone(reference)
-        with without_constant_prediction_warnings():
-            self.reference_estimator_ = reference.fit(X, y)
+        reference = fit_reference(self.reference_estimator, ERMClassifier(C=1e-4), X, y)
+        self.reference_estimator_ = reference
         predicted = reference.predict(X)
-        warn_of_constant_predictions(
-            predicted,
-            f"The reference model {type(reference).__name__}",
-            "Its errors are whole classes, so JTT upweights classes, not the samples against a shortcut. "
-            "Strengthen `reference_estimator` (a weaker penalty, `class_weight='balanced'`, more epochs).",
+        remedy = (
+            "Strengthen `reference_estimator` (a weaker penalty, `class_weight='balanced'`, more epochs)."
         )
+        warn_of_constant_reference(predicted, reference, f"JTT then upweights classes. {remedy}")
         self.error_set_ = np.flatnonzero(predicted != y)
-        self._warn_of_one_sided_errors(len(y))
+        if len(self.error_set_) in (0, len(y)):
+            answers, remedy = "wrong", "Strengthen `reference_estimator`."
+            if not len(self.error_set_):
+                answers, remedy = "right", "Weaken `reference_estimator` (a stronger penalty, fewer epochs)."
+            warnings.warn(
+                f"{type(reference).__name__} gets all {len(y)} training samples {answers}, so upweighting its errors "
+                f"changes nothing. {remedy}",
+                ErrorSetWarning,
+                stacklevel=3,
+            )
         self.sample_weight_ = np.ones(len(y))
         self.sample_weight_[self.error_set_] = self.upweight
         estimator = ERMClassifier() if self.estimator is None else clone(self.estimator)
         with without_constant_prediction_warnings():
-            self.estimator_ = METHODS[self._method_for(estimator)](estimator, X, y, self.sample_weight_)
+            if self._repeats(estimator):
+                rows = np.repeat(np.arange(len(y)), self.sample_weight_.astype(int))
+                self.estimator_ = estimator.fit(X[rows], y[rows])
+            else:
+                self.estimator_ = estimator.fit(X, y, sample_weight=self.sample_weight_)
         warn_of_constant_predictions(
             self.estimator_.predict(X),
             f"The second model {type(estimator).__name__}",
             "Lower `upweight`, or see whether X tells the classes apart at all.",
+            stacklevel=4,
         )
         return self
 
-    def _read(self, X, *, reset):
-        if has_blocks(X):
-            return read_embedding(self, X, reset=reset)
-        dtype = [np.float64, np.float32]
-        return validate_data(
-            self, X, reset=reset, allow_nd=True, dtype=dtype, ensure_min_samples=2 if reset else 1
-        )
-
-    def _method_for(self, estimator):
-        takes_weights = has_fit_parameter(estimator, "sample_weight")
-        name = type(estimator).__name__
+    def _repeats(self, estimator):
+        """Return whether the errors are repeated, not weighed; raise if `estimator` or `upweight` does not allow it."""
+        takes_weights, name = has_fit_parameter(estimator, "sample_weight"), type(estimator).__name__
         if self.method == "weight" and not takes_weights:
             raise ValueError(f"{name} takes no sample_weight. Use method='repeat' (or 'auto').")
-        method = self.method if self.method != "auto" else "weight" if takes_weights else "repeat"
-        if method == "repeat" and self.upweight != int(self.upweight):
+        repeats = self.method == "repeat" or not takes_weights
+        if repeats and self.upweight != int(self.upweight):
             raise ValueError(
                 f"Samples cannot be repeated upweight={self.upweight} times. Use an integer, or an estimator that "
                 f"takes sample_weight ({name} {'does' if takes_weights else 'does not'})."
             )
-        return method
-
-    def _warn_of_one_sided_errors(self, n_samples):
-        n_errors, name = len(self.error_set_), type(self.reference_estimator_).__name__
-        if n_errors == 0:
-            answers, remedy = "right", "Weaken `reference_estimator` (a stronger penalty, fewer epochs)."
-        elif n_errors == n_samples:
-            answers, remedy = "wrong", "Strengthen `reference_estimator`."
-        else:
-            return
-        warnings.warn(
-            f"{name} gets all {n_samples} training samples {answers}, so upweighting its errors changes nothing. "
-            f"{remedy}",
-            ErrorSetWarning,
-            stacklevel=3,
-        )
+        return repeats
 
     @property
     def coef_(self):
@@ -228,6 +190,10 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     def intercept_(self):
         """Intercepts of `estimator_`."""
         return self.estimator_.intercept_
+
+    def _read(self, X):
+        check_is_fitted(self)
+        return read_embedding(self, X, reset=False, allow_nd=True)
 
     def predict(self, X):
         """Return the class of each sample, by the model of stage two.
@@ -241,8 +207,7 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         -------
         y_pred : ndarray of shape (n_samples,)
         """
-        check_is_fitted(self)
-        return self.estimator_.predict(self._read(X, reset=False))
+        return self.estimator_.predict(self._read(X))
 
     @available_if(_estimator_has("predict_proba"))
     def predict_proba(self, X):
@@ -257,8 +222,7 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         -------
         probabilities : ndarray of shape (n_samples, n_classes)
         """
-        check_is_fitted(self)
-        return self.estimator_.predict_proba(self._read(X, reset=False))
+        return self.estimator_.predict_proba(self._read(X))
 
     @available_if(_estimator_has("decision_function"))
     def decision_function(self, X):
@@ -273,5 +237,4 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         -------
         scores : ndarray of shape (n_samples,) for two classes, else (n_samples, n_classes)
         """
-        check_is_fitted(self)
-        return self.estimator_.decision_function(self._read(X, reset=False))
+        return self.estimator_.decision_function(self._read(X))

@@ -6,11 +6,12 @@ import torch
 
 from skexmap._validation import Interval, _fit_context
 from skexmap.retraining._inputs import read_classes, read_embedding
-from skexmap.retraining._linear import LinearHead
-from skexmap.retraining._training import TRAINING_CONSTRAINTS, shuffled_batches, torch_generator, train_heads
-from skexmap.retraining.losses import generalized_cross_entropies, losses_per_sample
+from skexmap.retraining._training import TrainedHead, losses_per_sample, torch_defaults, torch_generator
 
-__all__ = ["LfFClassifier"]
+
+def generalized_cross_entropies(cross_entropies, q):
+    """Return ``(1 - p^q) / q`` of each sample from its cross-entropy ``-log p``."""
+    return -torch.expm1(-q * cross_entropies) / q
 
 
 class RunningLosses:
@@ -26,12 +27,9 @@ class RunningLosses:
         moved = self.decay * self.averages[:, rows] + (1 - self.decay) * losses
         averages = torch.where(self.seen[rows], moved, losses)
         self.averages[:, rows], self.seen[rows] = averages, True
-        largest = self._largest_of_each_class()[:, self.class_codes[rows]]
-        return averages / largest.clamp(min=torch.finfo(largest.dtype).tiny)
-
-    def _largest_of_each_class(self):
         classes = self.class_codes.expand(len(self.averages), -1)
-        return torch.zeros_like(self.averages).scatter_reduce(1, classes, self.averages, "amax")
+        largest = torch.zeros_like(self.averages).scatter_reduce(1, classes, self.averages, "amax")
+        return averages / largest[:, self.class_codes[rows]].clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def relative_difficulty(biased_losses, debiased_losses):
@@ -40,7 +38,7 @@ def relative_difficulty(biased_losses, debiased_losses):
     return torch.where(total > 0, biased_losses / total, 0.5)
 
 
-class LfFClassifier(LinearHead):
+class LfFClassifier(TrainedHead):
     r"""Learning from failure (LfF) of the last layer, without group labels.
 
     Two heads are trained together [1]_. The *biased* one minimises the generalised cross-entropy. It favours the
@@ -68,39 +66,17 @@ class LfFClassifier(LinearHead):
         First step size of Adam; it falls linearly to zero. (The paper trains whole networks by Adam at 0.001.)
     batch_size : int, default=256
         Samples per step (published).
-    n_steps : int, default=1000
-        Number of steps.
-    random_state : int, RandomState instance or None, default=None
-        Draws the batches.
+    n_steps, random_state
+        As in `GroupDROClassifier`.
 
     Attributes
     ----------
-    coef_ : ndarray of shape (1, n_features) for two classes, else (n_classes, n_features)
-        Of the debiased head. The scaler is folded in: they apply to raw embeddings.
-    intercept_ : ndarray of shape (1,) or (n_classes,)
-        Likewise.
     biased_coef_, biased_intercept_ : ndarray
-        The same of the biased head.
+        Those of the biased head.
     sample_weight_ : ndarray of shape (n_samples,)
         W of each sample when it was last in a batch; 1/2 if it never was.
-    classes_ : ndarray of shape (n_classes,)
-        The classes.
-    n_features_in_ : int
-        Number of features of the embedding.
-
-    Raises
-    ------
-    ValueError
-        From `fit`: one class only, or a missing ``embedding`` block.
-
-    Warns
-    -----
-    ConstantPredictionWarning
-        If one class is predicted for all samples.
-
-    See Also
-    --------
-    JTTReweighter : Upweights the errors of a first model, all of them equally.
+    coef_, intercept_, classes_, n_features_in_, feature_names_in_
+        As in `ERMClassifier`, as are the errors and warnings of `fit`; the coefficients are those of the debiased head.
 
     Notes
     -----
@@ -118,23 +94,20 @@ class LfFClassifier(LinearHead):
 
     Examples
     --------
-    >>> import numpy as np
+    >>> from skexmap.datasets import make_shortcut_features
     >>> from skexmap.retraining import ERMClassifier, LfFClassifier
-    >>> rng = np.random.RandomState(0)
-    >>> y = rng.randint(2, size=2000)
-    >>> shortcut = np.where(rng.uniform(size=2000) < 0.95, y, 1 - y)
-    >>> X = np.column_stack([2 * y - 1, 4 * shortcut - 2]) + rng.normal(size=(2000, 2))
+    >>> X, y, shortcut = make_shortcut_features(2000, n_features=4, agreement=0.95, random_state=0)
     >>> for model in (ERMClassifier(), LfFClassifier(random_state=0)):
     ...     right = model.fit(X, y).predict(X) == y
     ...     print([round(float(right[(shortcut == y) == holds].mean()), 1) for holds in (True, False)])
-    [1.0, 0.5]
+    [1.0, 0.7]
     [0.8, 0.9]
     """
 
     _parameter_constraints: dict = {
         "q": [Interval(Real, 0, 1, closed="right")],
         "decay": [Interval(Real, 0, 1, closed="left")],
-        **TRAINING_CONSTRAINTS,
+        **TrainedHead._parameter_constraints,
     }
 
     def __init__(
@@ -148,13 +121,9 @@ class LfFClassifier(LinearHead):
         n_steps=1000,
         random_state=None,
     ):
+        super().__init__(l2, learning_rate, batch_size, n_steps, random_state)
         self.q = q
         self.decay = decay
-        self.l2 = l2
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.n_steps = n_steps
-        self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, group_labels=None):
@@ -162,12 +131,8 @@ class LfFClassifier(LinearHead):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or blocks with ``embedding``
-            Embeddings.
-        y : array-like of shape (n_samples,)
-            Their classes.
-        group_labels : array-like of shape (n_samples,), default=None
-            Not used; it makes the strategies interchangeable.
+        X, y, group_labels
+            As in `ERMClassifier.fit`; `group_labels` is not used.
 
         Returns
         -------
@@ -175,10 +140,11 @@ class LfFClassifier(LinearHead):
         """
         embedding = read_embedding(self, X, reset=True)
         self.classes_, class_codes = read_classes(self, y, len(embedding))
-        with torch.inference_mode(False):
+        with torch_defaults():
             targets = torch.from_numpy(class_codes)
             running = RunningLosses(2, targets, self.decay)
-            weights = torch.full((len(embedding),), 0.5, dtype=torch.float32, device="cpu")
+            weights = torch.full((len(embedding),), 0.5, dtype=torch.float32)
+            batches = self._shuffled(len(embedding), torch_generator(self.random_state))
 
             def loss(rows, *logits):
                 losses = torch.stack([losses_per_sample(head, targets[rows]) for head in logits])
@@ -186,21 +152,12 @@ class LfFClassifier(LinearHead):
                 biased, debiased = losses
                 return generalized_cross_entropies(biased, self.q).mean() + (weights[rows] * debiased).mean()
 
-            generator = torch_generator(self.random_state)
-            heads = train_heads(
-                embedding,
-                len(self.classes_),
-                loss,
-                shuffled_batches(len(embedding), self.batch_size, self.n_steps, generator),
-                learning_rate=self.learning_rate,
-                l2=self.l2,
-                n_heads=2,
-            )
-        (self.biased_coef_, self.biased_intercept_), (self.coef_, self.intercept_) = heads
+            biased_head, head = self._train(embedding, loss, batches, n_heads=2)
+        self.biased_coef_, self.biased_intercept_ = biased_head
+        self.coef_, self.intercept_ = head
         self.sample_weight_ = weights.numpy()
-        self._warn_of_constant_predictions(
-            embedding,
-            class_codes,
-            "Weaken the penalty (`l2`): the weights are below 1, and those of a small class add up to little.",
+        remedy = (
+            "Weaken the penalty (`l2`): the weights are below 1, and those of a small class add up to little."
         )
+        self._check_fit(embedding, class_codes, remedy)
         return self

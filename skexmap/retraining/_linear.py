@@ -71,36 +71,22 @@ class LinearHead(ClassifierMixin, BaseEstimator):
     def _probabilities(self, scores):
         return softmax_probabilities(scores)
 
-    def _warn_of_constant_predictions(self, embedding, class_codes, remedy, fitted=slice(None)):
-        """Warn if one class is predicted for all samples that were fitted on, though they are of several.
-
-        Parameters
-        ----------
-        embedding : ndarray of shape (n_samples, n_features)
-        class_codes : ndarray of shape (n_samples,)
-        remedy : str
-            Ends the message.
-        fitted : ndarray of bool of shape (n_samples,), default=slice(None)
-            Which samples took part in the fit.
-        """
+    def _check_fit(self, embedding, class_codes, remedy, fitted=slice(None)):
+        """Raise if the coefficients are not finite; warn if one class is predicted for all samples fitted on."""
+        name, n_wrong = type(self).__name__, np.sum(~np.isfinite(np.append(self.coef_, self.intercept_)))
+        if n_wrong:
+            raise ValueError(
+                f"{n_wrong} coefficients and intercepts of {name} are not finite after the fit. Lower the step or the "
+                "penalty (`learning_rate`, `l2`), or scale the embeddings, whose largest value is "
+                f"{np.abs(embedding).max():.3g}."
+            )
         if len(np.unique(class_codes[fitted])) > 1:
             scores = embedding[fitted] @ self.coef_.T + self.intercept_
-            predicted = self.classes_[predict_codes(scores)]
-            warn_of_constant_predictions(predicted, type(self).__name__, remedy, stacklevel=5)
+            warn_of_constant_predictions(self.classes_[predict_codes(scores)], name, remedy, stacklevel=5)
 
 
 def predict_codes(scores):
-    """Return the class code of each sample.
-
-    Parameters
-    ----------
-    scores : ndarray of shape (n_samples, ..., n_rows)
-        One score for two classes, else one per class.
-
-    Returns
-    -------
-    class_codes : ndarray of shape (n_samples, ...)
-    """
+    """Return the class codes, (n_samples, ...), from scores (n_samples, ..., n_rows): one for two classes."""
     return (scores[..., 0] > 0).astype(int) if scores.shape[-1] == 1 else scores.argmax(axis=-1)
 
 
@@ -110,17 +96,7 @@ def softmax_probabilities(scores):
 
 
 def one_versus_rest_probabilities(scores):
-    """Return normalised one-versus-rest probabilities, as liblinear gives them; they are not the softmax.
-
-    Parameters
-    ----------
-    scores : ndarray of shape (n_samples, n_classes)
-        One score per class, each fitted against the rest.
-
-    Returns
-    -------
-    probabilities : ndarray of shape (n_samples, n_classes)
-    """
+    """Return normalised one-versus-rest probabilities, as liblinear gives them; they are not the softmax."""
     probabilities = expit(scores)
     totals = probabilities.sum(axis=1, keepdims=True)
     # Every class rejected to the last bit: the softmax is the limit of the ratio.
@@ -128,47 +104,22 @@ def one_versus_rest_probabilities(scores):
 
 
 def standardizer(X, sample_weight=None, *, standardize=True):
-    """Return mean and scale of the features; 0 and 1 if `standardize` is false.
-
-    A constant feature has scale 1, so that nothing is divided by zero.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features)
-        The features.
-    sample_weight : ndarray of shape (n_samples,), default=None
-        Weight of each sample.
-    standardize : bool, default=True
-        Whether to measure at all.
-
-    Returns
-    -------
-    mean, scale : ndarray of shape (n_features,), float64
-    """
+    """Return mean and scale of the features, 1 for a constant one; 0 and 1 if `standardize` is false."""
     if not standardize:
         return np.zeros(X.shape[1]), np.ones(X.shape[1])
-    scaler = StandardScaler().fit(X, sample_weight=sample_weight)
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaler = StandardScaler().fit(X, sample_weight=sample_weight)
+    overflowed = ~np.isfinite(scaler.var_)
+    if overflowed.any():
+        raise ValueError(
+            f"The variance of {overflowed.sum()} of {X.shape[1]} features of the embedding overflows: their largest "
+            f"value is {np.abs(X[:, overflowed]).max():.3g}. Remove the outliers, or scale the embeddings."
+        )
     return scaler.mean_, scaler.scale_
 
 
 def fold_scaler(coef, intercept, mean, scale):
-    """Return coefficients for raw features that score as `coef` does on ``(x - mean) / scale``.
-
-    ``w . (x - mu) / sigma + b = (w / sigma) . x + (b - (w / sigma) . mu)``.
-
-    Parameters
-    ----------
-    coef : ndarray of shape (n_rows, n_features)
-        Coefficients for standardised features.
-    intercept : ndarray of shape (n_rows,)
-        Their intercepts.
-    mean, scale : ndarray of shape (n_features,)
-        Of the scaler; `scale` is positive (1 for a constant feature).
-
-    Returns
-    -------
-    coef : ndarray of shape (n_rows, n_features)
-    intercept : ndarray of shape (n_rows,)
-    """
+    """Return coefficients and intercepts for raw features that score as these do on ``(x - mean) / scale``."""
+    # w . (x - mu) / sigma + b = (w / sigma) . x + (b - (w / sigma) . mu)
     folded = coef / scale
     return folded, intercept - folded @ mean

@@ -1,5 +1,6 @@
 """Training of linear heads on embeddings in mini-batches, for the objectives that are defined by it."""
 
+from contextlib import contextmanager
 from numbers import Integral, Real
 
 import numpy as np
@@ -8,16 +9,43 @@ from sklearn.utils import check_random_state
 from torch.nn import functional as F
 
 from skexmap._validation import Interval
-from skexmap.retraining._linear import fold_scaler, standardizer
+from skexmap.retraining._linear import LinearHead, fold_scaler, standardizer
 
-# The parameters that every estimator trained by `train_heads` has.
-TRAINING_CONSTRAINTS: dict = {
-    "l2": [Interval(Real, 0, None, closed="left")],
-    "learning_rate": [Interval(Real, 0, None, closed="neither")],
-    "batch_size": [Interval(Integral, 1, None, closed="left")],
-    "n_steps": [Interval(Integral, 1, None, closed="left")],
-    "random_state": ["random_state"],
-}
+
+class TrainedHead(LinearHead):
+    """A linear head that a subclass trains by a loss of its own; these are the settings of the optimizer."""
+
+    _parameter_constraints: dict = {
+        "l2": [Interval(Real, 0, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "n_steps": [Interval(Integral, 1, None, closed="left")],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(self, l2, learning_rate, batch_size, n_steps, random_state):
+        self.l2 = l2
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.n_steps = n_steps
+        self.random_state = random_state
+
+    def _shuffled(self, n_samples, generator):
+        return shuffled_batches(n_samples, self.batch_size, self.n_steps, generator)
+
+    def _balanced(self, group_codes, generator):
+        return group_balanced_batches(group_codes, self.batch_size, self.n_steps, generator)
+
+    def _train(self, embedding, loss, batches, **heads):
+        steps = {"learning_rate": self.learning_rate, "l2": self.l2}
+        return train_heads(embedding, len(self.classes_), loss, batches, **steps, **heads)
+
+
+@contextmanager
+def torch_defaults():
+    """Compute on the CPU and with gradients, whatever device and mode the caller has set."""
+    with torch.inference_mode(False), torch.device("cpu"):
+        yield
 
 
 def torch_generator(random_state):
@@ -43,19 +71,24 @@ def group_balanced_batches(group_codes, batch_size, n_steps, generator):
     drawn = []
     for group in groups:
         members = torch.from_numpy(np.flatnonzero(group_codes == group))
-        drawn.append(
-            members[torch.randint(len(members), (n_steps, share), generator=generator, device="cpu")]
-        )
+        chosen = torch.randint(len(members), (n_steps, share), generator=generator, device="cpu")
+        drawn.append(members[chosen])
     return torch.cat(drawn, dim=1)
 
 
-def train_heads(embedding, n_classes, loss, batches, *, learning_rate, l2, n_heads=1, generator=None):
-    """Train linear heads together on standardised embeddings by Adam; the step falls linearly to zero.
+def losses_per_sample(logits, targets):
+    """Return the cross-entropy of each sample; a single column, or none, is the logit of class 1 of two."""
+    if logits.ndim == 1 or logits.shape[1] == 1:
+        logits = logits.reshape(-1)
+        return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
+    return F.cross_entropy(logits, targets.long(), reduction="none")
 
-    Minimises ``loss(rows, *logits) + l2 / 2 ||w||^2``. `loss` takes the rows of a batch and the logits of each head,
-    one column for two classes. The heads start at random weights if a generator is given, else at zero. Inference mode
-    must be off. Returns (coef, intercept) of each head, for raw embeddings.
-    """
+
+def train_heads(embedding, n_classes, loss, batches, *, learning_rate, l2, n_heads=1, generator=None):
+    """Minimise ``loss(rows, *logits) + l2 / 2 ||w||^2`` over linear heads; return (coef, intercept) of each."""
+    # `loss` takes the rows of a batch and the logits of each head, one column for two classes. Adam trains the heads
+    # together on standardised embeddings, its step falls linearly to zero. They start at random weights if a generator
+    # is given, else at zero, and are returned for raw embeddings.
     mean, scale = standardizer(embedding)
     # In float32, because a step mostly moves memory; the scaler is measured and folded in float64.
     Z = torch.from_numpy(((embedding - mean) / scale).astype(np.float32))
@@ -67,14 +100,8 @@ def train_heads(embedding, n_classes, loss, batches, *, learning_rate, l2, n_hea
         for values in (weight, bias):
             values.uniform_(-1, 1, generator=generator).div_(np.sqrt(Z.shape[1]))
     # Adam's "weight decay" adds l2 * w to the gradient: it is the derivative of the penalty.
-    adam = torch.optim.Adam(
-        [
-            {"params": [weight.requires_grad_()], "weight_decay": l2},
-            {"params": [bias.requires_grad_()], "weight_decay": 0.0},
-        ],
-        lr=learning_rate,
-        fused=True,
-    )
+    groups = [{"params": [weight.requires_grad_()], "weight_decay": l2}, {"params": [bias.requires_grad_()]}]
+    adam = torch.optim.Adam(groups, lr=learning_rate, fused=True)
     decay = torch.optim.lr_scheduler.LinearLR(adam, 1.0, 0.0, total_iters=len(batches))
     for rows in batches:
         logits = F.linear(Z.index_select(0, rows), weight, bias).chunk(n_heads, dim=1)

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
+from skexmap.datasets import make_shortcut_features
+
 
 def make_shortcut_data(n=2000, agreement=0.95, noise=1.0, seed=0):
-    """Return one feature of the class, one twice as large of the shortcut; the classes; the shortcuts."""
-    rng = np.random.RandomState(seed)
-    y = rng.randint(2, size=n)
-    shortcut = np.where(rng.uniform(size=n) < agreement, y, 1 - y)
-    return np.column_stack([2 * y - 1, 4 * shortcut - 2]) + noise * rng.normal(size=(n, 2)), y, shortcut
+    """Return four features, classes and shortcuts; the noise is relative to half the distance of the classes."""
+    noise = np.sqrt(2) * noise
+    return make_shortcut_features(n, n_features=4, agreement=agreement, noise=noise, random_state=seed)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,11 @@ def test_afr_weighs_the_doubted_samples_by_the_papers_formula():
     np.testing.assert_allclose(afr_weights(p, y, 4.0), expected / expected.sum())
 
 
+def test_afr_weights_are_finite_if_every_exponential_underflows():
+    p, y = np.array([0.9, 0.1, 0.1 + np.log(2) * 1e-6, 0.5]), np.array([0, 0, 0, 1])
+    np.testing.assert_allclose(afr_weights(p, y, 1e6), [0, 2 / 3, 1 / 3, 0], rtol=1e-6)
+
+
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_the_gradient_of_the_weighted_loss_and_half_of_l2_around_the_reference_is_zero_after_afr(n_classes):
     rng = np.random.RandomState(0)

@@ -7,16 +7,15 @@ from sklearn.pipeline import make_pipeline
 from skexmap import DFRClassifier, PseudoGroupLabeler
 from skexmap._blocks import make_blocks
 from skexmap.cluster import SilhouetteKMeans
+from skexmap.datasets import make_shortcut_features
 from skexmap.retraining import ERMClassifier, GroupDROClassifier
 
 
 def blocks_with_a_shortcut(n=1500, agreement=0.9, seed=0):
     """Embeddings that fall apart by the shortcut, and heatmaps that show nothing."""
-    rng = np.random.RandomState(seed)
-    y = rng.randint(2, size=n)
-    shortcut = np.where(rng.uniform(size=n) < agreement, y, 1 - y)
-    embedding = np.column_stack([2 * y - 1, 4 * shortcut - 2]) + rng.normal(scale=[1.0, 0.5], size=(n, 2))
-    return make_blocks(embedding=embedding, heatmap=rng.normal(size=(n, 1, 2, 2))), y, shortcut
+    X, y, shortcut = make_shortcut_features(n, n_features=4, agreement=agreement, random_state=seed)
+    heatmaps = np.random.RandomState(seed).normal(size=(n, 1, 2, 2))
+    return make_blocks(embedding=X, heatmap=heatmaps), y, shortcut
 
 
 @pytest.mark.parametrize(

@@ -34,15 +34,6 @@ def test_group_balanced_batches_draw_every_group_equally_often_and_group_minus_o
     assert np.isin(np.arange(53), batches).mean() > 0.9
 
 
-def test_equal_random_states_seed_equal_generators_and_a_generator_object_moves_on():
-    rng = np.random.RandomState(3)
-    first, second = (torch_generator(rng).initial_seed() for _ in range(2))
-    assert (
-        first == torch_generator(np.random.RandomState(3)).initial_seed() == torch_generator(3).initial_seed()
-    )
-    assert first != second
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_a_head_trained_on_the_mean_loss_is_logistic_regression_with_half_of_l2(n_classes, dtype):
@@ -68,21 +59,3 @@ def test_a_head_trained_on_the_mean_loss_is_logistic_regression_with_half_of_l2(
     np.testing.assert_allclose(
         scores if n_classes == 2 else scores[:, 1:] - scores[:, :1], log_odds, atol=2e-3
     )
-
-
-def test_heads_are_trained_as_if_each_were_alone():
-    rng = np.random.RandomState(0)
-    X, targets = rng.normal(size=(60, 4)), torch.tensor(rng.randint(3, size=(2, 60)))
-    batches = shuffled_batches(60, 20, 50, torch_generator(0))
-
-    def loss_of(labels):
-        return lambda rows, *logits: sum(
-            F.cross_entropy(head, y[rows]) for head, y in zip(logits, labels, strict=True)
-        )
-
-    options = {"learning_rate": 0.1, "l2": 0.01}
-    together = train_heads(X, 3, loss_of(targets), batches, n_heads=2, **options)
-    for head, y in zip(together, targets, strict=True):
-        [alone] = train_heads(X, 3, loss_of([y]), batches, **options)
-        np.testing.assert_allclose(head[0], alone[0], rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(head[1], alone[1], rtol=1e-4, atol=1e-5)
