@@ -121,7 +121,7 @@ def refuse_lost_classes(samples, where):
 
 
 def _refuse_columns(name, values, what, remedy):
-    shape = np.shape(values)
+    shape = np.asarray(values).shape
     if len(shape) > 1 and shape[1:] != (1,):
         raise ValueError(
             f"`{name}` has the shape {shape}, but every image has one {what}. If the rows are one-hot, pass "
