@@ -6,6 +6,7 @@ then the pixel times the gradient, divided by the logit. Convolutions keep their
 computed again as the convolution with folded weights.
 """
 
+import inspect
 import math
 from functools import partial
 
@@ -191,6 +192,29 @@ class Reference(TorchFunctionMode):
         scores = scores if mask is None else scores + mask
         attended = torch.matmul(torch.softmax(scores, -1), value)
         return with_gradient_of(attended, attended / 2)
+
+    def rule_multi_head_attention_forward(self, func, args, kwargs):
+        """Attention with its projections, which are dense layers; without masks."""
+        given = inspect.signature(func).bind(*args, **kwargs).arguments
+        n_heads, weight, bias = given["num_heads"], given["in_proj_weight"], given["in_proj_bias"]
+        heads = []
+        for i, name in enumerate(("query", "key", "value")):
+            part = slice(i * len(weight) // 3, (i + 1) * len(weight) // 3)
+            projected = self.rule_linear(F.linear, (given[name], weight[part], bias[part]), {})
+            length, batch, width = projected.shape
+            heads.append(projected.reshape(length, batch * n_heads, width // n_heads).transpose(0, 1))
+        attended = self.rule_scaled_dot_product_attention(None, heads, {})
+        joined = attended.transpose(0, 1).reshape(attended.shape[1], batch, width)
+        return self.rule_linear(
+            F.linear, (joined, given["out_proj_weight"], given["out_proj_bias"]), {}
+        ), None
+
+    def rule_normalize(self, func, args, kwargs):
+        """Division by a norm, which is a constant."""
+        value = func(*args, **kwargs)
+        with torch.no_grad():
+            factor = value / torch.where(args[0] == 0, 1.0, args[0])
+        return with_gradient_of(value, args[0] * factor)
 
 
 def with_gradient_of(value, path):
