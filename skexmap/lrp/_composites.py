@@ -4,15 +4,7 @@ import inspect
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from skexmap.lrp._rules import (
-    AlphaBeta,
-    Epsilon,
-    Flat,
-    Gamma,
-    Rule,
-    ZBox,
-    ZPlus,
-)
+from skexmap.lrp._rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, ZBox
 
 OPERATIONS = ("convolution", "dense", "batch_norm")
 
@@ -63,9 +55,9 @@ class Composite:
 
     Examples
     --------
-    >>> from skexmap.lrp import Composite, Epsilon, Gamma, On, WSquare
+    >>> from skexmap.lrp import Composite, Epsilon, Flat, Gamma, On
     >>> composite = Composite([
-    ...     (On("convolution", first=True), WSquare()),
+    ...     (On("convolution", first=True), Flat()),
     ...     (On(layer="layer4.*"), Epsilon()),
     ...     ("convolution", Gamma(0.25)),
     ...     ("dense", Epsilon()),
@@ -133,12 +125,12 @@ def epsilon_gamma_box(low=0.0, high=1.0, gamma=4.0, epsilon=1e-6):
 
 def epsilon_plus(epsilon=1e-6):
     """Return the composite with z-plus for convolutions."""
-    return _composite(ZPlus(epsilon), epsilon)
+    return _composite(AlphaBeta(1.0, 0.0, epsilon), epsilon)
 
 
 def epsilon_plus_flat(epsilon=1e-6):
     """Return `epsilon_plus` with the flat rule for the first layers."""
-    return _composite(ZPlus(epsilon), epsilon, _flat(epsilon))
+    return _composite(AlphaBeta(1.0, 0.0, epsilon), epsilon, _flat(epsilon))
 
 
 def epsilon_alpha2_beta1(epsilon=1e-6):
