@@ -10,7 +10,7 @@ def scaled_dot_product_attention(tracer, call):
     """Compute attention from basic operations."""
     query, key, value = (call.argument(i, name) for i, name in enumerate(("query", "key", "value")))
     if call.argument(4, "dropout_p", 0.0) > 0:
-        return tracer.refuse(call, "Its dropout is active in evaluation mode: pass `dropout_p=0` unless `self.training`.")
+        return tracer.refuse(call, "Its dropout is active in evaluation mode: pass `dropout_p=0` there.")
     mask = call.argument(3, "attn_mask", None)
     if mask is not None and mask.dtype == torch.bool:
         mask = ~mask

@@ -210,7 +210,7 @@ def make_constant(tracer, call):
 
 def leave_torch(tracer, call):
     """Refuse what takes values out of torch or out of the graph."""
-    return tracer.refuse(call, "It takes values out of torch or out of the graph. Use torch functions on the tensor itself.")
+    return tracer.refuse(call, "It takes values out of the graph: use torch functions on the tensor itself.")
 
 
 def drop_out(tracer, call):

@@ -131,7 +131,9 @@ def _set(undo, holder, name, value):
         holder[name] = value
         return
     inherited = name not in vars(holder)
-    undo.callback(delattr if inherited else setattr, holder, name, *([] if inherited else [vars(holder)[name]]))
+    undo.callback(
+        delattr if inherited else setattr, holder, name, *([] if inherited else [vars(holder)[name]])
+    )
     setattr(holder, name, value if name == "forward" else staticmethod(value))
 
 
@@ -148,7 +150,9 @@ def by_declared_rule(tracer, call, rule):
     outputs = call.value()
     floating = [tensor for tensor in tensors_in([outputs]) if tensor.is_floating_point()]
     if len(floating) != 1:
-        return tracer.refuse(call, f"Its registered rule needs one output, but it has {len(floating)}: use \"gradient\".")
+        return tracer.refuse(
+            call, f"Its registered rule needs one output, not {len(floating)}: use the gradient."
+        )
     if versions != [tensor._version for tensor in inputs]:
         return tracer.refuse(call, "It is registered, but changes its input in place: let it work on a copy.")
     (output,) = floating

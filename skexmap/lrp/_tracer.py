@@ -160,8 +160,12 @@ class Tracer(TorchFunctionMode):
         """Raise an error that names the operation and its location (or record it, for a report)."""
         where = self.where()
         if self.notes is None:
-            what = "cannot be followed" if why else "has no relevance rule"
-            raise UnsupportedOperationError(f"The operation '{call.name}' {what}{where}. {why or f'{_REWRITE} {REMEDY}'}")
+            what = (
+                f"cannot be followed{where}. {why}"
+                if why
+                else f"has no relevance rule{where}. {_REWRITE} {REMEDY}"
+            )
+            raise UnsupportedOperationError(f"The operation '{call.name}' {what}")
         self.notes.append(Note(call.name, where=where, why=why))
         return self.tag_all(call.compute(), Tag())
 
