@@ -113,13 +113,15 @@ def _overridable(original, name):
 def _names_of(function, written_in):
     """Return where modules hold a function under a name, as in ``swish = Swish.apply``."""
     namespaces = [vars(module) for module in list(sys.modules.values()) if module is not None]
+    # Each access to `Swish.apply` makes another object, which is equal to the one before.
+    methods = (types.MethodType, types.BuiltinMethodType)
     own = getattr(written_in, "__globals__", {})
     namespaces += [] if any(own is names for names in namespaces) else [own]
     return [
         (names, name)
         for names in namespaces
         for name, value in list(names.items())
-        if value is function or (type(value) is types.MethodType and value == function)
+        if value is function or (type(value) in methods and value == function)
     ]
 
 
