@@ -16,11 +16,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 # A factor of a product that is a constant.
-GATES = {"sigmoid", "hardsigmoid", "softmax"}
+GATES = {"sigmoid", "hardsigmoid", "softmax", "reciprocal", "rsqrt"}
 # Functions of one tensor, entry by entry, that pass their relevance on.
 ELEMENTWISE = {
     "relu", "relu6", "hardtanh", "hardswish", "silu", "gelu", "mish", "elu", "celu", "selu", "leaky_relu", "prelu",
-    "tanh", "softplus", "clamp", "clip", "sigmoid", "hardsigmoid",
+    "tanh", "softplus", "clamp", "clip", "sigmoid", "hardsigmoid", "reciprocal", "rsqrt",
 }  # fmt: skip
 
 
@@ -161,6 +161,15 @@ class Reference(TorchFunctionMode):
         return self.affine(
             centered, centered.square().mean(axes, keepdim=True), given, given["weight"], given["bias"]
         )
+
+    def rule_rms_norm(self, func, args, kwargs):
+        """RMS-norm: like layer-norm, without centering."""
+        names = ("input", "normalized_shape", "weight", "eps")
+        given = {"weight": None, "eps": None, **dict(zip(names, args, strict=False)), **kwargs}
+        x = given["input"]
+        given["eps"] = torch.finfo(x.dtype).eps if given["eps"] is None else given["eps"]
+        axes = tuple(range(-len(given["normalized_shape"]), 0))
+        return self.affine(x, x.square().mean(axes, keepdim=True), given, given["weight"], None)
 
     def rule_group_norm(self, func, args, kwargs):
         """Group-norm: like layer-norm, inside each group of channels."""
