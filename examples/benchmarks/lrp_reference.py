@@ -20,7 +20,8 @@ GATES = {"sigmoid", "hardsigmoid", "softmax", "reciprocal", "rsqrt"}
 # Functions of one tensor, entry by entry, that pass their relevance on.
 ELEMENTWISE = {
     "relu", "relu6", "hardtanh", "hardswish", "silu", "gelu", "mish", "elu", "celu", "selu", "leaky_relu", "prelu",
-    "tanh", "softplus", "clamp", "clip", "sigmoid", "hardsigmoid", "reciprocal", "rsqrt",
+    "tanh", "softplus", "clamp", "clip", "sigmoid", "hardsigmoid", "reciprocal", "rsqrt", "sqrt",
+    "pow", "square", "abs",
 }  # fmt: skip
 
 
@@ -68,7 +69,8 @@ class Reference(TorchFunctionMode):
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "").strip("_")
         output = self.apply(name, func, args, kwargs)
-        # What is computed from gates alone is one.
+        # What is computed from gates alone is one; the second argument of these gives only its shape or type.
+        tensors = tensors[:1] if name in ("expand_as", "view_as", "reshape_as", "type_as") else tensors
         if isinstance(output, torch.Tensor) and (name in GATES or all(is_gate(tensor) for tensor in tensors)):
             output.is_gate = True
         return output
