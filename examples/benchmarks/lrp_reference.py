@@ -118,6 +118,13 @@ class Reference(TorchFunctionMode):
         """Convolutions of images: sign-symmetric gamma."""
         return self.convolution(F.conv2d, args, kwargs)
 
+    def rule_conv_transpose2d(self, func, args, kwargs):
+        """Transposed convolutions: sign-symmetric gamma; a batch-norm behind one is not folded."""
+        names = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
+        given = {"bias": None, **dict(zip(names, args, strict=False)), **kwargs}
+        x, weight, bias = given.pop("input"), given.pop("weight"), given.pop("bias")
+        return self.gamma_convolution(partial(F.conv_transpose2d, **given), x, weight, bias)
+
     def convolution(self, convolve, args, kwargs):
         """Keep the input and the weights for a batch-norm behind it."""
         names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
