@@ -161,10 +161,32 @@ def test_alpha_and_beta_must_conserve_relevance(alpha, beta):
         AlphaBeta(alpha, beta)
 
 
-def test_epsilon_0_gives_nothing_where_the_output_is_zero():
-    module = nn.Linear(2, 1, bias=False)
-    module.weight.data[:] = torch.tensor([1.0, -1.0])
-    assert (rule_matrix(nn.Sequential(module), Epsilon(0.0), torch.ones(2)) == 0).all()
+@pytest.mark.parametrize(
+    "rule", [Epsilon(0.0), Gamma(4.0, 0.0), AlphaBeta(1, 0, 0.0), AlphaBeta(2, 1, 0.0)], ids=repr
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_without_epsilon_a_neuron_whose_contributions_cancel_or_vanish_passes_nothing_on(rule, dtype):
+    module = nn.Linear(2, 2, bias=False)
+    module.weight.data[:] = torch.tensor([[1.0, -1.0], [1.0, 1.0]])
+    dead = rule_matrix(nn.Sequential(nn.ReLU(), module).to(dtype), rule, torch.zeros(2, dtype=dtype))
+    assert (dead == 0).all()
+    if isinstance(rule, Epsilon):
+        cancelled = rule_matrix(nn.Sequential(module).to(dtype), rule, torch.ones(2, dtype=dtype))
+        np.testing.assert_allclose(cancelled, [[0, 0], [0.5, 0.5]], rtol=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_net_with_dead_neurons_has_finite_maps_in_float16_and_the_same_as_in_double(seed):
+    torch.manual_seed(seed)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(256, 2)
+    ).requires_grad_(False)
+    x = torch.rand(4, 3, 12, 12)
+    composite = Composite([("convolution", Gamma()), (On(), Epsilon())])
+    expected = explain(net, x, composite=composite)
+    found = explain(net.half(), x.half(), composite=composite)
+    for one, other in zip(found, expected, strict=True):
+        assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.99
 
 
 class Sorted(Rule):
