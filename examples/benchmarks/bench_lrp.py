@@ -3,6 +3,7 @@
     python examples/benchmarks/bench_lrp.py                 # all three nets
     python examples/benchmarks/bench_lrp.py --nets resnet18 --rounds 9
     python examples/benchmarks/bench_lrp.py --cheaper       # only what dtype= and layer= save, and what they change
+    python examples/benchmarks/bench_lrp.py --architectures # only skexmap, on 20 nets of torchvision, 4 x 224 x 224
 
 All methods run in one process, in turn, round after round; the table gives medians over the rounds as multiples of the
 plain forward pass without gradients (the faster of contiguous and channels-last). Peak memory is measured in a fresh
@@ -35,6 +36,11 @@ LAYERS = {
     "resnet50": ("layer1", "layer2", "layer3", "layer4"),
     "demo": ("3", "7"),
 }
+ARCHITECTURES = """
+    alexnet convnext_tiny densenet121 efficientnet_b0 googlenet mnasnet0_5 mobilenet_v2 mobilenet_v3_large
+    regnet_x_400mf regnet_y_400mf resnet18 resnet50 resnext50_32x4d shufflenet_v2_x1_0 squeezenet1_1 swin_t vgg11
+    vgg11_bn vit_b_16 wide_resnet50_2
+"""
 DTYPES = ("bfloat16", "float16", "float64")
 
 
@@ -48,7 +54,7 @@ def demo_net():
     )  # fmt: skip
 
 
-def make_net(name):
+def make_net(name, n_images=None):
     """Return a net with random weights and non-trivial batch-norm statistics, and its batch of images."""
     torch.manual_seed(0)
     if name == "demo":
@@ -57,7 +63,7 @@ def make_net(name):
         import torchvision
 
         net = torchvision.models.get_model(name, weights=None)
-        images = torch.randn(8 if name == "resnet18" else 4, 3, 224, 224)
+        images = torch.randn(n_images or (8 if name == "resnet18" else 4), 3, 224, 224)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
@@ -274,6 +280,18 @@ def print_cheaper(net_name, rounds):
         )
 
 
+def print_architectures(rounds):
+    """Print the time of maps as multiples of the forward pass and of forward and backward, for many nets."""
+    methods = ("forward, contiguous", "forward, channels-last", "forward + backward", "skexmap epsilon-gamma")
+    print(f"{'net':24}{'forward, s':>12}{'x forward':>12}{'x forward + backward':>24}")
+    for name in ARCHITECTURES.split():
+        functions = {method: METHODS[method](*make_net(name, 4)) for method in methods}
+        seconds = time_in_turn(functions, rounds, time.process_time)
+        forward, last, both, ours = (statistics.median(seconds[method]) for method in methods)
+        unit = min(forward, last)
+        print(f"{name:24}{unit:12.3f}{ours / unit:12.2f}{ours / both:24.2f}", flush=True)
+
+
 def peak_memory(net_name, method):
     """Return the growth of the resident size in MiB over two runs, measured in a process of its own."""
     command = [
@@ -325,6 +343,7 @@ def main():
     parser.add_argument(
         "--cheaper", action="store_true", help="only the tables of dtype= and layer=, which else come last"
     )
+    parser.add_argument("--architectures", action="store_true", help="only the cost on 20 nets")
     parser.add_argument(
         "--memory-of", metavar="METHOD", help="only print the peak memory of this method, in MiB"
     )
@@ -338,6 +357,8 @@ def main():
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, medians of {ARGUMENTS.rounds} rounds"
     )
+    if ARGUMENTS.architectures:
+        return print_architectures(ARGUMENTS.rounds)
     if not ARGUMENTS.cheaper:
         print_methods()
     for name in ARGUMENTS.nets:

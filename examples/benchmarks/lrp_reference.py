@@ -6,6 +6,7 @@ then the pixel times the gradient, divided by the logit. Convolutions keep their
 computed again as the convolution with folded weights.
 """
 
+import inspect
 import math
 from functools import partial
 
@@ -15,11 +16,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 # A factor of a product that is a constant.
-GATES = {"sigmoid", "hardsigmoid", "softmax"}
+GATES = {"sigmoid", "hardsigmoid", "softmax", "reciprocal", "rsqrt"}
 # Functions of one tensor, entry by entry, that pass their relevance on.
 ELEMENTWISE = {
     "relu", "relu6", "hardtanh", "hardswish", "silu", "gelu", "mish", "elu", "celu", "selu", "leaky_relu", "prelu",
-    "tanh", "softplus", "clamp", "clip", "sigmoid", "hardsigmoid",
+    "tanh", "softplus", "clamp", "clip", "sigmoid", "hardsigmoid", "reciprocal", "rsqrt", "sqrt",
+    "pow", "square", "abs",
 }  # fmt: skip
 
 
@@ -67,7 +69,8 @@ class Reference(TorchFunctionMode):
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "").strip("_")
         output = self.apply(name, func, args, kwargs)
-        # What is computed from gates alone is one.
+        # What is computed from gates alone is one; the second argument of these gives only its shape or type.
+        tensors = tensors[:1] if name in ("expand_as", "view_as", "reshape_as", "type_as") else tensors
         if isinstance(output, torch.Tensor) and (name in GATES or all(is_gate(tensor) for tensor in tensors)):
             output.is_gate = True
         return output
@@ -115,6 +118,13 @@ class Reference(TorchFunctionMode):
         """Convolutions of images: sign-symmetric gamma."""
         return self.convolution(F.conv2d, args, kwargs)
 
+    def rule_conv_transpose2d(self, func, args, kwargs):
+        """Transposed convolutions: sign-symmetric gamma; a batch-norm behind one is not folded."""
+        names = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
+        given = {"bias": None, **dict(zip(names, args, strict=False)), **kwargs}
+        x, weight, bias = given.pop("input"), given.pop("weight"), given.pop("bias")
+        return self.gamma_convolution(partial(F.conv_transpose2d, **given), x, weight, bias)
+
     def convolution(self, convolve, args, kwargs):
         """Keep the input and the weights for a batch-norm behind it."""
         names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
@@ -161,6 +171,15 @@ class Reference(TorchFunctionMode):
             centered, centered.square().mean(axes, keepdim=True), given, given["weight"], given["bias"]
         )
 
+    def rule_rms_norm(self, func, args, kwargs):
+        """RMS-norm: like layer-norm, without centering."""
+        names = ("input", "normalized_shape", "weight", "eps")
+        given = {"weight": None, "eps": None, **dict(zip(names, args, strict=False)), **kwargs}
+        x = given["input"]
+        given["eps"] = torch.finfo(x.dtype).eps if given["eps"] is None else given["eps"]
+        axes = tuple(range(-len(given["normalized_shape"]), 0))
+        return self.affine(x, x.square().mean(axes, keepdim=True), given, given["weight"], None)
+
     def rule_group_norm(self, func, args, kwargs):
         """Group-norm: like layer-norm, inside each group of channels."""
         names = ("input", "num_groups", "weight", "bias", "eps")
@@ -191,6 +210,29 @@ class Reference(TorchFunctionMode):
         scores = scores if mask is None else scores + mask
         attended = torch.matmul(torch.softmax(scores, -1), value)
         return with_gradient_of(attended, attended / 2)
+
+    def rule_multi_head_attention_forward(self, func, args, kwargs):
+        """Attention with its projections, which are dense layers; without masks."""
+        given = inspect.signature(func).bind(*args, **kwargs).arguments
+        n_heads, weight, bias = given["num_heads"], given["in_proj_weight"], given["in_proj_bias"]
+        heads = []
+        for i, name in enumerate(("query", "key", "value")):
+            part = slice(i * len(weight) // 3, (i + 1) * len(weight) // 3)
+            projected = self.rule_linear(F.linear, (given[name], weight[part], bias[part]), {})
+            length, batch, width = projected.shape
+            heads.append(projected.reshape(length, batch * n_heads, width // n_heads).transpose(0, 1))
+        attended = self.rule_scaled_dot_product_attention(None, heads, {})
+        joined = attended.transpose(0, 1).reshape(attended.shape[1], batch, width)
+        return self.rule_linear(
+            F.linear, (joined, given["out_proj_weight"], given["out_proj_bias"]), {}
+        ), None
+
+    def rule_normalize(self, func, args, kwargs):
+        """Division by a norm, which is a constant."""
+        value = func(*args, **kwargs)
+        with torch.no_grad():
+            factor = value / torch.where(args[0] == 0, 1.0, args[0])
+        return with_gradient_of(value, args[0] * factor)
 
 
 def with_gradient_of(value, path):

@@ -3,7 +3,8 @@
 from skexmap.lrp._check import check_model
 from skexmap.lrp._composites import COMPOSITES, Composite, On
 from skexmap.lrp._method import LRP
-from skexmap.lrp._rules import AlphaBeta, Epsilon, Flat, Gamma, Pass, Rule, WSquare, ZBox, ZPlus
+from skexmap.lrp._registry import register
+from skexmap.lrp._rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, ZBox
 from skexmap.lrp._tracer import UnsupportedOperationError
 
 __all__ = [
@@ -15,11 +16,9 @@ __all__ = [
     "Flat",
     "Gamma",
     "On",
-    "Pass",
     "Rule",
     "UnsupportedOperationError",
-    "WSquare",
     "ZBox",
-    "ZPlus",
     "check_model",
+    "register",
 ]

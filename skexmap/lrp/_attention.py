@@ -10,7 +10,7 @@ def scaled_dot_product_attention(tracer, call):
     """Compute attention from basic operations."""
     query, key, value = (call.argument(i, name) for i, name in enumerate(("query", "key", "value")))
     if call.argument(4, "dropout_p", 0.0) > 0:
-        return tracer.refuse(call, "Its dropout is active in evaluation mode: pass `dropout_p=0`.")
+        return tracer.refuse(call, "Its dropout is active in evaluation mode: pass `dropout_p=0` there.")
     mask = call.argument(3, "attn_mask", None)
     if mask is not None and mask.dtype == torch.bool:
         mask = ~mask
@@ -27,7 +27,8 @@ def multi_head_attention(tracer, call):
     """Compute nn.MultiheadAttention from basic operations."""
     a = call.bind(F.multi_head_attention_forward)
     if a["add_zero_attn"] or any(a[name] is not None for name in ("bias_k", "static_k", "static_v")):
-        return tracer.refuse(call, "Its options bias_k, add_zero_attn, static_k and static_v have no rule.")
+        why = "Its options bias_k, add_zero_attn, static_k and static_v have no rule: build the layer without them."
+        return tracer.refuse(call, why)
     if a["use_separate_proj_weight"]:
         weights = [a[f"{letter}_proj_weight"] for letter in "qkv"]
     else:

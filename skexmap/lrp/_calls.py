@@ -24,8 +24,11 @@ class FunctionCall:
         self.name = plain_name(func)
         self.func = func
         kwargs = dict(kwargs)
-        args = [*args, *(kwargs.pop(name) for name in _FIRST_ARGUMENTS if name in kwargs)]
-        in_place = kwargs.pop("inplace", False) or _is_in_place(func)
+        in_place = False
+        # The name of a registered step has a dot; only functions of torch have the names of torch's arguments.
+        if "." not in self.name:
+            args = [*args, *(kwargs.pop(name) for name in _FIRST_ARGUMENTS if name in kwargs)]
+            in_place = kwargs.pop("inplace", False) or _is_in_place(func)
         self.args = tuple(_current(tracer, value) for value in args)
         self.kwargs = {key: _current(tracer, value) for key, value in kwargs.items()}
         self.writes_to = None

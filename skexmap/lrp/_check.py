@@ -13,6 +13,7 @@ from skexmap.lrp._engine import RelevanceEngine
 from skexmap.lrp._initial_relevance import initial_coefficient
 from skexmap.lrp._logits import check_finite, find_logits, logits_differ, probabilities
 from skexmap.lrp._rules import away_from_zero
+from skexmap.lrp._tracer import REMEDY
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class ModelReport:
         if self.missing:
             rows = [(m.operation, m.where, m.why) for m in self.missing]
             parts.append(_table(("without a rule", "where", "why"), rows))
+            parts.append(f"Rewrite these steps with supported operations. {REMEDY}")
             if not self.complete:
                 parts.append("The forward pass could not be followed beyond the last of these.")
         parts.append(_table(("operation", "rule", "calls"), self.operations))

@@ -4,15 +4,7 @@ import inspect
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from skexmap.lrp._rules import (
-    AlphaBeta,
-    Epsilon,
-    Flat,
-    Gamma,
-    Rule,
-    ZBox,
-    ZPlus,
-)
+from skexmap.lrp._rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, ZBox
 
 OPERATIONS = ("convolution", "dense", "batch_norm")
 
@@ -63,9 +55,9 @@ class Composite:
 
     Examples
     --------
-    >>> from skexmap.lrp import Composite, Epsilon, Gamma, On, WSquare
+    >>> from skexmap.lrp import Composite, Epsilon, Flat, Gamma, On
     >>> composite = Composite([
-    ...     (On("convolution", first=True), WSquare()),
+    ...     (On("convolution", first=True), Flat()),
     ...     (On(layer="layer4.*"), Epsilon()),
     ...     ("convolution", Gamma(0.25)),
     ...     ("dense", Epsilon()),
@@ -115,52 +107,28 @@ def _composite(convolution, epsilon, first=None):
     return Composite(([first] if first else []) + entries)
 
 
-def _flat(epsilon):
-    return On(first=True), Flat(epsilon)
+def _epsilon_gamma_box(low=0.0, high=1.0, gamma=4.0, epsilon=1e-6):
+    box = (On("convolution", first=True), ZBox(low, high, epsilon))
+    return _composite(Gamma(gamma, epsilon), epsilon, box)
 
 
-def epsilon_gamma(gamma=4.0, epsilon=1e-6):
-    """Return the composite of the ExMap paper: gamma for convolutions."""
-    return _composite(Gamma(gamma, epsilon), epsilon)
+def _alpha_beta(alpha, beta, flat=False):
+    def make(epsilon=1e-6):
+        return _composite(
+            AlphaBeta(alpha, beta, epsilon), epsilon, (On(first=True), Flat(epsilon)) if flat else None
+        )
+
+    return make
 
 
-def epsilon_gamma_box(low=0.0, high=1.0, gamma=4.0, epsilon=1e-6):
-    """Return `epsilon_gamma` with z-box for the first convolutions, whose pixels lie between low and high."""
-    return _composite(
-        Gamma(gamma, epsilon), epsilon, (On("convolution", first=True), ZBox(low, high, epsilon))
-    )
-
-
-def epsilon_plus(epsilon=1e-6):
-    """Return the composite with z-plus for convolutions."""
-    return _composite(ZPlus(epsilon), epsilon)
-
-
-def epsilon_plus_flat(epsilon=1e-6):
-    """Return `epsilon_plus` with the flat rule for the first layers."""
-    return _composite(ZPlus(epsilon), epsilon, _flat(epsilon))
-
-
-def epsilon_alpha2_beta1(epsilon=1e-6):
-    """Return the composite with alpha-beta (2, 1) for convolutions."""
-    return _composite(AlphaBeta(2.0, 1.0, epsilon), epsilon)
-
-
-def epsilon_alpha2_beta1_flat(epsilon=1e-6):
-    """Return `epsilon_alpha2_beta1` with the flat rule for the first layers."""
-    return _composite(AlphaBeta(2.0, 1.0, epsilon), epsilon, _flat(epsilon))
-
-
+# The first is that of the ExMap paper. Alpha-beta with 1 and 0 is z-plus.
 COMPOSITES = {
-    make.__name__: make
-    for make in (
-        epsilon_gamma,
-        epsilon_gamma_box,
-        epsilon_plus,
-        epsilon_plus_flat,
-        epsilon_alpha2_beta1,
-        epsilon_alpha2_beta1_flat,
-    )
+    "epsilon_gamma": lambda gamma=4.0, epsilon=1e-6: _composite(Gamma(gamma, epsilon), epsilon),
+    "epsilon_gamma_box": _epsilon_gamma_box,
+    "epsilon_plus": _alpha_beta(1.0, 0.0),
+    "epsilon_plus_flat": _alpha_beta(1.0, 0.0, flat=True),
+    "epsilon_alpha2_beta1": _alpha_beta(2.0, 1.0),
+    "epsilon_alpha2_beta1_flat": _alpha_beta(2.0, 1.0, flat=True),
 }
 
 

@@ -21,6 +21,29 @@ class PassOn(torch.autograd.Function):
         return result, None, None
 
 
+class ByFunction(torch.autograd.Function):
+    """A step whose backward pass is a function of the user: ``rule(inputs, output, relevance)``."""
+
+    @staticmethod
+    def forward(ctx, rule, name, output, *inputs):
+        ctx.rule, ctx.name, ctx.output, ctx.inputs = rule, name, output, [x.detach() for x in inputs]
+        return output
+
+    @staticmethod
+    def backward(ctx, coefficient):
+        found = ctx.rule(tuple(ctx.inputs), ctx.output, coefficient * away_from_zero(ctx.output))
+        found = [found] if isinstance(found, torch.Tensor) else list(found)
+        shapes, expected = ([tuple(values.shape) for values in tensors] for tensors in (found, ctx.inputs))
+        if shapes != expected:
+            raise ValueError(
+                f"The registered rule of {ctx.name} returned relevance of shapes {shapes}; its inputs that depend on "
+                f"the images have {expected}."
+            )
+        coefficients = [part / away_from_zero(x) for part, x in zip(found, ctx.inputs, strict=True)]
+        ctx.output = ctx.inputs = None
+        return None, None, None, *coefficients
+
+
 def any_ratio(output, x):
     """Return output / input, such that an input of zero passes its relevance on."""
     return away_from_zero(output).div_(away_from_zero(x))
@@ -29,8 +52,7 @@ def any_ratio(output, x):
 def ratio_zero_at_zero(output, x):
     """Return output / input of a function that maps 0 to 0, and 0 there; half the cost of `any_ratio`."""
     # In float16, the smallest normal number is too large to be negligible.
-    smallest = 2.0**-24 if x.dtype == torch.float16 else torch.finfo(x.dtype).tiny
-    return output / (x + smallest)
+    return output / (x + (2.0**-24 if x.dtype == torch.float16 else torch.finfo(x.dtype).tiny))
 
 
 class ShareEqually(torch.autograd.Function):

@@ -18,7 +18,7 @@ from skexmap.lrp._attention import multi_head_attention, scaled_dot_product_atte
 from skexmap.lrp._nodes import PassOn, ShareEqually, any_ratio, pass_pixels_on, ratio_zero_at_zero
 from skexmap.lrp._normalization import group_norm, instance_norm, layer_norm, rms_norm
 from skexmap.lrp._tags import Tag, tag_of
-from skexmap.lrp._weighted import apply_composite, apply_dense, batch_norm, convolution, dense
+from skexmap.lrp._weighted import DECLARE, apply_composite, apply_dense, batch_norm, convolution, dense
 
 
 def select(tracer, call, *, every_value=False):
@@ -110,7 +110,7 @@ def divide(tracer, call):
     """Divide by a constant, or by a value of the image (a norm, a deviation), which is treated as a constant."""
     left, right = call.args
     if call.kwargs.get("rounding_mode") is not None:
-        return tracer.refuse(call, "It rounds.")
+        return tracer.refuse(call, "It rounds, and so it has no gradient: divide without `rounding_mode`.")
     if tag_of(right) is None:
         return scale(tracer, call, 1 / right if isinstance(right, (int, float)) and right else None)
     if tag_of(left) is None:
@@ -210,7 +210,7 @@ def make_constant(tracer, call):
 
 def leave_torch(tracer, call):
     """Refuse what takes values out of torch or out of the graph."""
-    return tracer.refuse(call, "It takes values to where later operations cannot be followed.")
+    return tracer.refuse(call, "It takes values out of the graph: use torch functions on the tensor itself.")
 
 
 def drop_out(tracer, call):
@@ -229,7 +229,7 @@ def activation(tracer, call, *, gate=False, low=-math.inf, high=math.inf, ratio=
     x = call.args[0]
     tag = tag_of(x)
     if len(call.tags) > 1 or tag is None:
-        return tracer.refuse(call, "Its bounds or weights depend on the image.")
+        return tracer.refuse(call, f"Its bounds or weights depend on the image. {DECLARE}")
     if tracer.composite.carries_zero_inputs:
         ratio = any_ratio
     elif low == 0:

@@ -9,18 +9,24 @@ coefficient of its output and returns that of its input.
 
 import torch
 
-# Replaces smaller inputs when relevance is divided by its input. The multiplication at the image undoes the division
-# exactly, because this is a power of two. So pixels that are exactly zero keep their relevance (flat, z-box).
-TINY = 2.0**-60
+
+def tiny(dtype):
+    """Return what replaces smaller inputs when relevance is divided by its input."""
+    # The multiplication at the image undoes the division exactly, because these are powers of two. So pixels that are
+    # exactly zero keep their relevance (flat, z-box). float16 has no smaller normal number than 2^-14.
+    return 2.0**-14 if dtype == torch.float16 else 2.0**-60
 
 
 def away_from_zero(x):
-    """Return x with every entry of magnitude below `TINY` replaced by ``TINY`` with its sign (positive for zero)."""
-    return x.abs().clamp_(min=TINY).copysign_(x)
+    """Return x with smaller entries replaced by `tiny` with their sign (positive for zero)."""
+    return x.abs().clamp_(min=tiny(x.dtype)).copysign_(x)
 
 
 def stabilize(z, epsilon):
-    """Return ``z + epsilon * sign(z)``, where the sign of zero is positive."""
+    """Return ``z + epsilon * sign(z)``, where the sign of zero is positive; infinity for 0 without an epsilon."""
+    if not torch.tensor(epsilon, dtype=z.dtype):
+        # A share of nothing is nothing: what is divided by infinity is zero.
+        return z.masked_fill(z == 0, torch.inf)
     return torch.full_like(z, epsilon).copysign_(z).add_(z)
 
 
@@ -86,7 +92,7 @@ class Epsilon(Rule):
 
     def coefficient(self, layer, coefficient):
         share = coefficient * layer.output
-        share /= stabilize(layer.preactivation, max(self.epsilon, TINY))
+        share /= stabilize(layer.preactivation, self.epsilon)
         return layer.transpose(share, layer.weight)
 
 
@@ -121,31 +127,33 @@ class Gamma(Rule):
         self.epsilon = epsilon
 
     def coefficient(self, layer, coefficient):
+        # Divide before the coefficient comes in: the quotients are at most 1, so that they never overflow.
         half = self.gamma / 2
+        smallest = max(self.epsilon, tiny(layer.input.dtype))
         if layer.rectified and layer.input_nonnegative:
             # Put the stabilizer into the bias to save a pass over the feature map.
             weight, bias = layer.weights("plus", 1.0, self.gamma, shift=self.epsilon)
             # At least (1 + gamma) z + epsilon where z > 0; elsewhere the share is zero for any denominator.
-            denominator = layer.apply(layer.input, weight, bias).clamp_(min=max(self.epsilon, TINY))
+            denominator = layer.apply(layer.input, weight, bias).clamp_(min=smallest)
             # Work in place: new memory for a feature map costs more than the arithmetic on it.
-            share = torch.div(coefficient, denominator, out=denominator).mul_(layer.output)
+            share = torch.div(layer.output, denominator, out=denominator).mul_(coefficient)
             return layer.transpose(share, weight)
         signed_weight, _ = layer.weights("plus", 1 + half, 0.0)
-        absolute_weight, absolute_bias = layer.weights("absolute", half, shift=max(self.epsilon, TINY))
+        absolute_weight, absolute_bias = layer.weights("absolute", half, shift=smallest)
         absolute_input = layer.input if layer.input_nonnegative else layer.input.abs()
         denominator = layer.apply(absolute_input, absolute_weight, absolute_bias)
         z = layer.preactivation
         if layer.rectified:
             # Where z is negative, the output is zero, and so is the share.
             denominator.add_(z if z is layer.output else z.abs(), alpha=1 + half)
-            share = torch.div(coefficient, denominator, out=denominator).mul_(layer.output)
+            share = torch.div(layer.output, denominator, out=denominator).mul_(coefficient)
             signed, absolute = layer.transpose_two(share, signed_weight, absolute_weight)
         else:
             magnitude = z.abs()
             denominator.add_(magnitude, alpha=1 + half)
-            share = torch.div(coefficient, denominator, out=denominator)
-            signed = layer.transpose(magnitude.mul_(share), signed_weight)
-            absolute = layer.transpose(share.mul_(z), absolute_weight)
+            signed = layer.transpose(magnitude.div_(denominator).mul_(coefficient), signed_weight)
+            share = torch.div(z, denominator, out=denominator).mul_(coefficient)
+            absolute = layer.transpose(share, absolute_weight)
         if layer.input_nonnegative:
             return signed.add_(absolute)
         return signed.addcmul_(absolute, layer.input.sign())
@@ -153,6 +161,8 @@ class Gamma(Rule):
 
 class AlphaBeta(Rule):
     """LRP-alpha-beta: positive and negative contributions normalized separately (Bach et al. 2015, eq. 60).
+
+    With alpha 1 and beta 0 it is LRP-z-plus, the rule of deep Taylor decomposition (Montavon et al. 2017).
 
     Parameters
     ----------
@@ -179,22 +189,6 @@ class AlphaBeta(Rule):
         if self.beta:
             result = result + _part_coefficient(layer, relevance, "negative", -self.beta, self.epsilon)
         return result
-
-
-class ZPlus(AlphaBeta):
-    """LRP-z-plus: only positive contributions share the relevance (Montavon et al. 2017); alpha-beta with 1 and 0.
-
-    Parameters
-    ----------
-    epsilon : float, default=1e-6
-        Stabilizer of the denominator.
-    """
-
-    def __init__(self, epsilon=1e-6):
-        super().__init__(alpha=1.0, beta=0.0, epsilon=epsilon)
-
-    def __repr__(self):
-        return f"ZPlus(epsilon={self.epsilon!r})"
 
 
 def _part_coefficient(layer, relevance, part, factor, epsilon):
@@ -282,37 +276,3 @@ class Flat(Rule):
         ones = torch.ones_like(layer.weight)
         count = layer.apply(torch.ones_like(layer.input), ones, None)
         return layer.transpose(relevance / stabilize(count, self.epsilon), ones)
-
-
-class WSquare(Rule):
-    """LRP-w-square: relevance in proportion to the squared weights (Montavon et al. 2017, eq. 11).
-
-    Parameters
-    ----------
-    epsilon : float, default=1e-6
-        Stabilizer of the denominator.
-    """
-
-    def __init__(self, epsilon=1e-6):
-        self.epsilon = epsilon
-
-    def relevance(self, layer, relevance):
-        squared = layer.weight**2
-        total = layer.apply(torch.ones_like(layer.input), squared, None)
-        return layer.transpose(relevance / stabilize(total, self.epsilon), squared)
-
-
-class Pass(Rule):
-    """Pass the relevance of every output to the input at the same position: the rule of activations.
-
-    ReLU, dropout, flattening and reshaping always use it. A layer with weights can use it if its input and output have
-    the same shape.
-    """
-
-    def relevance(self, layer, relevance):
-        if layer.input.shape != layer.output.shape:
-            raise ValueError(
-                f"The rule Pass needs equal shapes, but '{layer.name}' maps {tuple(layer.input.shape[1:])} to "
-                f"{tuple(layer.output.shape[1:])}. Choose another rule for it."
-            )
-        return relevance

@@ -19,7 +19,16 @@ from skexmap.lrp._logits import find_logits, logits_in
 from skexmap.lrp._operations import RULES
 from skexmap.lrp._tags import Tag, tag_of, tensors_in
 
-_REMEDY = "pass a gradient method to HeatmapTransformer as a callable `attribution`."
+_REWRITE = "Rewrite that step with supported operations (skexmap.lrp.check_model lists all that are missing)."
+REMEDY = (
+    "If that is not possible, declare a rule for it with skexmap.lrp.register, or pass a gradient method to "
+    "HeatmapTransformer as a callable `attribution`."
+)
+# How to do without custom autograd Functions of well-known libraries.
+_WITHOUT = {
+    "SwishImplementation": "call `model.set_swish(memory_efficient=False)` on an EfficientNet first.",
+    "CheckpointFunction": "pass `use_reentrant=False` to torch.utils.checkpoint.",
+}
 
 
 class UnsupportedOperationError(NotImplementedError):
@@ -82,11 +91,10 @@ class Tracer(TorchFunctionMode):
         if not call.tags:
             return call.value()
         if call.kwargs.get("out") is not None:
-            return self.refuse(call, "It writes into a given tensor (`out=`).")
+            return self.refuse(call, "It writes into a given tensor: leave out `out=`.")
         if torch.is_autocast_enabled(call.tensors()[0].device.type):
-            return self.refuse(
-                call, 'It runs under `torch.autocast`: remove that, and pass `dtype="bfloat16"`.'
-            )
+            why = 'It runs under `torch.autocast`: remove that, and pass `dtype="bfloat16"` to HeatmapTransformer.'
+            return self.refuse(call, why)
         if torch.is_inference_mode_enabled():
             return self.refuse(call, "It runs in `torch.inference_mode()`: use `torch.no_grad()` there.")
         if call.name not in RULES:
@@ -152,11 +160,12 @@ class Tracer(TorchFunctionMode):
         """Raise an error that names the operation and its location (or record it, for a report)."""
         where = self.where()
         if self.notes is None:
-            message = f"The operation '{call.name}' has no relevance rule{where}. {why}".rstrip()
-            raise UnsupportedOperationError(
-                f"{message} Rewrite that step with supported operations (skexmap.lrp.check_model lists all that are "
-                f"missing), or {_REMEDY}"
+            what = (
+                f"cannot be followed{where}. {why}"
+                if why
+                else f"has no relevance rule{where}. {_REWRITE} {REMEDY}"
             )
+            raise UnsupportedOperationError(f"The operation '{call.name}' {what}")
         self.notes.append(Note(call.name, where=where, why=why))
         return self.tag_all(call.compute(), Tag())
 
@@ -165,15 +174,12 @@ class Tracer(TorchFunctionMode):
         tag = tag_of(tensor)
         if tensor.grad_fn is None if tag is None else tag.fits(tensor):
             return
-        changed = tag is not None and (tag.written_to(tensor) or tensor.grad_fn is None)
-        made_by = "an in-place operation" if changed else tensor.grad_fn.name()
+        name, why = _hidden_maker(tensor, tag)
         if self.notes is None:
             raise UnsupportedOperationError(
-                f"A tensor was made by {made_by}, which can't be intercepted, before it reached {reached}"
-                f"{self.where()}. Scripted, traced and compiled submodules and custom autograd Functions hide what "
-                f"they compute: use the original Python module, or {_REMEDY}"
+                f"A tensor was made or changed by {name}, before it reached {reached}{self.where()}. {why} {REMEDY}"
             )
-        self.notes.append(Note(made_by, where=self.where(), why="It can't be intercepted."))
+        self.notes.append(Note(name, where=self.where(), why=why))
         self.tag_all(tensor, Tag())
 
     def where(self):
@@ -188,3 +194,18 @@ class Tracer(TorchFunctionMode):
                 line = f" ({filename.rsplit('/', 1)[-1]}, line {frame.f_lineno})"
             frame = frame.f_back
         return module + line
+
+
+def _hidden_maker(tensor, tag):
+    """Return what made or changed a tensor unseen, and what to do about it."""
+    if tag is not None and (tag.written_to(tensor) or tensor.grad_fn is None):
+        return "an in-place operation that is not intercepted", "Write that step without it."
+    function = getattr(tensor.grad_fn, "_forward_cls", None)
+    if function is None:
+        why = "Scripted, traced and compiled modules hide what they compute: use the Python module."
+        return f"code that is not intercepted ({tensor.grad_fn.name()})", why
+    name = f"the autograd Function '{function.__name__}'"
+    if f"{function.__module__}.{function.__qualname__}" in RULES:
+        return name, "It is registered, but its `apply` was looked up before that: look it up in `forward`."
+    remedy = _WITHOUT.get(function.__name__, "write it with torch functions.")
+    return name, f"It hides what it computes: {remedy}"

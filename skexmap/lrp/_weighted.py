@@ -8,14 +8,15 @@ from skexmap.lrp._layers import BatchNorm, WeightedLayer
 from skexmap.lrp._nodes import ByRule, pass_pixels_on
 from skexmap.lrp._tags import Tag, tag_of
 
-WEIGHTS_DEPEND = "Its weights depend on the image."
+DECLARE = "Declare a rule for the module or function that calls it with skexmap.lrp.register."
+WEIGHTS_DEPEND = f"Its weights depend on the image. {DECLARE}"
 
 
 def apply_composite(tracer, call, x, layer, tag, description=None):
     """Make the layer's output a node whose backward pass is the composite's rule for the layer."""
     layer.rule = tracer.composite.rule_for(layer)
     if layer.rule is None:
-        tracer.refuse(call, f"The composite has no entry for it ({layer.operation}).")
+        tracer.refuse(call, f"The composite has no entry for it ({layer.operation}): end with (On(), rule).")
     output = ByRule.apply(x, layer)
     if layer.rule is not None:
         tracer.note(call.name, description or repr(layer.rule), output, layer)
@@ -43,7 +44,7 @@ def convolution(tracer, call):
     if len(call.tags) > 1 or tag_of(x) is None:
         return tracer.refuse(call, WEIGHTS_DEPEND)
     if x.ndim != weight.ndim:
-        return tracer.refuse(call, "It is given a single image without a batch dimension.")
+        return tracer.refuse(call, "It is given a single image: keep the batch dimension.")
     transposed = "transpose" in call.name
     names = ("stride", "padding", "dilation", "groups")
     if transposed:
@@ -88,7 +89,8 @@ def batch_norm(tracer, call):
     if norm.mean is None or norm.variance is None or call.argument(5, "training", False):
         return tracer.refuse(
             call,
-            "It uses the statistics of the batch, so that an image's map would depend on its companions.",
+            "It uses the statistics of the batch, so that an image's map would depend on its companions. Use running "
+            "statistics, and pass `training=self.training`.",
         )
     if len(call.tags) > 1:
         return tracer.refuse(call, WEIGHTS_DEPEND)

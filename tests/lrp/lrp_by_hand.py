@@ -69,11 +69,6 @@ def flat_rule(x, W, b, R, epsilon=EPSILON):
     return connected.T @ (R / stabilized(connected.sum(1), epsilon))
 
 
-def w_square_rule(x, W, b, R, epsilon=EPSILON):
-    """Share by squared weights: Montavon et al. 2017, eq. 11."""
-    return (W**2).T @ (R / stabilized((W**2).sum(1), epsilon))
-
-
 def normalized(x, groups, scale, shift, eps, centered=True):
     """AttnLRP: centering is linear, the deviation a constant, scale and shift an affine layer; x has shape (n,)."""
     rows = x.reshape(groups, -1)

@@ -132,24 +132,6 @@ def _with_matrix_products(net, x):
     return _join(net, torch.matmul(weights, value))
 
 
-def _with_einsum(net, x):
-    query, key, value = _split(net, x)
-    scores = torch.einsum("bhqd,bhkd->bhqk", query, key) / query.shape[-1] ** 0.5
-    return _join(net, torch.einsum("bhqk,bhkd->bhqd", F.softmax(scores, -1), value))
-
-
-def _with_the_sequence_first(net, x):
-    net.mha.batch_first = False
-    return net.head(net.mha(*[x.transpose(0, 1)] * 3, need_weights=False)[0].transpose(0, 1).flatten(1))
-
-
-def _with_added_matrix_products(net, x):
-    query, key, value = (part.flatten(0, 1) for part in _split(net, x))
-    nothing = torch.zeros(1, 3, 3)
-    scores = torch.baddbmm(nothing, query, key.transpose(1, 2), beta=0.5, alpha=query.shape[-1] ** -0.5)
-    return _join(net, torch.bmm(scores.softmax(-1), mat2=value).unflatten(0, (len(x), -1)))
-
-
 WAYS = [value for name, value in list(globals().items()) if name.startswith("_with")]
 
 

@@ -105,21 +105,6 @@ def test_values_joined_with_negative_constants_are_signed():
     close(explain(net, x[None])[0], back(R[:, :3]))
 
 
-def test_an_instance_norm_with_running_statistics_is_folded_like_a_batch_norm():
-    net = Net(
-        lambda net, x: net.head(F.relu(net.norm(net.conv(x))).flatten(1)),
-        conv=nn.Conv2d(2, 3, 2),
-        norm=norm(3),
-        head=nn.Linear(27, 2),
-    )
-    x = torch.randn(3, 2, 4, 4)
-    expected = explain(net, x)
-    instance_norm = nn.InstanceNorm2d(3, affine=True, track_running_stats=True)
-    instance_norm.load_state_dict(net.norm.state_dict())
-    net.norm = instance_norm
-    close(explain(net, x), expected)
-
-
 # --- Rules that give relevance to zeros ----------------------------------------------------------------------------
 
 
@@ -186,29 +171,6 @@ def test_a_relu_passes_on_what_flat_gives_to_its_zeros(behind):
 # --- Ways to write the same network --------------------------------------------------------------------------------
 
 
-def _written_with_modules(net, x):
-    y = nn.ReLU()(net.bn(net.conv(x)))
-    return net.head((net.again(y) + y).flatten(1))
-
-
-def _written_in_place(net, x):
-    relu = nn.ReLU(inplace=True)
-    y = relu(net.bn(net.conv(x)))
-    out = net.again(relu(y))
-    out += y
-    return net.head(torch.flatten(out, 1))
-
-
-def _written_with_functions(net, x):
-    y = F.conv2d(x, net.conv.weight, bias=net.conv.bias)
-    y = F.batch_norm(
-        y, net.bn.running_mean, net.bn.running_var, weight=net.bn.weight, bias=net.bn.bias, training=False
-    )
-    y = F.relu(input=y)
-    out = torch.add(input=F.conv2d(y, net.again.weight, net.again.bias), other=y)
-    return F.linear(out.reshape(len(x), -1), weight=net.head.weight, bias=net.head.bias)
-
-
 def _written_with_ignored_results(net, x):
     y = net.bn(net.conv(x))
     F.relu_(y)
@@ -224,17 +186,6 @@ def _written_with_sums_into_zeros(net, x):
     out += net.again(y)
     torch.Tensor.add_(out, y)
     return net.head(F.dropout(out.flatten(1), 0.5, net.training))
-
-
-def _written_with_matrices(net, x):
-    y = net.bn(net.conv(x)).clamp(min=0)
-    out = torch.stack([net.again(y), y]).sum(0)
-    return out.flatten(1) @ net.head.weight.T + net.head.bias
-
-
-def _written_with_a_named_matrix_product(net, x):
-    y = torch.where(input=net.bn(net.conv(x)).relu(), condition=torch.tensor(True), other=torch.tensor(0.0))
-    return torch.addmm(input=net.head.bias, mat1=(net.again(y) + y).flatten(1), mat2=net.head.weight.T)
 
 
 def _written_under_no_grad(net, x):
@@ -317,12 +268,3 @@ def test_a_one_logit_head_can_start_at_its_logit():
     for target, sign in ((0, -1), (1, 1)):
         expected = explain(net, x, target) * sign * net(x).numpy()
         close(explain(net, x, target, initial_relevance="logit"), expected)
-
-
-@pytest.mark.parametrize(
-    "wrap", [lambda z: (z, None), lambda z: [z], lambda z: {"logits": z}, lambda z: ((z, z), 1)]
-)
-def test_the_logits_are_the_first_of_what_a_model_returns(wrap):
-    body = nn.Linear(4, 2)
-    x = torch.randn(3, 4)
-    close(explain(Net(lambda net, x: wrap(net.body(x)), body=body), x), explain(nn.Sequential(body), x))

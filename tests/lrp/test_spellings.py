@@ -70,24 +70,6 @@ def affine(net, z):
 
 
 SPELLINGS = {
-    "negative factor": [
-        lambda net, y, z: y * -1.5,
-        lambda net, y, z: torch.multiply(y, -1.5),
-        lambda net, y, z: y.clone().multiply_(-1.5),
-        lambda net, y, z: torch.mul(other=torch.tensor(-1.5), input=y),
-        lambda net, y, z: -1.5 * y,
-        lambda net, y, z: -(y + y / 2),
-        lambda net, y, z: y / (-2 / 3),
-        lambda net, y, z: torch.divide(y, -2 / 3),
-        lambda net, y, z: torch.true_divide(y, torch.tensor(-2 / 3)),
-        lambda net, y, z: y.clone().div_(-2 / 3),
-    ],
-    "constant factor": [
-        lambda net, y, z: y * net.shift,
-        lambda net, y, z: y * net.shift.expand_as(y),
-        lambda net, y, z: torch.mul(net.shift.type_as(y), y),
-        lambda net, y, z: torch.addcmul(torch.zeros_like(y), y, net.shift),
-    ],
     "gate": [
         lambda net, y, z: y * pooled_gate(z),
         lambda net, y, z: y * pooled_gate(z).expand_as(y),
@@ -171,25 +153,6 @@ SPELLINGS = {
         lambda net, y, z: z / z.norm(dim=1, keepdim=True).clamp_min(1e-12),
         lambda net, y, z: z / torch.linalg.vector_norm(z, dim=1, keepdim=True).clamp(min=1e-12),
         lambda net, y, z: z * z.square().sum(1, keepdim=True).rsqrt(),
-    ],
-    "gated linear unit": [
-        lambda net, y, z: F.glu(z, 1),
-        lambda net, y, z: z[:, :2] * torch.sigmoid(z[:, 2:]),
-        lambda net, y, z: (halves := z.chunk(2, 1))[0] * halves[1].sigmoid(),
-    ],
-    "product": [
-        lambda net, y, z: y * z + y,
-        lambda net, y, z: torch.addcmul(y, y, z),
-        lambda net, y, z: y.addcmul(2 * y, z, value=0.5),
-        lambda net, y, z: y + torch.einsum("nchw,nchw->nchw", y, z),
-    ],
-    "matrix product": [
-        lambda net, y, z: y.matmul(z.transpose(2, 3)) + 1,
-        lambda net, y, z: torch.einsum("ncij,nckj->ncik", y, z) + 1,
-        lambda net, y, z: torch.baddbmm(
-            torch.ones(1, 1, 1), y.flatten(0, 1), z.flatten(0, 1).transpose(1, 2)
-        ).unflatten(0, (-1, 4)),
-        lambda net, y, z: (torch.bmm(y.flatten(0, 1), z.flatten(0, 1).mT) + 1).unflatten(0, (-1, 4)),
     ],
     "joined constants": [
         lambda net, y, z: torch.cat([y, net.shift.expand_as(y)], 1),
