@@ -22,12 +22,8 @@ from skexmap import (
 from skexmap._blocks import make_blocks
 from skexmap.cluster import cluster_stability
 from skexmap.exceptions import (
-    ConstantInputWarning,
-    ConstantPredictionWarning,
-    DisconnectedGraphWarning,
-    ErrorSetWarning,
-    IrreproducibleClustersWarning,
-    OneClusterWarning,
+    ClusteringWarning,
+    PredictionWarning,
     SkexmapWarning,
 )
 from skexmap.lrp import LRP
@@ -90,19 +86,19 @@ def retrain_on(clusters):
 
 
 def test_retraining_warns_of_one_cluster():
-    check_warning(OneClusterWarning, "All samples lie in one cluster.*Ask for more", retrain_on, 0 * Y)
-    check_warning(OneClusterWarning, "Each of 2 classes lies in one cluster", retrain_on, Y)
+    check_warning(ClusteringWarning, "All samples lie in one cluster.*Ask for more", retrain_on, 0 * Y)
+    check_warning(ClusteringWarning, "Each of 2 classes lies in one cluster", retrain_on, Y)
 
 
 def test_retraining_warns_of_a_class_in_one_cluster():
     words = r"1 of 2 classes \(\[0\]\) lie in one cluster.*Ask for more"
-    check_warning(OneClusterWarning, words, retrain_on, Y * HALVES)
+    check_warning(ClusteringWarning, words, retrain_on, Y * HALVES)
 
 
 def test_rows_of_no_cluster_do_not_count_as_a_second_cluster():
     clusters = np.where(Y == 0, 0, HALVES)
     clusters[np.flatnonzero(Y == 0)[:9]] = -1
-    check_warning(OneClusterWarning, r"\(\[0\]\) lie in one cluster", retrain_on, clusters)
+    check_warning(ClusteringWarning, r"\(\[0\]\) lie in one cluster", retrain_on, clusters)
 
 
 def test_two_clusters_in_each_class_are_not_warned_of():
@@ -112,30 +108,30 @@ def test_two_clusters_in_each_class_are_not_warned_of():
 def test_the_eigengap_warns_of_a_graph_in_more_pieces_than_max_clusters():
     rows = np.repeat(1000.0 * np.arange(13), 10)[:, None] + np.random.default_rng(0).random((130, 2))
     words = "13 connected components.*Raise `n_neighbors`"
-    check_warning(DisconnectedGraphWarning, words, EigengapSpectralClustering(n_neighbors=5).fit, rows)
+    check_warning(ClusteringWarning, words, EigengapSpectralClustering(n_neighbors=5).fit, rows)
 
 
 def test_the_eigengap_warns_of_identical_rows():
     words = "All 30 rows are identical"
-    check_warning(ConstantInputWarning, words, EigengapSpectralClustering().fit, np.ones((30, 3)))
+    check_warning(ClusteringWarning, words, EigengapSpectralClustering().fit, np.ones((30, 3)))
 
 
 def test_a_labeler_warns_of_k_means_clusters_of_noise():
     labeler = PseudoGroupLabeler(KMeans(8, n_init=1, random_state=0), merge_alpha=None)
-    check_warning(IrreproducibleClustersWarning, "Ask for fewer", labeler.fit, NOISE, np.arange(300) % 2)
+    check_warning(ClusteringWarning, "Ask for fewer", labeler.fit, NOISE, np.arange(300) % 2)
 
 
 def test_resampling_warns_of_clusters_of_noise():
     def resample():
         cluster_stability(EigengapSpectralClustering(), NOISE, n_resamples=3, random_state=0)
 
-    check_warning(IrreproducibleClustersWarning, "do not trust.*Ask for fewer", resample)
+    check_warning(ClusteringWarning, "do not trust.*Ask for fewer", resample)
 
 
 @pytest.mark.parametrize("answers, what", [(Y, "right"), (1 - Y, "wrong")], ids=["right", "wrong"])
 def test_jtt_warns_of_a_reference_model_without_errors_or_with_nothing_else(answers, what):
     jtt = JTTReweighter(reference_estimator=Answers(answers))
-    check_warning(ErrorSetWarning, f"gets all 80 training samples {what}", jtt.fit, EMBEDDING, Y)
+    check_warning(PredictionWarning, f"gets all 80 training samples {what}", jtt.fit, EMBEDDING, Y)
 
 
 @pytest.mark.parametrize("transformer", [HeatmapTransformer(size=4), EmbeddingTransformer()], ids=str)
@@ -144,14 +140,14 @@ def test_a_frozen_net_with_one_answer_is_warned_of(transformer, blind_net, image
     words = (
         r"The frozen model \(Sequential\) predicts the same class \(swan\) for all 60 .*weights were loaded"
     )
-    check_warning(ConstantPredictionWarning, words, transformer.fit_transform, *images)
+    check_warning(PredictionWarning, words, transformer.fit_transform, *images)
 
 
 def test_a_retrained_layer_with_one_answer_is_warned_of(exmap, images):
     strategy = DFRClassifier(C=1e-6, n_retrains=1, balance="reweight", min_group_size=1)
     y = np.r_[np.zeros(30, dtype=int), np.arange(30) % 2]
     words = "DFRClassifier predicts the same class.*Weaken the penalty"
-    check_warning(ConstantPredictionWarning, words, exmap.set_params(strategy=strategy).fit, images[0], y)
+    check_warning(PredictionWarning, words, exmap.set_params(strategy=strategy).fit, images[0], y)
 
 
 def test_every_warning_category_is_in_the_table_of_the_documentation():
@@ -167,7 +163,7 @@ def test_every_warning_category_is_in_the_table_of_the_documentation():
 class TestWhenTheFrozenNetIsWarnedOf:
     def messages(self, act, *args):
         caught = warnings_of(act, *args)
-        return [str(warning.message) for warning in caught if warning.category is ConstantPredictionWarning]
+        return [str(warning.message) for warning in caught if warning.category is PredictionWarning]
 
     def test_a_pipeline_and_the_classifier_warn_once(self, pipe, exmap, blind_net, images):
         for model in (pipe, exmap):

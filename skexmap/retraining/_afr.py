@@ -91,7 +91,7 @@ class AFRClassifier(LinearHead):
 
     Warns
     -----
-    ConstantPredictionWarning
+    PredictionWarning
         If one class is predicted for all samples.
 
     See Also

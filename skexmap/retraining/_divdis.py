@@ -106,7 +106,7 @@ class DivDisClassifier(LinearHead):
 
     Warns
     -----
-    ConstantPredictionWarning
+    PredictionWarning
         If one class is predicted for all samples.
 
     See Also

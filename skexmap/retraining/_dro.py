@@ -67,7 +67,7 @@ class GroupDROClassifier(LinearHead):
 
     Warns
     -----
-    ConstantPredictionWarning
+    PredictionWarning
         If one class is predicted for all samples.
 
     See Also
@@ -221,7 +221,7 @@ class CVaRDROClassifier(LinearHead):
 
     Warns
     -----
-    ConstantPredictionWarning
+    PredictionWarning
         If one class is predicted for all samples.
 
     See Also

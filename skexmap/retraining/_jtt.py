@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validat
 
 from skexmap._blocks import has_blocks
 from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context
-from skexmap.exceptions import ErrorSetWarning
+from skexmap.exceptions import PredictionWarning
 from skexmap.groups._diagnosis import warn_of_constant_predictions, without_constant_prediction_warnings
 from skexmap.retraining._erm import ERMClassifier
 from skexmap.retraining._inputs import read_classes, read_embedding
@@ -91,10 +91,9 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
 
     Warns
     -----
-    ErrorSetWarning
-        If stage one gets all samples right or all wrong: all samples then weigh the same.
-    ConstantPredictionWarning
-        If one of the two models predicts one class for all samples.
+    PredictionWarning
+        If stage one gets all samples right or all wrong: all samples then weigh the same. Also if one of the two
+        models predicts one class for all samples.
 
     See Also
     --------
@@ -215,7 +214,7 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         warnings.warn(
             f"{name} gets all {n_samples} training samples {answers}, so upweighting its errors changes nothing. "
             f"{remedy}",
-            ErrorSetWarning,
+            PredictionWarning,
             stacklevel=3,
         )
 

@@ -95,7 +95,7 @@ class LfFClassifier(LinearHead):
 
     Warns
     -----
-    ConstantPredictionWarning
+    PredictionWarning
         If one class is predicted for all samples.
 
     See Also

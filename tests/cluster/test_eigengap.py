@@ -23,7 +23,7 @@ from sklearn.pipeline import make_pipeline
 
 from skexmap._blocks import block_names, get_block, make_blocks
 from skexmap.cluster import EigengapSpectralClustering
-from skexmap.exceptions import ConstantInputWarning, DisconnectedGraphWarning
+from skexmap.exceptions import ClusteringWarning
 
 
 def blobs(n=300, centers=3, seed=0, **kwargs):
@@ -94,7 +94,7 @@ def test_one_cluster_is_an_answer_when_min_clusters_allows_it():
 
 def test_more_components_than_max_clusters_become_the_clusters_with_a_named_warning():
     X, y = blobs(n=260, centers=13, center_box=(-100, 100), cluster_std=0.1)
-    with pytest.warns(DisconnectedGraphWarning, match=r"13 connected components, more than max_clusters=10"):
+    with pytest.warns(ClusteringWarning, match=r"13 connected components, more than max_clusters=10"):
         clusterer = EigengapSpectralClustering(n_neighbors=10).fit(X)
     assert clusterer.n_clusters_ == 13
     assert clusterer.eigengap_margin_ == 0
@@ -114,7 +114,7 @@ def test_fewer_clusters_than_components_join_the_small_ones_to_the_nearest():
         [np.zeros((20, 2)), np.full((15, 2), 100.0), np.full((5, 2), 90.0), np.full((4, 2), 1.0)]
     )
     X += np.random.default_rng(0).random(X.shape) / 10
-    with pytest.warns(DisconnectedGraphWarning, match="more than n_clusters=2"):
+    with pytest.warns(ClusteringWarning, match="more than n_clusters=2"):
         clusterer = EigengapSpectralClustering(2, n_neighbors=4).fit(X)
     assert clusterer.labels_.tolist() == [0] * 20 + [1] * 20 + [0] * 4
     assert clusterer.n_clusters_ == 2
@@ -313,7 +313,7 @@ def test_a_fitted_clusterer_pickles():
 
 
 def test_one_repeated_point_is_one_cluster_with_a_named_warning():
-    with pytest.warns(ConstantInputWarning, match="All 30 rows are identical"):
+    with pytest.warns(ClusteringWarning, match="All 30 rows are identical"):
         clusterer = EigengapSpectralClustering().fit(np.ones((30, 4)))
     assert clusterer.n_clusters_ == 1
     assert (clusterer.labels_ == 0).all()

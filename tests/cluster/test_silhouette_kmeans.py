@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 
 from skexmap._blocks import make_blocks
 from skexmap.cluster import SilhouetteKMeans, _silhouette_kmeans
-from skexmap.exceptions import ConstantInputWarning
+from skexmap.exceptions import ClusteringWarning
 from skexmap.groups import PseudoGroupLabeler
 
 
@@ -83,7 +83,7 @@ def test_training_rows_keep_their_clusters_after_a_umap_in_the_labeler():
 
 
 def test_one_repeated_point_is_one_cluster_with_a_named_warning():
-    with pytest.warns(ConstantInputWarning, match="All 20 rows are identical"):
+    with pytest.warns(ClusteringWarning, match="All 20 rows are identical"):
         clusterer = SilhouetteKMeans().fit(np.ones((20, 3)))
     assert (clusterer.n_clusters_, clusterer.silhouettes_) == (1, {})
 

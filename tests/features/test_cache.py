@@ -148,7 +148,7 @@ def test_weights_that_stay_are_copied_once(images):
     assert replica_of(net, torch.device("cpu")) is first
 
 
-@pytest.mark.filterwarnings("ignore::skexmap.exceptions.ConstantPredictionWarning")
+@pytest.mark.filterwarnings("ignore::skexmap.exceptions.PredictionWarning")
 def test_a_pipeline_with_memory_shows_the_images_once(images, tmp_path):
     y = np.arange(10) % 2
     steps = [("maps", HeatmapTransformer(CountingNet(), size=4)), ("model", LogisticRegression())]

@@ -20,8 +20,8 @@ from skexmap import DFRClassifier
 from skexmap._blocks import get_block, make_blocks
 from skexmap.cluster import EigengapSpectralClustering
 from skexmap.exceptions import (
-    ConstantPredictionWarning,
-    IrreproducibleClustersWarning,
+    ClusteringWarning,
+    PredictionWarning,
 )
 from skexmap.groups import PseudoGroupLabeler
 
@@ -261,7 +261,7 @@ class TestOtherSeeds:
         clusterer = make_pipeline(StandardScaler(), KMeans(4, n_init=1, random_state=0))
         labeler = PseudoGroupLabeler(clusterer, scope="local", n_seed_checks=2, merge_alpha=None)
         with pytest.warns(
-            IrreproducibleClustersWarning,
+            ClusteringWarning,
             match=r"class 'ship' \(40 samples\) barely reproduce: under 2 other seeds",
         ):
             labeler.fit(X, y)
@@ -270,7 +270,7 @@ class TestOtherSeeds:
     def test_the_agreement_is_that_of_a_refit_under_another_seed(self):
         X = np.random.default_rng(0).standard_normal((200, 10))
         labeler = PseudoGroupLabeler(KMeans(8, n_init=1, random_state=5), merge_alpha=None)
-        with pytest.warns(IrreproducibleClustersWarning, match="KMeans finds"):
+        with pytest.warns(ClusteringWarning, match="KMeans finds"):
             labeler.fit(X, np.arange(200) % 2)
         seed = int(np.random.RandomState(0).randint(2**31 - 1, size=1)[0])
         other = KMeans(8, n_init=1, random_state=seed).fit_predict(X)
@@ -307,7 +307,7 @@ class TestOtherSeeds:
         axes = GaussianRandomProjection(5, random_state=0)
         neighbors = make_pipeline(axes, KNeighborsTransformer(n_neighbors=6))
         labeler = PseudoGroupLabeler(EigengapSpectralClustering(neighbors=neighbors), merge_alpha=None)
-        with pytest.warns(IrreproducibleClustersWarning, match="EigengapSpectralClustering finds"):
+        with pytest.warns(ClusteringWarning, match="EigengapSpectralClustering finds"):
             labeler.fit(X, np.arange(300) % 2)
         assert labeler.seed_agreements_[0] < 0.65
 
@@ -315,8 +315,8 @@ class TestOtherSeeds:
         X = np.random.default_rng(0).standard_normal((200, 10))
         labeler = PseudoGroupLabeler(KMeans(8, n_init=1, random_state=0), merge_alpha=None)
         with warnings.catch_warnings():
-            warnings.simplefilter("error", IrreproducibleClustersWarning)
-            with pytest.raises(IrreproducibleClustersWarning):
+            warnings.simplefilter("error", ClusteringWarning)
+            with pytest.raises(ClusteringWarning):
                 labeler.fit(X, np.arange(200) % 2)
 
 
@@ -537,7 +537,7 @@ class TestMerging:
         pipe = Pipeline([("clusterer", PseudoGroupLabeler(THREE)), ("dfr", dfr)])
         grid = {"clusterer__merge_alpha": [None, 0.01]}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConstantPredictionWarning)
+            warnings.simplefilter("ignore", PredictionWarning)
             search = GridSearchCV(pipe, grid, cv=2, refit=False).fit(blocks, y)
             assert np.isfinite(search.cv_results_["mean_test_score"]).all()
             for alpha, n_clusters in ((None, 3), (0.01, 2)):

@@ -10,7 +10,7 @@ from scipy.stats import fisher_exact
 from skexmap import DFRClassifier
 from skexmap._blocks import make_blocks
 from skexmap.cluster._cluster_labels import cluster_means
-from skexmap.exceptions import OneClusterWarning
+from skexmap.exceptions import ClusteringWarning
 from skexmap.groups import PseudoGroupLabeler
 from skexmap.groups._merging import merge_alike, p_value_alike
 
@@ -197,7 +197,7 @@ def test_one_cluster_left_is_warned_of_when_the_last_layer_is_retrained():
     blocks = make_blocks(embedding=X, heatmap=X, predicted=y)
     out = PseudoGroupLabeler(Given(np.arange(200) // 2 % 2), n_seed_checks=0).fit_transform(blocks, y)
     assert_array_equal(out["cluster"], 0)
-    with pytest.warns(OneClusterWarning):
+    with pytest.warns(ClusteringWarning):
         DFRClassifier(n_retrains=1, random_state=0).fit(out, y)
 
 

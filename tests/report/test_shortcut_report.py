@@ -20,7 +20,7 @@ from skexmap import (
     HeatmapTransformer,
     PseudoGroupLabeler,
 )
-from skexmap.exceptions import OneClusterWarning
+from skexmap.exceptions import ClusteringWarning
 from skexmap.report import ShortcutReport
 from skexmap.retraining import EIILLabeler
 
@@ -48,7 +48,7 @@ class TestVerdict:
         self, make_images, make_net, fit_classifier
     ):
         X, y, _ = make_images(300)
-        with pytest.warns(OneClusterWarning):
+        with pytest.warns(ClusteringWarning):
             classifier = fit_classifier(make_net(leans=False), X, y)
         report = ShortcutReport.from_estimator(classifier, X, y)
         assert report.verdict == "nothing to see here"
@@ -56,7 +56,7 @@ class TestVerdict:
 
     def test_few_images_are_not_enough_to_tell(self, make_images, make_net, fit_classifier):
         X, y, _ = make_images(16)
-        with pytest.warns(OneClusterWarning):
+        with pytest.warns(ClusteringWarning):
             classifier = fit_classifier(make_net(leans=True), X, y)
         report = ShortcutReport.from_estimator(classifier, X, y)
         assert report.verdict == "not enough images to tell"
@@ -185,7 +185,7 @@ class TestEstimators:
         assert report.verdict == "likely a shortcut"
 
     def test_environments_of_embeddings_are_reported_with_heatmaps(self, marked, fit_classifier):
-        with pytest.warns(OneClusterWarning):
+        with pytest.warns(ClusteringWarning):
             classifier = fit_classifier(marked.net, marked.X, marked.y, clusterer=EIILLabeler())
         report = ShortcutReport.from_estimator(classifier, marked.X, marked.y)
         assert sum(row["size"] for row in report.rows) == len(marked.y)
@@ -232,7 +232,7 @@ class TestChoices:
         before = classifier.strategy_
         classifier.labeler_.rename({0: "watermark"}).drop(1)
         kept = classifier.labeler_.cluster_labels_ == 0
-        with pytest.warns(OneClusterWarning):
+        with pytest.warns(ClusteringWarning):
             assert classifier.refit_strategy(marked.y) is classifier
         assert classifier.strategy_ is not before
         assert_array_equal(classifier.cluster_labels_ == 0, kept)
@@ -250,7 +250,7 @@ class TestChoices:
     def test_merging_all_clusters_makes_the_classes_the_groups(self, marked, fit_classifier):
         classifier = fit_classifier(marked.net, marked.X, marked.y)
         classifier.labeler_.merge([0, 1])
-        with pytest.warns(OneClusterWarning):
+        with pytest.warns(ClusteringWarning):
             classifier.refit_strategy(marked.y)
         assert set(classifier.group_labels_) == {0, 2}
 

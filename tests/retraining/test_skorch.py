@@ -50,7 +50,7 @@ def test_a_whole_network_is_trained_twice():
 
 
 # One epoch on a fold teaches the first net nothing.
-@pytest.mark.filterwarnings("ignore::skexmap.exceptions.ConstantPredictionWarning")
+@pytest.mark.filterwarnings("ignore::skexmap.exceptions.PredictionWarning")
 def test_the_upweighting_and_the_epochs_of_the_first_net_can_be_searched_over():
     images, y, _ = shortcut_images(300)
     jtt = JTTReweighter(classifier(), reference_estimator=classifier(lr=0.02))
