@@ -164,7 +164,7 @@ def run_seed(seed):
         rows[f"{name} | {shown}"] = [report.worst_group_accuracy, report.macro_mean]
         seconds = time.perf_counter() - start
         print(
-            f"seed {seed}, {seconds:.0f} s: {name}, {shown}: {min(accuracies):.3f}",
+            f"seed {seed}, {seconds:.0f} s: {name}, {shown}: {report.worst_group_accuracy:.3f}",
             file=sys.stderr,
             flush=True,
         )

@@ -161,7 +161,8 @@ def _check_sample_weight(sample_weight, n_samples):
     n_bad = int(np.sum(~np.isfinite(sample_weight) | (sample_weight < 0)))
     if n_bad:
         raise ValueError(f"{n_bad} of {n_samples} sample weights are negative, NaN or infinite.")
-    return sample_weight
+    # Only the ratios matter. Scaled by a power of two, which changes no digit, no square overflows or vanishes.
+    return np.ldexp(sample_weight, -np.frexp(sample_weight.max(initial=0))[1])
 
 
 def correct_predictions(y_true, y_pred):
@@ -199,6 +200,10 @@ def _weights_of(groups, weights):
     if wrong:
         raise ValueError(
             f"{len(wrong)} of {len(weights)} `weights` are negative, NaN or infinite: {wrong[:5]}."
+        )
+    if not any(weights.values()):
+        raise ValueError(
+            f"All {len(weights)} `weights` are 0. Give a group that is present a weight above 0."
         )
     unweighted = [label for label in groups.labels if label not in weights]
     if unweighted:
