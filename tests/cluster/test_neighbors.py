@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from sklearn.neighbors import NearestNeighbors
 
 from skexmap.cluster import _neighbors
 from skexmap.cluster._neighbors import TopK, augmented_block, first_repeats, float32_error, nearest_rows
@@ -30,17 +29,6 @@ def test_neighbors_are_those_of_the_full_distance_matrix(dtype, n, k):
     np.testing.assert_array_equal(nearest_rows(X, k), by_definition(X, k))
     Y = np.random.default_rng(1).standard_normal((90, 12)).astype(dtype)
     np.testing.assert_array_equal(nearest_rows(X, k, Y=Y), by_definition(X, k, Y))
-
-
-def test_neighbors_are_those_of_scikit_learn():
-    X = np.random.default_rng(0).standard_normal((1000, 60)).astype(np.float32)
-    theirs = NearestNeighbors(n_neighbors=8, algorithm="brute").fit(X).kneighbors(X, return_distance=False)
-    np.testing.assert_array_equal(nearest_rows(X, 8), theirs)
-
-
-def test_all_rows_being_neighbors_is_possible():
-    X = np.random.default_rng(0).standard_normal((70, 3))
-    np.testing.assert_array_equal(np.sort(nearest_rows(X, 70), axis=1), np.tile(np.arange(70), (70, 1)))
 
 
 def nasty_rows(kind):
