@@ -251,18 +251,6 @@ def test_with_weights_only_the_check_that_hashes_copies_of_the_net_needs_a_canon
     check_estimators_overwrite_params(cls.__name__, cls(LazyDoubleNet()))
 
 
-def test_the_check_with_a_canonical_hash_sees_a_fit_that_changes_a_weight(hash_nets_canonically):
-    class Meddler(HeatmapTransformer):
-        def fit(self, X, y=None):
-            with torch.no_grad():
-                self.model.scale += 1e-9
-            return super().fit(X, y)
-
-    hash_nets_canonically()
-    with pytest.raises(AssertionError, match="the parameter model from"):
-        check_estimators_overwrite_params("Meddler", Meddler(LazyDoubleNet()))
-
-
 def test_blocks_as_data_frames_pass_the_checks():
     """The structured arrays of `return_embedding=True` are not matrices; as data frames they are checked in full."""
     pytest.importorskip("pandas")
