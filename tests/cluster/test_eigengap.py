@@ -235,12 +235,6 @@ def test_blocks_come_out_as_the_columns_of_a_frame_and_frames_go_in(blocks, cont
         assert clusterer.transform(X).equals(out)
 
 
-def test_a_step_before_it_that_lacks_the_heatmap_block_is_named(blocks):
-    embedding_only = make_blocks(embedding=blocks["embedding"])
-    with pytest.raises(ValueError, match=r"EigengapSpectralClustering needs the block 'heatmap'"):
-        EigengapSpectralClustering().fit(embedding_only)
-
-
 def test_blocks_in_a_memory_map_are_clustered_like_those_in_memory(blocks, tmp_path):
     np.save(tmp_path / "blocks.npy", blocks)
     mapped = np.load(tmp_path / "blocks.npy", mmap_mode="r")
@@ -252,14 +246,6 @@ def test_two_repeated_points_are_two_clusters():
     X = np.repeat([[0.0, 0.0], [1.0, 1.0]], [40, 20], axis=0)
     labels = EigengapSpectralClustering().fit_predict(X)
     assert labels.tolist() == [0] * 40 + [1] * 20
-
-
-def test_constant_rows_are_rows_like_any_other():
-    # Heatmaps that are zero everywhere, or one value everywhere, among ordinary ones.
-    X, _ = two_moons_bridge(300)
-    X[:3], X[3:5] = 0.0, 2.0
-    clusterer = EigengapSpectralClustering().fit(X)
-    assert len(set(clusterer.labels_[:3])) == len(set(clusterer.labels_[3:5])) == 1
 
 
 X_GOOD = np.random.default_rng(0).standard_normal((30, 3))
