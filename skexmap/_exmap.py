@@ -372,7 +372,8 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         -------
         y : ndarray of shape (n_samples,)
         """
-        return self.strategy_.predict(self._embed(X))
+        embeddings = self._embed(X)
+        return self.strategy_.predict(embeddings)
 
     @available_if(_strategy_has("predict_proba"))
     def predict_proba(self, X):
@@ -386,7 +387,8 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         -------
         probabilities : ndarray of shape (n_samples, n_classes)
         """
-        return self.strategy_.predict_proba(self._embed(X))
+        embeddings = self._embed(X)
+        return self.strategy_.predict_proba(embeddings)
 
     @available_if(_strategy_has("decision_function"))
     def decision_function(self, X):
@@ -400,7 +402,8 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         -------
         scores : ndarray of shape (n_samples,) or (n_samples, n_classes)
         """
-        return self.strategy_.decision_function(self._embed(X))
+        embeddings = self._embed(X)
+        return self.strategy_.decision_function(embeddings)
 
     def set_params(self, **params):
         """Set parameters, also of steps that are None.
