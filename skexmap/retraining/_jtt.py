@@ -1,6 +1,5 @@
 """Just train twice: upweight what a first model gets wrong, train again."""
 
-import warnings
 from numbers import Real
 
 import numpy as np
@@ -9,7 +8,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
 from skexmap._blocks import has_blocks
-from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context
+from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context, warn
 from skexmap.exceptions import PredictionWarning
 from skexmap.groups._diagnosis import warn_of_constant_predictions, without_constant_prediction_warnings
 from skexmap.retraining._erm import ERMClassifier
@@ -211,11 +210,10 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
             answers, remedy = "wrong", "Strengthen `reference_estimator`."
         else:
             return
-        warnings.warn(
+        warn(
             f"{name} gets all {n_samples} training samples {answers}, so upweighting its errors changes nothing. "
             f"{remedy}",
             PredictionWarning,
-            stacklevel=3,
         )
 
     @property

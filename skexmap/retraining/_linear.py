@@ -86,7 +86,7 @@ class LinearHead(ClassifierMixin, BaseEstimator):
         if len(np.unique(class_codes[fitted])) > 1:
             scores = embedding[fitted] @ self.coef_.T + self.intercept_
             predicted = self.classes_[predict_codes(scores)]
-            warn_of_constant_predictions(predicted, type(self).__name__, remedy, stacklevel=5)
+            warn_of_constant_predictions(predicted, type(self).__name__, remedy)
 
 
 def predict_codes(scores):
