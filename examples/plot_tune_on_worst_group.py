@@ -32,7 +32,7 @@ from sklearn.model_selection import (
 
 from skexmap import HeatmapTransformer
 from skexmap.datasets import make_colored_digits
-from skexmap.exceptions import ConstantPredictionWarning
+from skexmap.exceptions import PredictionWarning
 from skexmap.groups import PseudoGroupLabeler
 from skexmap.metrics import make_worst_pseudo_group_scorer, worst_group_accuracy
 from skexmap.retraining import DFRClassifier, DFRClassifierCV
@@ -79,7 +79,7 @@ X_test = heatmaps.transform(digits.test.data)
 
 Cs = [1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01]
 # The strongest penalties leave no coefficient on a fold; their scores say so.
-warnings.simplefilter("ignore", ConstantPredictionWarning)
+warnings.simplefilter("ignore", PredictionWarning)
 head = DFRClassifier(n_retrains=5, random_state=0)
 scorer = make_worst_pseudo_group_scorer("precomputed")
 folds = StratifiedKFold(5, shuffle=True, random_state=0)

@@ -25,6 +25,11 @@ _ORIGINS = {
 _COLUMN = re.compile(rf"^({'|'.join(BLOCK_NAMES)})_\d+$")
 
 
+def detached(X):
+    """Return X; a tensor that is still in a graph of gradients is taken out of it."""
+    return X.detach().cpu() if getattr(X, "requires_grad", False) else X
+
+
 def make_blocks(**blocks):
     """Join named arrays of equal length into one structured array."""
     blocks = {name: np.asarray(values) for name, values in blocks.items()}

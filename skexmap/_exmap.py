@@ -16,7 +16,6 @@ from skexmap._validation import (
     codes_of_known_classes,
     parameters_named,
     seed_parts,
-    validate_params,
 )
 from skexmap.cluster import EigengapSpectralClustering
 from skexmap.features import EmbeddingTransformer, HeatmapTransformer
@@ -36,20 +35,8 @@ RECIPES = {
     "default": {},
     "published": {"evidence": "signed", "merge_alpha": None, "tuning": "published"},
 }
-# What `make_exmap_pipeline` and `ExMapClassifier` accept.
-CONSTRAINTS = {
-    "model": "no_validation",
-    "heatmaps": [HeatmapTransformer, None],
-    "clusterer": [HasMethods(["fit"]), None],
-    "scope": [StrOptions({"global", "local"})],
-    "strategy": [HasMethods(["fit", "predict"]), None],
-    "classes": ["array-like", None],
-    "recipe": [StrOptions(set(RECIPES))],
-    "random_state": ["random_state"],
-}
 
 
-@validate_params(CONSTRAINTS, prefer_skip_nested_validation=False)
 def make_exmap_pipeline(
     model,
     *,
@@ -66,27 +53,11 @@ def make_exmap_pipeline(
 
     Parameters
     ----------
-    model : torch.nn.Module
-        Trained classifier; it is never changed.
-    heatmaps : HeatmapTransformer or None, default=None
-        How to explain. A clone gets `model` and ``return_embedding=True``. If None, `HeatmapTransformer` with defaults.
-    clusterer : clusterer or None, default=None
-        How to cluster the heatmaps. It is wrapped in a `PseudoGroupLabeler` unless it is a `PseudoGroupLabeler` or an
-        `EIILLabeler`. If None, ``PseudoGroupLabeler(EigengapSpectralClustering())``.
-    scope : {"global", "local"}, default="global"
-        Whether to cluster all heatmaps at once (G-ExMap) or those of each class separately (L-ExMap). ``"local"`` also
-        holds for a `PseudoGroupLabeler` in `clusterer`.
-    strategy : classifier or None, default=None
-        How to retrain; if None, `DFRClassifierCV`.
-    classes : array-like of shape (n_logits,) or None, default=None
-        Class of each logit (two classes for one logit), for the transformer. If None, it finds them out itself.
-    recipe : {"default", "published"}, default="default"
-        ``"default"`` does not change the steps. ``"published"`` is the paper's method: it sets ``evidence="signed"``,
-        ``merge_alpha=None`` and ``tuning="published"`` in every step that has the parameter.
+    model, heatmaps, clusterer, scope, strategy, classes, recipe, random_state
+        As in `ExMapClassifier`.
     memory : str, joblib.Memory or None, default=None
-        Caches fitted steps, as in `sklearn.pipeline.Pipeline`.
-    random_state : int, RandomState instance or None, default=None
-        Seeds the steps whose `random_state` is None.
+        Caches fitted steps, as in `sklearn.pipeline.Pipeline`. The heatmaps of images that are only predicted are not
+        cached by it: for these, pass ``heatmaps=HeatmapTransformer(memory=...)``, which caches each image.
 
     Returns
     -------
@@ -101,6 +72,13 @@ def make_exmap_pipeline(
     See Also
     --------
     ExMapClassifier : The same method in one estimator, whose `predict` computes no heatmaps.
+
+    Notes
+    -----
+    The heatmap step returns a structured array with the blocks ``embedding``, ``heatmap`` and ``predicted``. In a
+    pipeline of your own, scikit-learn's estimators cannot read it: "Cannot cast array data from dtype" means that one
+    of them stands where a `PseudoGroupLabeler` around it, or a classifier of `skexmap.retraining`, is needed
+    (`ERMClassifier` is the logistic regression among them).
 
     Examples
     --------
@@ -117,8 +95,19 @@ def make_exmap_pipeline(
     >>> pipe.fit(X, y).predict(X).shape
     (300,)
     """
-    steps = _steps(model, heatmaps, clusterer, scope, strategy, classes, recipe, random_state)
-    return Pipeline(list(zip(("heatmaps", "clusterer", "strategy"), steps, strict=True)), memory=memory)
+    classifier = ExMapClassifier(
+        model,
+        heatmaps=heatmaps,
+        clusterer=clusterer,
+        scope=scope,
+        strategy=strategy,
+        classes=classes,
+        recipe=recipe,
+        random_state=random_state,
+    )
+    classifier._validate_params()
+    steps = zip(("heatmaps", "clusterer", "strategy"), classifier._steps(), strict=True)
+    return Pipeline(list(steps), memory=memory)
 
 
 def _strategy_has(method):
@@ -227,7 +216,17 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
     # Group labels that are passed to a search go to its scorer, not to `fit`, unless the user requests it.
     __metadata_request__fit = {"group_labels": False}
 
-    _parameter_constraints = {**CONSTRAINTS, "keep_heatmaps": ["boolean"]}
+    _parameter_constraints: dict = {
+        "model": "no_validation",
+        "heatmaps": [HeatmapTransformer, None],
+        "clusterer": [HasMethods(["fit"]), None],
+        "scope": [StrOptions({"global", "local"})],
+        "strategy": [HasMethods(["fit", "predict"]), None],
+        "classes": ["array-like", None],
+        "recipe": [StrOptions(set(RECIPES))],
+        "keep_heatmaps": ["boolean"],
+        "random_state": ["random_state"],
+    }
 
     def __init__(
         self,
@@ -272,16 +271,7 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         # Validate y first, because computing heatmaps is expensive.
         self.classes_, class_codes = read_classes(self, y, _num_samples(X))
         y = self.classes_[class_codes]
-        heatmaps, labeler, strategy = _steps(
-            self.model,
-            self.heatmaps,
-            self.clusterer,
-            self.scope,
-            self.strategy,
-            self.classes,
-            self.recipe,
-            self.random_state,
-        )
+        heatmaps, labeler, strategy = self._steps()
         # If no heatmaps are computed, nothing else validates these parameters.
         heatmaps._validate_params()
         # Drop attributes of a previous fit that this one will not set.
@@ -313,8 +303,7 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(self.transformer_, name):
                 setattr(self, name, getattr(self.transformer_, name))
-        predicted = self.strategy_.predict(self.embeddings_)
-        self.report_ = group_report(y, predicted, group_labels=self.group_labels_)
+        self.report_ = self._report(y)
         return self
 
     def refit_strategy(self, y):
@@ -344,8 +333,7 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         blocks = make_blocks(**{EMBEDDING: self.embeddings_, CLUSTER: clusters})
         self.strategy_ = _fit_strategy(clone(self.strategy_), blocks, y)
         self.cluster_labels_, self.group_labels_ = clusters, self.labeler_.group_labels_
-        predicted = self.strategy_.predict(self.embeddings_)
-        self.report_ = group_report(y, predicted, group_labels=self.group_labels_)
+        self.report_ = self._report(y)
         return self
 
     def predict_groups(self, X, y):
@@ -436,31 +424,34 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
                 params[step] = clone(DEFAULT_STEPS[step])
         return super().set_params(**params)
 
+    def _steps(self):
+        """Return the unfitted transformer, labeler and strategy."""
+        heatmaps, labeler, strategy = (
+            clone(default if getattr(self, step) is None else getattr(self, step))
+            for step, default in DEFAULT_STEPS.items()
+        )
+        heatmaps.set_params(model=self.model, return_embedding=True).set_output(transform="default")
+        if self.classes is not None:
+            heatmaps.set_params(classes=self.classes)
+        if not isinstance(labeler, PseudoGroupLabeler | EIILLabeler):
+            labeler = PseudoGroupLabeler(labeler)
+        if self.scope == "local":
+            labeler.set_params(scope="local")
+        if isinstance(labeler, PseudoGroupLabeler) and labeler.clusterer is None:
+            labeler.set_params(clusterer=EigengapSpectralClustering())
+        for part in (heatmaps, labeler, strategy):
+            for name, value in RECIPES[self.recipe].items():
+                part.set_params(**dict.fromkeys(parameters_named(part, name), value))
+        seed_parts(self.random_state, labeler, strategy)
+        return heatmaps, labeler, strategy
+
     def _embed(self, X):
         check_is_fitted(self)
         return _embeddings_like(self.transformer_, fitted=True).transform(X)
 
-
-def _steps(model, heatmaps, clusterer, scope, strategy, classes, recipe, random_state):
-    """Return the unfitted transformer, labeler and strategy of the pipeline and of the classifier."""
-    given = {"heatmaps": heatmaps, "clusterer": clusterer, "strategy": strategy}
-    heatmaps, labeler, strategy = (
-        clone(DEFAULT_STEPS[name] if step is None else step) for name, step in given.items()
-    )
-    heatmaps.set_params(model=model, return_embedding=True).set_output(transform="default")
-    if classes is not None:
-        heatmaps.set_params(classes=classes)
-    if not isinstance(labeler, PseudoGroupLabeler | EIILLabeler):
-        labeler = PseudoGroupLabeler(labeler)
-    if scope == "local":
-        labeler.set_params(scope="local")
-    if isinstance(labeler, PseudoGroupLabeler) and labeler.clusterer is None:
-        labeler.set_params(clusterer=EigengapSpectralClustering())
-    for part in (heatmaps, labeler, strategy):
-        for name, value in RECIPES[recipe].items():
-            part.set_params(**dict.fromkeys(parameters_named(part, name), value))
-    seed_parts(random_state, labeler, strategy)
-    return heatmaps, labeler, strategy
+    def _report(self, y):
+        predicted = self.strategy_.predict(self.embeddings_)
+        return group_report(y, predicted, group_labels=self.group_labels_)
 
 
 def _embeddings_like(transformer, *, fitted=False, **params):

@@ -1,5 +1,8 @@
 """Input checks. Private imports from scikit-learn and differences between its versions belong here."""
 
+import sys
+import warnings
+
 import numpy as np
 import sklearn
 from sklearn.base import _fit_context
@@ -23,9 +26,20 @@ __all__ = [
     "parameters_named",
     "seed_parts",
     "validate_params",
+    "warn",
 ]
 
+# Packages that call each other on the way from a user's line to a warning.
+_CALLERS = {"contextlib", "joblib", "sklearn", "skexmap", "torch"}
 _SKLEARN_VERSION = parse_version(parse_version(sklearn.__version__).base_version)
+
+
+def warn(message, category):
+    """Warn at the line of the user's code from which the call came."""
+    level, frame = 1, sys._getframe()
+    while frame and frame.f_globals.get("__name__", "").partition(".")[0] in _CALLERS:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
 
 
 def check_group_labels(group_labels, n_samples, *, name="group_labels"):

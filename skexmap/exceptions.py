@@ -1,48 +1,26 @@
-"""The warnings of skexmap, so that they can be filtered one by one, and an error with more to it than a message."""
+"""The warnings of skexmap, by subject, and an error that lists images."""
 
-__all__ = [
-    "ConstantInputWarning",
-    "ConstantPredictionWarning",
-    "DisconnectedGraphWarning",
-    "ErrorSetWarning",
-    "InaccurateModelWarning",
-    "IrreproducibleClustersWarning",
-    "OneClusterWarning",
-    "SkexmapWarning",
-    "UnreadableImagesError",
-]
+__all__ = ["ClusteringWarning", "PredictionWarning", "SkexmapWarning", "UnreadableImagesError"]
 
 
 class SkexmapWarning(UserWarning):
     """Base class of every warning of skexmap."""
 
 
-class ErrorSetWarning(SkexmapWarning):
-    """The reference model of JTT gets all samples right, or all wrong: upweighting its errors changes nothing."""
+class ClusteringWarning(SkexmapWarning):
+    """The clusters are implausible.
+
+    All rows are identical, the neighbor graph has more components than clusters were allowed, the clusters are not
+    found again, or classes lie in one cluster each.
+    """
 
 
-class DisconnectedGraphWarning(SkexmapWarning):
-    """The neighbor graph has more connected components than clusters were allowed."""
+class PredictionWarning(SkexmapWarning):
+    """The predictions of a model are implausible.
 
-
-class IrreproducibleClustersWarning(SkexmapWarning):
-    """The clusters are barely found again: under another seed, or in `cluster_stability` on other samples."""
-
-
-class ConstantInputWarning(SkexmapWarning):
-    """All rows are identical, so that there is one cluster whatever was asked for."""
-
-
-class OneClusterWarning(SkexmapWarning):
-    """Classes lie in one cluster each: such a class is one pseudo-group, and a shortcut inside it stays hidden."""
-
-
-class ConstantPredictionWarning(SkexmapWarning):
-    """The frozen net, or the retrained last layer, gives the same answer for every sample."""
-
-
-class InaccurateModelWarning(SkexmapWarning):
-    """The frozen net is less accurate than the most frequent class alone: its logits may stand for other classes."""
+    The frozen net or the retrained last layer gives the same answer for every sample, the frozen net is less accurate
+    than the most frequent class alone, or the reference model of JTT has no errors, or nothing but errors.
+    """
 
 
 class UnreadableImagesError(ValueError):

@@ -38,7 +38,7 @@ from skexmap import (
 )
 from skexmap._torch import freeze_for_pickle
 from skexmap.cluster import SilhouetteKMeans
-from skexmap.exceptions import InaccurateModelWarning
+from skexmap.exceptions import PredictionWarning
 from skexmap.lrp import LRP
 
 
@@ -233,7 +233,7 @@ def failed_checks(estimator):
     """Run all checks of an estimator, and return the names and messages of those that fail."""
     with warnings.catch_warnings():
         # The nets are not trained on the labels of the checks.
-        warnings.simplefilter("ignore", InaccurateModelWarning)
+        warnings.simplefilter("ignore", PredictionWarning)
         results = check_estimator(estimator, on_fail=None, on_skip=None)
     assert len(results) >= 44
     assert {r["check_name"] for r in results if r["status"] == "skipped"} <= {"check_array_api_input"}
@@ -249,18 +249,6 @@ def test_with_weights_only_the_check_that_hashes_copies_of_the_net_needs_a_canon
     assert "the parameter model from" in failed["check_estimators_overwrite_params"]
     hash_nets_canonically()
     check_estimators_overwrite_params(cls.__name__, cls(LazyDoubleNet()))
-
-
-def test_the_check_with_a_canonical_hash_sees_a_fit_that_changes_a_weight(hash_nets_canonically):
-    class Meddler(HeatmapTransformer):
-        def fit(self, X, y=None):
-            with torch.no_grad():
-                self.model.scale += 1e-9
-            return super().fit(X, y)
-
-    hash_nets_canonically()
-    with pytest.raises(AssertionError, match="the parameter model from"):
-        check_estimators_overwrite_params("Meddler", Meddler(LazyDoubleNet()))
 
 
 def test_blocks_as_data_frames_pass_the_checks():

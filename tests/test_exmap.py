@@ -12,7 +12,6 @@ from sklearn.model_selection import GridSearchCV
 
 from skexmap import (
     DFRClassifier,
-    DFRClassifierCV,
     EmbeddingTransformer,
     ExMapClassifier,
     HeatmapTransformer,
@@ -228,11 +227,6 @@ class TestSteps:
     def test_environments_have_no_scope(self, exmap, images):
         with pytest.raises(ValueError, match="Invalid parameter 'scope' for estimator EIILLabeler"):
             exmap.set_params(clusterer=EIILLabeler(), scope="local").fit(*images)
-
-    def test_the_default_strategy_chooses_its_penalty(self, exmap, make_images):
-        exmap.set_params(strategy=None, random_state=0).fit(*make_images(180))
-        assert isinstance(exmap.strategy_, DFRClassifierCV)
-        assert exmap.strategy_.C_ in exmap.strategy_.Cs_
 
     @pytest.mark.parametrize(
         "strategy, grid",

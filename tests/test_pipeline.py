@@ -9,11 +9,9 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
-from sklearn.cluster import KMeans
 from sklearn.model_selection import GridSearchCV, cross_val_score
-from sklearn.pipeline import Pipeline
 
-from skexmap import EigengapSpectralClustering, HeatmapTransformer
+from skexmap import EigengapSpectralClustering
 from skexmap._torch import TensorState
 from skexmap.features._base import N_TRIAL_IMAGES as N_TRIAL
 
@@ -28,11 +26,6 @@ def test_an_error_names_the_missing_return_embedding(merge_alpha, pipe, images):
     pipe.set_params(heatmaps__return_embedding=False, clusterer__merge_alpha=merge_alpha)
     with pytest.raises(ValueError, match="return_embedding=True"):
         pipe.fit(*images)
-
-
-def test_a_clusterer_of_scikit_learn_takes_plain_heatmaps(net, images):
-    steps = [("heatmaps", HeatmapTransformer(net)), ("clusterer", KMeans(2, n_init=1))]
-    assert set(Pipeline(steps).fit_predict(images[0])) == {0, 1}
 
 
 class TestCopies:
@@ -98,14 +91,6 @@ class TestMemory:
         passes.clear()
         search.predict(images[0])
         assert sum(passes) == (0 if caches else 60)
-
-    def test_a_search_on_the_blocks_needs_no_cache(self, pipe, images, passes):
-        X, y = images
-        blocks = pipe[:-1].fit_transform(X, y)
-        assert sum(passes) == 60 + N_TRIAL
-        passes.clear()
-        GridSearchCV(pipe["dfr"], {"C": [1.0, 0.1]}, cv=3).fit(blocks, y)
-        assert passes == []
 
 
 class TestEqualResults:

@@ -36,7 +36,7 @@ from skexmap import (
 )
 from skexmap.datasets import ImageNetTransform, load_colored_mnist, load_image_folder
 from skexmap.lrp import check_model
-from skexmap.metrics import group_accuracies
+from skexmap.metrics import group_report
 from skexmap.retraining import ERMClassifier
 
 STAGES = []
@@ -175,9 +175,9 @@ def main():
             "ExMap (pseudo-groups)": dfr,
             "DFR, true groups": by_truth,
         }.items():
-            groups = group_accuracies(test.target, model.predict(embeddings), group_labels=test.group_labels)
-            shown = "".join(f"{groups[g]:20.3f}" for g in range(4))
-            print(f"{name:28}{min(groups.values()):8.3f}{np.mean(list(groups.values())):8.3f}{shown}")
+            report = group_report(test.target, model.predict(embeddings), group_labels=test.group_labels)
+            shown = "".join(f"{accuracy:20.3f}" for accuracy in report.accuracies)
+            print(f"{name:28}{report.worst_group_accuracy:8.3f}{report.macro_mean:8.3f}{shown}")
 
         with stage("export, and its check on the test files"):
             exported = export_model(pipe)

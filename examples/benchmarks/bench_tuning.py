@@ -13,7 +13,7 @@ import warnings
 
 import numpy as np
 
-from skexmap.exceptions import ConstantPredictionWarning
+from skexmap.exceptions import PredictionWarning
 from skexmap.retraining import DFRClassifierCV
 
 GROUP_SIZES = (2400, 250, 250, 2400)  # group = 2 * class + shortcut
@@ -53,7 +53,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=20, help="number of seeds")
     options = parser.parse_args()
     # The table counts them.
-    warnings.simplefilter("ignore", ConstantPredictionWarning)
+    warnings.simplefilter("ignore", PredictionWarning)
     print(
         "| sliver | `min_group_size` | published: all zero | worst group | stratified: all zero | worst group |"
     )

@@ -38,7 +38,7 @@ from paper.files import replaced
 
 from skexmap import EmbeddingTransformer, HeatmapTransformer
 from skexmap.exceptions import SkexmapWarning
-from skexmap.metrics import group_accuracies, mean_accuracy, shortcut_gaps
+from skexmap.metrics import group_report, mean_accuracy, shortcut_gaps
 from skexmap.retraining import ERMClassifier
 
 FIGURES = "figures.json"
@@ -265,10 +265,13 @@ def features(setting, net, seed, folder, record):
 def figures(predicted, split, shares, setting):
     """Return the accuracies of a test."""
     y, groups = split.target, split.group_labels
-    accuracies = group_accuracies(y, predicted, group_labels=groups)
+    report = group_report(y, predicted, group_labels=groups)
     result = {
-        "groups": {str(g): [float(a), int((groups == g).sum())] for g, a in accuracies.items()},
-        "worst": float(min(accuracies.values())),
+        "groups": {
+            str(g): [float(accuracy), int(size)]
+            for g, accuracy, size in zip(report.groups, report.accuracies, report.sizes, strict=True)
+        },
+        "worst": report.worst_group_accuracy,
         "mean": float(mean_accuracy(y, predicted, group_labels=groups, weights=shares)),
     }
     if setting.shortcuts:

@@ -2,6 +2,6 @@
 
 from skexmap.cluster._eigengap import EigengapSpectralClustering
 from skexmap.cluster._silhouette_kmeans import SilhouetteKMeans
-from skexmap.cluster._stability import ClusterStability, cluster_stability
+from skexmap.cluster._stability import cluster_stability
 
-__all__ = ["ClusterStability", "EigengapSpectralClustering", "SilhouetteKMeans", "cluster_stability"]
+__all__ = ["EigengapSpectralClustering", "SilhouetteKMeans", "cluster_stability"]

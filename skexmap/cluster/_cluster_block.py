@@ -1,12 +1,15 @@
 """The block that a clusterer reads, and the block ``cluster`` that replaces it."""
 
 import numpy as np
+from sklearn.base import TransformerMixin
+from sklearn.utils.validation import check_is_fitted
 
 from skexmap._blocks import (
     CLUSTER,
     HEATMAP,
     block_columns,
     blocks_to_columns,
+    detached,
     get_block,
     has_blocks,
     replace_block,
@@ -17,10 +20,58 @@ from skexmap._validation import _check_feature_names_in, output_container
 FLOATS = (np.float64, np.float32)
 
 
+class ClusterBlockMixin(TransformerMixin):
+    """A step that replaces the heatmaps by their clusters, as its `_clusters_of` finds them."""
+
+    def transform(self, X):
+        """Replace the heatmaps by their clusters.
+
+        Parameters
+        ----------
+        X : as for `fit`
+            New rows.
+
+        Returns
+        -------
+        X_out : structured ndarray of shape (n_samples,), or ndarray of shape (n_samples, n_columns)
+            The blocks of X with ``heatmap`` replaced by the integer block ``cluster``. If X has no blocks, the clusters
+            as one column, or as one column per class if they were formed inside each class. A data frame if
+            `set_output` selects one.
+        """
+        check_is_fitted(self)
+        return replace_heatmap_by_cluster(self, X, self._clusters_of(X))
+
+    def get_feature_names_out(self, input_features=None):
+        """Return the names of the columns of `transform`.
+
+        Parameters
+        ----------
+        input_features : array-like of str, default=None
+            Only checked against the features seen in `fit`.
+
+        Returns
+        -------
+        names : ndarray of str objects
+            ``cluster_0``, or one name per class; after a fit on blocks, preceded by the columns of the blocks passed
+            through.
+        """
+        check_is_fitted(self)
+        # After a fit on blocks the names are those of all blocks. The step learned only one of them, so there is
+        # nothing to compare them with.
+        if all(column.startswith(f"{CLUSTER}_") for column in self._columns_out):
+            _check_feature_names_in(self, input_features, generate_names=False)
+        return self._columns_out
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+
 def flat_block(X, name, *, required_by):
     """Return a block of X as a 2-D array (n_samples, n_features), or X itself if it has no blocks."""
     if not has_blocks(X):
-        return X
+        return detached(X)
     values = get_block(X, name, required_by=required_by)
     return values.reshape(len(values), -1)
 
@@ -41,12 +92,3 @@ def columns_with_cluster(X, clusters):
         return block_columns(replace_block(X[:1], HEATMAP, **{CLUSTER: clusters[:1]}))
     n_columns = 1 if clusters.ndim == 1 else clusters.shape[1]
     return np.array([f"{CLUSTER}_{i}" for i in range(n_columns)], dtype=object)
-
-
-def check_input_features(estimator, input_features, columns_out):
-    """Check the names passed to `get_feature_names_out` against those seen in `fit`."""
-    # After a fit on blocks the names are those of the columns of all blocks. The step learned only one of them, so
-    # there is nothing to compare them with.
-    has_other_blocks = any(not column.startswith(f"{CLUSTER}_") for column in columns_out)
-    if not has_other_blocks:
-        _check_feature_names_in(estimator, input_features, generate_names=False)

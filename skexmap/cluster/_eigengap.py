@@ -1,19 +1,18 @@
 """Spectral clustering that chooses the number of clusters by the eigengap."""
 
-import warnings
 from numbers import Integral
 
 import numpy as np
 from sklearn import config_context
-from sklearn.base import BaseEstimator, ClusterMixin, TransformerMixin, clone
+from sklearn.base import BaseEstimator, ClusterMixin, clone
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skexmap._blocks import HEATMAP
-from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context
+from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context, warn
 from skexmap.cluster._cluster_block import (
     FLOATS,
-    check_input_features,
+    ClusterBlockMixin,
     columns_with_cluster,
     flat_block,
     replace_heatmap_by_cluster,
@@ -22,10 +21,10 @@ from skexmap.cluster._cluster_labels import keep_largest, renumber_by_size
 from skexmap.cluster._neighbor_graph import log_neighbors, nearest_in_graph, symmetric_graph, vote
 from skexmap.cluster._neighbors import nearest_rows, rows_are_identical
 from skexmap.cluster._spectrum import cluster_qr, clusters_at_widest_gap, graph_spectrum, runner_up
-from skexmap.exceptions import ConstantInputWarning, DisconnectedGraphWarning
+from skexmap.exceptions import ClusteringWarning
 
 
-class EigengapSpectralClustering(ClusterMixin, TransformerMixin, BaseEstimator):
+class EigengapSpectralClustering(ClusterMixin, ClusterBlockMixin, BaseEstimator):
     """Spectral clustering whose number of clusters is read off the spectrum.
 
     A graph joins every row to its nearest neighbors. The number of clusters is the number of eigenvalues of its
@@ -40,7 +39,7 @@ class EigengapSpectralClustering(ClusterMixin, TransformerMixin, BaseEstimator):
         Smallest number that the eigengap may choose. With 1, it may find that all rows form one cluster.
     max_clusters : int, default=10
         Largest number that the eigengap may choose; ``max_clusters + 1`` eigenvalues are computed. If the graph has
-        more connected components than this, each component is a cluster, and a `DisconnectedGraphWarning` is issued.
+        more connected components than this, each component is a cluster, with a warning.
     n_neighbors : int or "log", default="log"
         Number of neighbors of a row in the graph, including the row itself. ``"log"`` is floor(ln n), at least 2.
     neighbors : transformer or None, default=None
@@ -99,10 +98,9 @@ class EigengapSpectralClustering(ClusterMixin, TransformerMixin, BaseEstimator):
 
     Warns
     -----
-    DisconnectedGraphWarning
-        If the graph has more connected components than the allowed number of clusters.
-    ConstantInputWarning
-        If all rows are identical. They form one cluster, regardless of the parameters.
+    ClusteringWarning
+        If the graph has more connected components than the allowed number of clusters, or if all rows are identical:
+        they form one cluster, regardless of the parameters.
 
     See Also
     --------
@@ -199,13 +197,15 @@ class EigengapSpectralClustering(ClusterMixin, TransformerMixin, BaseEstimator):
         rows = self._validate_rows(X, reset=True)
         n_eigenvalues = self._check_numbers(len(rows))
         self.n_neighbors_ = log_neighbors(len(rows)) if self.n_neighbors == "log" else int(self.n_neighbors)
-        self.affinity_matrix_ = symmetric_graph(self._fit_neighbors(rows))
+        self._rows = rows
+        self.neighbors_, neighbors = self._fit_neighbors(rows)
+        self.affinity_matrix_ = symmetric_graph(neighbors)
         self.eigenvalues_, embedding, components = graph_spectrum(
             self.affinity_matrix_, n_eigenvalues, check_random_state(self.random_state)
         )
         self.eigengaps_ = np.diff(self.eigenvalues_)
         self.n_connected_components_ = int(components.max()) + 1
-        n_clusters = self._choose_n_clusters(rows)
+        n_clusters, self.runner_up_n_clusters_, self.eigengap_margin_ = self._choose_n_clusters(rows)
         if n_clusters == 1:
             labels = np.zeros(len(rows), dtype=np.int64)
         elif n_clusters > self.n_connected_components_:
@@ -225,8 +225,7 @@ class EigengapSpectralClustering(ClusterMixin, TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or structured ndarray or data frame with the block \
-                ``heatmap``
+        X : as for `fit`
             New rows.
 
         Returns
@@ -240,63 +239,25 @@ class EigengapSpectralClustering(ClusterMixin, TransformerMixin, BaseEstimator):
         labels = self.labels_[neighbors]
         return np.where(is_nearest, labels[:, 0], vote(labels))
 
-    def transform(self, X):
-        """Replace the heatmaps by their clusters.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features), or structured ndarray or data frame with the block \
-                ``heatmap``
-            New rows, as for `predict`.
-
-        Returns
-        -------
-        X_out : ndarray of shape (n_samples, 1), or structured ndarray of shape (n_samples,)
-            The cluster as one column. If X has blocks, these blocks with ``heatmap`` replaced by the integer block
-            ``cluster``. A data frame if `set_output` selects one.
-        """
-        return replace_heatmap_by_cluster(self, X, self.predict(X))
-
     def fit_transform(self, X, y=None):
         """Cluster the rows of X and replace them by their clusters, `labels_`.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or structured ndarray or data frame with the block \
-                ``heatmap``
+        X : as for `fit`
             What to cluster.
         y : None
             Ignored.
 
         Returns
         -------
-        X_out : ndarray of shape (n_samples, 1), or structured ndarray of shape (n_samples,)
-            As `transform` returns it.
+        X_out : as `transform` returns it
         """
         self.fit(X, y)
         return replace_heatmap_by_cluster(self, X, self.labels_)
 
-    def get_feature_names_out(self, input_features=None):
-        """Return the names of the columns of `transform`.
-
-        Parameters
-        ----------
-        input_features : array-like of str, default=None
-            Only checked against the features seen in `fit`.
-
-        Returns
-        -------
-        names : ndarray of str objects
-            ``cluster_0``; after a fit on blocks, preceded by the columns of the blocks passed through.
-        """
-        check_is_fitted(self)
-        check_input_features(self, input_features, self._columns_out)
-        return self._columns_out
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = []
-        return tags
+    def _clusters_of(self, X):
+        return self.predict(X)
 
     def _validate_rows(self, X, *, reset):
         rows = flat_block(X, HEATMAP, required_by=self)
@@ -330,16 +291,14 @@ class EigengapSpectralClustering(ClusterMixin, TransformerMixin, BaseEstimator):
         return min(max(self.max_clusters, fewest) + 1, n_samples)
 
     def _fit_neighbors(self, rows):
-        """Return the nearest rows of each row; the transformer leaves out the row itself."""
-        self._rows = rows
-        self.neighbors_ = None
+        """Return the fitted clone of `neighbors`, and the nearest rows of each row."""
         if self.neighbors is None:
-            return nearest_rows(rows, self.n_neighbors_, n_jobs=self.n_jobs)
-        self.neighbors_ = clone(self.neighbors)
+            return None, nearest_rows(rows, self.n_neighbors_, n_jobs=self.n_jobs)
+        transformer = clone(self.neighbors)
         # A data frame, which the user may have selected, cannot hold a sparse graph.
         with config_context(transform_output="default"):
-            distances = self.neighbors_.fit_transform(rows)
-        return nearest_in_graph(distances, self.n_neighbors_ - 1, exclude_self=True)
+            distances = transformer.fit_transform(rows)
+        return transformer, nearest_in_graph(distances, self.n_neighbors_ - 1, exclude_self=True)
 
     def _nearest_training_rows(self, rows):
         if self.neighbors_ is None:
@@ -348,32 +307,27 @@ class EigengapSpectralClustering(ClusterMixin, TransformerMixin, BaseEstimator):
             return nearest_in_graph(self.neighbors_.transform(rows), self.n_neighbors_)
 
     def _choose_n_clusters(self, rows):
-        """Return the number of clusters; set the runner-up and the margin."""
+        """Return the number of clusters, the runner-up, and how clear the choice is."""
         given = self.n_clusters != "eigengap"
         limit = self.n_clusters if given else self.max_clusters
         n_components = self.n_connected_components_
-        self.runner_up_n_clusters_, self.eigengap_margin_ = None, 1.0
         if rows_are_identical(rows):
-            warnings.warn(f"All {len(rows)} rows are identical: they form one cluster.", ConstantInputWarning)
-            return 1
+            warn(f"All {len(rows)} rows are identical: they form one cluster.", ClusteringWarning)
+            return 1, None, 1.0
         if n_components > limit:
             how = "the smaller ones join the nearest" if given else "each becomes a cluster"
             name = "n_clusters" if given else "max_clusters"
-            warnings.warn(
+            warn(
                 f"The neighbor graph falls into {n_components} connected components, more than "
                 f"{name}={limit}: {how}. Raise `n_neighbors` (now {self.n_neighbors_}) to join them"
                 f"{'' if given else ', or `max_clusters` to let the eigengap decide'}.",
-                DisconnectedGraphWarning,
+                ClusteringWarning,
             )
         if given:
             chosen = self.n_clusters
         elif n_components > limit:
-            self.eigengap_margin_ = 0.0
-            return n_components
+            return n_components, None, 0.0
         else:
             # No cluster spans two components, even if every computed eigenvalue is 0.
             chosen = max(clusters_at_widest_gap(self.eigenvalues_, self.min_clusters), n_components)
-        self.runner_up_n_clusters_, self.eigengap_margin_ = runner_up(
-            self.eigengaps_, chosen, self.min_clusters
-        )
-        return chosen
+        return chosen, *runner_up(self.eigengaps_, chosen, self.min_clusters)

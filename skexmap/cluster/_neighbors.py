@@ -7,6 +7,7 @@ few digits for the rest) are searched in float64. So the result is that of a flo
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 from joblib import effective_n_jobs
@@ -50,27 +51,21 @@ def nearest_rows(X, k, *, Y=None, n_jobs=None):
     return indices
 
 
-class one_blas_thread_each:
-    """Context of a pool of threads in which every matrix product runs on one thread.
-
-    A product that is split between threads may round differently. On one thread, its result is always the same.
-    """
-
-    def __init__(self, n_jobs):
-        if n_jobs is None:
-            blas = [info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"]
-            self.n_threads = max(blas, default=1)
-        else:
-            self.n_threads = effective_n_jobs(n_jobs)
-
-    def __enter__(self):
-        self.limits = threadpool_limits(limits=1, user_api="blas")
-        self.pool = ThreadPoolExecutor(self.n_threads)
-        return self.pool
-
-    def __exit__(self, *exception):
-        self.pool.shutdown(cancel_futures=True)
-        self.limits.restore_original_limits()
+@contextmanager
+def one_blas_thread_each(n_jobs):
+    """Context of a pool of threads in which every matrix product runs on one thread."""
+    # A product that is split between threads may round differently. On one thread, its result is always the same.
+    if n_jobs is None:
+        blas = [info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"]
+        n_threads = max(blas, default=1)
+    else:
+        n_threads = effective_n_jobs(n_jobs)
+    with threadpool_limits(limits=1, user_api="blas"):
+        pool = ThreadPoolExecutor(n_threads)
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def slices(n, size):
@@ -228,12 +223,8 @@ def search_in_float64(X, rows, k, center):
     for i, (row, square) in enumerate(zip(rows, squares, strict=True)):
         # These products also cancel, so compare every row again that rounding may have moved past the k-th.
         kth = np.partition(square, k - 1)[k - 1]
-        slack = (
-            8
-            * X.shape[1]
-            * np.finfo(np.float64).eps
-            * (2 * np.sqrt(row_squares[i]) + np.sqrt(max(kth, 0))) ** 2
-        )
+        reach = 2 * np.sqrt(row_squares[i]) + np.sqrt(max(kth, 0))
+        slack = 8 * X.shape[1] * np.finfo(np.float64).eps * reach**2
         near = np.flatnonzero(square <= kth + slack)
         # Use uncentered rows: subtracting a distant center would round away the differences between close rows.
         exact = np.array([((X[j] - row.astype(np.float64)) ** 2).sum() for j in near])

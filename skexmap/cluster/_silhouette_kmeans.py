@@ -1,6 +1,5 @@
 """k-means that chooses the number of clusters by the silhouette."""
 
-import warnings
 from numbers import Integral
 
 import numpy as np
@@ -10,11 +9,12 @@ from sklearn.metrics import silhouette_score
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
-from skexmap._validation import Interval, _fit_context
+from skexmap._blocks import detached
+from skexmap._validation import Interval, _fit_context, warn
 from skexmap.cluster._cluster_block import FLOATS
 from skexmap.cluster._cluster_labels import renumber_by_size
 from skexmap.cluster._neighbors import rows_are_identical
-from skexmap.exceptions import ConstantInputWarning
+from skexmap.exceptions import ClusteringWarning
 
 # Largest number of rows for the silhouette, whose cost is quadratic in it.
 SILHOUETTE_ROWS = 2000
@@ -58,7 +58,7 @@ class SilhouetteKMeans(ClusterMixin, BaseEstimator):
 
     Warns
     -----
-    ConstantInputWarning
+    ClusteringWarning
         If all rows are identical. They form one cluster, regardless of the parameters.
 
     See Also
@@ -121,13 +121,13 @@ class SilhouetteKMeans(ClusterMixin, BaseEstimator):
         -------
         self : SilhouetteKMeans
         """
-        X = validate_data(self, X, dtype=FLOATS, ensure_min_samples=2)
+        X = validate_data(self, detached(X), dtype=FLOATS, ensure_min_samples=2)
         numbers = self._numbers_to_try(len(X))
         # Every number of clusters uses the same seed, and so the same rows for its silhouette.
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         labels, self.silhouettes_ = np.zeros(len(X), dtype=np.int64), {}
         if rows_are_identical(X):
-            warnings.warn(f"All {len(X)} rows are identical: they form one cluster.", ConstantInputWarning)
+            warn(f"All {len(X)} rows are identical: they form one cluster.", ClusteringWarning)
         else:
             found = {k: KMeans(k, n_init=self.n_init, random_state=seed).fit_predict(X) for k in numbers}
             self.silhouettes_ = {k: mean_silhouette(X, found[k], seed) for k in numbers}

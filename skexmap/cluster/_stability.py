@@ -1,7 +1,5 @@
-"""How stable clusters are: on other samples, and under another seed."""
+"""How stable clusters are on other samples."""
 
-import warnings
-from dataclasses import dataclass
 from math import ceil
 from numbers import Integral
 
@@ -9,88 +7,32 @@ import numpy as np
 from joblib import Parallel, delayed
 from sklearn.base import clone
 from sklearn.metrics import adjusted_rand_score
-from sklearn.utils import check_random_state, get_tags
+from sklearn.pipeline import Pipeline
+from sklearn.utils import Bunch, check_random_state, get_tags
 from sklearn.utils.validation import _num_samples
 
-from skexmap.exceptions import IrreproducibleClustersWarning
+from skexmap._blocks import detached
+from skexmap._validation import warn
+from skexmap.exceptions import ClusteringWarning
 
 # Steinley's and Hennig's limits, see `cluster_stability`.
 GOOD_ARI, POOR_ARI = 0.80, 0.65
 GOOD_JACCARD, POOR_JACCARD = 0.75, 0.60
 
 
-@dataclass(frozen=True)
-class ClusterStability:
-    """Result of `cluster_stability`.
-
-    Attributes
-    ----------
-    adjusted_rand_indices : ndarray of shape (n_resamples,)
-        Agreement of each resample's clusters with those of all rows: 1 means identical, 0 means chance.
-    jaccards : ndarray of shape (n_resamples, n_clusters)
-        For each cluster of all rows, its overlap (intersection over union) with the most similar cluster
-        of each resample; NaN if the resample holds none of its rows.
-    n_clusters : ndarray of shape (n_resamples,), int64
-        Number of clusters found in each resample.
-    n_clusters_of_all : int
-        Number of clusters found in all rows.
-    """
-
-    adjusted_rand_indices: np.ndarray
-    jaccards: np.ndarray
-    n_clusters: np.ndarray
-    n_clusters_of_all: int
-
-    @property
-    def mean_adjusted_rand_index(self):
-        """Mean agreement with the clusters of all rows."""
-        return float(self.adjusted_rand_indices.mean())
-
-    @property
-    def mean_jaccards(self):
-        """Mean overlap of each cluster, ndarray of shape (n_clusters,); NaN if no resample holds any of it."""
-        held = ~np.isnan(self.jaccards)
-        n_held = held.sum(axis=0)
-        sums = np.where(held, self.jaccards, 0.0).sum(axis=0)
-        return np.divide(sums, n_held, out=np.full(len(sums), np.nan), where=n_held > 0)
-
-    @property
-    def n_clusters_agreement(self):
-        """Share of the resamples in which as many clusters were found as in all rows."""
-        return float((self.n_clusters == self.n_clusters_of_all).mean())
-
-    @property
-    def verdict(self):
-        """One of "stable", "doubtful" and "do not trust"; the last if no resample holds a cluster."""
-        weakest = np.nan_to_num(self.mean_jaccards).min()
-        if self.mean_adjusted_rand_index < POOR_ARI or weakest < POOR_JACCARD:
-            return "do not trust"
-        if self.mean_adjusted_rand_index < GOOD_ARI or weakest < GOOD_JACCARD:
-            return "doubtful"
-        return "stable"
-
-    def __str__(self):
-        # `argmin` treats NaN as the smallest number.
-        weakest = int(self.mean_jaccards.argmin())
-        kept = self.mean_jaccards[weakest]
-        overlap = "is in no resample" if np.isnan(kept) else f"keeps a Jaccard overlap of {kept:.2f}"
-        return (
-            f"{self.verdict}: over {len(self.n_clusters)} resamples the adjusted Rand index is "
-            f"{self.mean_adjusted_rand_index:.2f} on average, the weakest cluster ({weakest}) {overlap}, and "
-            f"{self.n_clusters_agreement:.0%} of the resamples have {self.n_clusters_of_all} clusters."
-        )
-
-
-def cluster_stability(estimator, X, *, n_resamples=20, fraction=0.8, random_state=None, n_jobs=None):
+def cluster_stability(estimator, X, y=None, *, n_resamples=20, fraction=0.8, random_state=None, n_jobs=None):
     """Cluster subsamples of X, and measure how well the clusters of X are found again.
 
     Parameters
     ----------
-    estimator : clusterer
-        Anything with `fit_predict`; clones of it are fitted.
+    estimator : clusterer, labeler, fitted ExMapClassifier or fitted Pipeline
+        Anything with `fit_predict`, of which clones are fitted. Of a fitted `ExMapClassifier`, the labeler is judged;
+        of a fitted pipeline that ends in a classifier, the last step but one. The steps before it transform X once.
     X : array-like or structured ndarray of n_samples rows
         What to cluster, in any form that the estimator accepts. For an estimator with the tag ``pairwise``, such as
         scikit-learn's clusterers of precomputed matrices, a subsample selects both rows and columns.
+    y : array-like of shape (n_samples,), default=None
+        Class of each row, which labelers need. Clusters that were formed inside each class are compared as groups.
     n_resamples : int, default=20
         Number of subsamples.
     fraction : float, default=0.8
@@ -103,23 +45,34 @@ def cluster_stability(estimator, X, *, n_resamples=20, fraction=0.8, random_stat
 
     Returns
     -------
-    stability : ClusterStability
-        ``print`` it for a summary. Its `verdict` is
+    stability : Bunch
+        With the entries, also available as attributes,
 
-        - "do not trust" if the mean adjusted Rand index is below 0.65 ("poor" by Steinley [1]_) or a
-          cluster has a mean overlap below 0.6 ("should not be trusted" by Hennig [2]_),
-        - "stable" if they reach 0.80 ("good") and, for every cluster, 0.75 ("valid, stable"),
-        - "doubtful" in between.
+        ``verdict`` : str
+            "do not trust" if the mean adjusted Rand index is below 0.65 ("poor" by Steinley [1]_) or a cluster has a
+            mean overlap below 0.6 ("should not be trusted" by Hennig [2]_) or is in no subsample; "stable" if they
+            reach 0.80 ("good") and, for every cluster, 0.75 ("valid, stable"); "doubtful" in between.
+        ``summary`` : str
+            The verdict and its reasons, in a sentence.
+        ``adjusted_rand_indices``, ``mean_adjusted_rand_index`` : ndarray of shape (n_resamples,), and float
+            Agreement of each subsample's clusters with those of all rows: 1 means identical, 0 means chance.
+        ``jaccards``, ``mean_jaccards`` : ndarrays of shape (n_resamples, n_clusters) and (n_clusters,)
+            For each cluster of all rows, its overlap (intersection over union) with the most similar cluster of each
+            subsample; NaN if the subsample holds none of its rows. The means leave NaN out.
+        ``n_clusters``, ``n_clusters_of_all`` : ndarray of shape (n_resamples,), and int
+            Number of clusters found in each subsample, and in all rows.
+        ``n_clusters_agreement`` : float
+            Share of the subsamples in which as many clusters were found as in all rows.
 
     Raises
     ------
     ValueError
-        If `fraction` does not lie between 0 and 1, if `n_resamples` is not an integer of at least 2, or if the
-        estimator finds no cluster in X.
+        If `fraction` does not lie between 0 and 1, if `n_resamples` is not an integer of at least 2, if the estimator
+        finds no cluster in X, or if a labeler is passed without y.
 
     Warns
     -----
-    IrreproducibleClustersWarning
+    ClusteringWarning
         If the verdict is "do not trust".
 
     Notes
@@ -143,15 +96,8 @@ def cluster_stability(estimator, X, *, n_resamples=20, fraction=0.8, random_stat
     >>> from sklearn.cluster import KMeans
     >>> from skexmap.cluster import cluster_stability
     >>> X, _ = make_blobs([60, 40], n_features=5, random_state=0)
-    >>> two, nine = (KMeans(k, n_init=10, random_state=0) for k in (2, 9))
-    >>> cluster_stability(two, X, n_resamples=5, random_state=0).verdict
+    >>> cluster_stability(KMeans(2, n_init=10, random_state=0), X, n_resamples=5, random_state=0).verdict
     'stable'
-    >>> import warnings
-    >>> from skexmap.exceptions import IrreproducibleClustersWarning
-    >>> with warnings.catch_warnings():
-    ...     warnings.simplefilter("ignore", IrreproducibleClustersWarning)
-    ...     cluster_stability(nine, X, n_resamples=5, random_state=0).verdict
-    'do not trust'
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction={fraction} is not a share of the rows. Pass a number between 0 and 1.")
@@ -160,21 +106,22 @@ def cluster_stability(estimator, X, *, n_resamples=20, fraction=0.8, random_stat
             f"n_resamples={n_resamples} is not enough to compare. Pass an integer of at least 2."
         )
     random_state = check_random_state(random_state)
-    n_samples = _num_samples(X)
+    clusterer, X = _clusterer_and_its_input(estimator, detached(X))
     if not hasattr(X, "shape"):
         X = np.asarray(X)
+    n_samples = _num_samples(X)
+    if y is not None:
+        y = np.asarray(y)
     size = ceil(fraction * n_samples)
     samples = [np.sort(random_state.permutation(n_samples)[:size]) for _ in range(n_resamples)]
-    reference = np.asarray(clone(estimator).fit_predict(X))
+    reference = clusters_found(clusterer, X, y)
     if reference.max() < 0:
         raise ValueError(
-            f"{type(estimator).__name__} put all {n_samples} rows at -1 ('belongs to none'), so no cluster can be "
+            f"{type(clusterer).__name__} put all {n_samples} rows at -1 ('belongs to none'), so no cluster can be "
             "judged. Change its parameters."
         )
-    found = Parallel(n_jobs=n_jobs)(
-        delayed(labels_of_sample)(clone(estimator), X, sample) for sample in samples
-    )
-    stability = ClusterStability(
+    found = Parallel(n_jobs=n_jobs)(delayed(clusters_found)(clusterer, X, y, sample) for sample in samples)
+    stability = judged(
         np.array(
             [adjusted_rand_score(reference[s], labels) for s, labels in zip(samples, found, strict=True)]
         ),
@@ -183,21 +130,46 @@ def cluster_stability(estimator, X, *, n_resamples=20, fraction=0.8, random_stat
         len(np.unique(reference[reference >= 0])),
     )
     if stability.verdict == "do not trust":
-        warnings.warn(
-            f"The clusters of {type(estimator).__name__} on {n_samples} rows are unstable: {stability} Ask for fewer "
-            "clusters, look at other maps (another size or layer), or pass more images.",
-            IrreproducibleClustersWarning,
-            stacklevel=2,
+        warn(
+            f"The clusters of {type(clusterer).__name__} on {n_samples} rows are unstable: {stability.summary} Ask for "
+            "fewer clusters, look at other maps (another size or layer), or pass more images.",
+            ClusteringWarning,
         )
     return stability
 
 
-def labels_of_sample(estimator, X, sample):
-    """Return the clusters that an estimator finds in some rows of X."""
-    rows = X.iloc[sample] if hasattr(X, "iloc") else X[sample]
-    if get_tags(estimator).input_tags.pairwise:
-        rows = rows.iloc[:, sample] if hasattr(rows, "iloc") else rows[:, sample]
-    return np.asarray(estimator.fit_predict(rows))
+def _clusterer_and_its_input(estimator, X):
+    """Return the clusterer in an estimator, and X as the clusterer sees it."""
+    if hasattr(estimator, "labeler_"):
+        return estimator.labeler_, estimator.transformer_.transform(X)
+    if isinstance(estimator, Pipeline) and not hasattr(estimator, "fit_predict"):
+        return estimator[-2], estimator[:-2].transform(X)
+    if not hasattr(estimator, "fit_predict"):
+        raise TypeError(
+            f"{type(estimator).__name__} has no `fit_predict`. Pass a clusterer, a labeler, an ExMapClassifier fitted "
+            "without `group_labels`, or a fitted pipeline of heatmaps, a clusterer and a classifier."
+        )
+    return estimator, X
+
+
+def clusters_found(estimator, X, y=None, sample=None):
+    """Return the clusters that a clone finds in some rows of X; a labeler's clusters inside each class as groups."""
+    estimator = clone(estimator)
+    if sample is not None:
+        y = None if y is None else y[sample]
+        X = X.iloc[sample] if hasattr(X, "iloc") else X[sample]
+        if get_tags(estimator).input_tags.pairwise:
+            X = X.iloc[:, sample] if hasattr(X, "iloc") else X[:, sample]
+    if not get_tags(estimator).target_tags.required:
+        return np.asarray(estimator.fit_predict(X))
+    if y is None:
+        raise ValueError(f"{type(estimator).__name__} needs the class of each row. Pass y.")
+    if "n_seed_checks" in estimator.get_params():
+        estimator.set_params(n_seed_checks=0)
+    estimator.fit(X, y)
+    return (
+        estimator.cluster_labels_ if getattr(estimator, "scope", "") == "global" else estimator.group_labels_
+    )
 
 
 def jaccards(reference, sample, labels):
@@ -212,19 +184,39 @@ def jaccards(reference, sample, labels):
     return np.array(overlaps)
 
 
-def seed_agreement(labels, cluster_again, n_seeds, *, rows_name, clusterer_name):
-    """Return the mean adjusted Rand index of labels with the clusters under other seeds; warn if it is poor."""
-    # `cluster_again` maps a seed to the clusters found with it.
-    # Use fixed seeds: fits stay reproducible and the user's random state is untouched.
-    seeds = np.random.RandomState(0).randint(np.iinfo(np.int32).max, size=n_seeds).tolist()
-    agreement = float(np.mean([adjusted_rand_score(labels, cluster_again(seed)) for seed in seeds]))
-    if agreement < POOR_ARI:
-        warnings.warn(
-            f"The clusters of {rows_name} barely reproduce: under {n_seeds} other seed{'s' * (n_seeds > 1)}, "
-            f"{clusterer_name} finds clusters with an adjusted Rand index of {agreement:.2f} to these (1 is the same, "
-            f"0 is chance, less than {POOR_ARI} is poor). So the pseudo-groups depend on the seed. Ask for fewer "
-            "clusters or more starts (`n_init`), use EigengapSpectralClustering with exact neighbors, or see "
-            "`skexmap.cluster.cluster_stability`. `n_seed_checks=0` skips this check.",
-            IrreproducibleClustersWarning,
-        )
-    return agreement
+def mean_jaccards(overlaps):
+    """Return the mean overlap of each cluster over the samples that hold it; NaN if none does."""
+    held = ~np.isnan(overlaps)
+    n_held = held.sum(axis=0)
+    sums = np.where(held, overlaps, 0.0).sum(axis=0)
+    return np.divide(sums, n_held, out=np.full(len(sums), np.nan), where=n_held > 0)
+
+
+def judged(adjusted_rand_indices, overlaps, n_clusters, n_clusters_of_all):
+    """Return the result of `cluster_stability`: its arguments, their means, and the verdict."""
+    index, kept = float(adjusted_rand_indices.mean()), mean_jaccards(overlaps)
+    agreement = float((n_clusters == n_clusters_of_all).mean())
+    # `argmin` treats NaN as the smallest number.
+    weakest = int(kept.argmin())
+    smallest = np.nan_to_num(kept[weakest])
+    verdict = "doubtful"
+    if index < POOR_ARI or smallest < POOR_JACCARD:
+        verdict = "do not trust"
+    elif index >= GOOD_ARI and smallest >= GOOD_JACCARD:
+        verdict = "stable"
+    overlap = f"keeps a Jaccard overlap of {smallest:.2f}"
+    if np.isnan(kept[weakest]):
+        overlap = "is in no resample"
+    return Bunch(
+        verdict=verdict,
+        summary=f"{verdict}: over {len(n_clusters)} resamples the adjusted Rand index is {index:.2f} on average, the "
+        f"weakest cluster ({weakest}) {overlap}, and {agreement:.0%} of the resamples have {n_clusters_of_all} "
+        "clusters.",
+        adjusted_rand_indices=adjusted_rand_indices,
+        mean_adjusted_rand_index=index,
+        jaccards=overlaps,
+        mean_jaccards=kept,
+        n_clusters=n_clusters,
+        n_clusters_of_all=n_clusters_of_all,
+        n_clusters_agreement=agreement,
+    )

@@ -66,10 +66,9 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
 
         Warns
         -----
-        ConstantPredictionWarning
-            If y holds more than one class, and the model predicts the same one for all images.
-        InaccurateModelWarning
-            If the model is less accurate than the most frequent class alone would be.
+        PredictionWarning
+            If y holds more than one class, and the model predicts the same one for all images, or is less accurate
+            than the most frequent class alone would be.
         """
         replica = self._replica()
         self._learn(X, y, replica)

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binomtest
 
-from skexmap.exceptions import ConstantPredictionWarning, InaccurateModelWarning, OneClusterWarning
+from skexmap.exceptions import ClusteringWarning, PredictionWarning
 
 # p-value below which a model's accuracy differs from that of the most frequent class alone.
 INACCURATE = 0.001
@@ -29,14 +29,14 @@ def warn_of_undivided_classes(classes, class_codes, clusters, stacklevel=3):
         warnings.warn(
             f"{what}: the pseudo-groups are the classes, and a shortcut inside a class stays hidden. Ask for more "
             "clusters, cluster inside each class (`scope='local'`), or look at the heatmaps: there may be no shortcut.",
-            OneClusterWarning,
+            ClusteringWarning,
             stacklevel=stacklevel,
         )
     elif len(undivided):
         warnings.warn(
             f"{len(undivided)} of {len(classes)} classes ({undivided[:5].tolist()}) lie in one cluster each: a "
             "shortcut inside them stays hidden. Ask for more clusters, or cluster inside each class (`scope='local'`).",
-            OneClusterWarning,
+            ClusteringWarning,
             stacklevel=stacklevel,
         )
 
@@ -46,7 +46,7 @@ def warn_of_constant_predictions(predictions, who, remedy, stacklevel=3):
     if len(predictions) > 1 and (predictions == predictions[0]).all():
         warnings.warn(
             f"{who} predicts the same class ({predictions[0]!s}) for all {len(predictions)} samples. {remedy}",
-            ConstantPredictionWarning,
+            PredictionWarning,
             stacklevel=stacklevel,
         )
 
@@ -83,7 +83,7 @@ def warn_of_frozen_model(name, classes, codes, y, *, standardized=True, stacklev
     warnings.warn(
         f"The frozen model ({name}) is right for {right / n:.1%} of {n} images, but the most frequent class alone "
         f"would be right for {most / n:.1%}. Its logits are taken to stand for {classes.tolist()[:10]}. {remedy}",
-        InaccurateModelWarning,
+        PredictionWarning,
         stacklevel=stacklevel,
     )
 
@@ -97,5 +97,5 @@ def _differs(right, n, most, alternative):
 def without_constant_prediction_warnings():
     """Silence the warning for a part of an estimator, because the estimator itself judges constant predictions."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConstantPredictionWarning)
+        warnings.simplefilter("ignore", PredictionWarning)
         yield

@@ -1,45 +1,30 @@
 """Pseudo-groups: every class crossed with the clusters that a clusterer finds."""
 
-from dataclasses import dataclass, replace
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.base import BaseEstimator
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _num_samples, check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from skexmap._blocks import (
-    EMBEDDING,
-    HEATMAP,
-    PREDICTED,
-    block_names,
-    get_block,
-)
+from skexmap._blocks import EMBEDDING, HEATMAP, PREDICTED, block_names, get_block
 from skexmap._group_labels import cluster_of_class, encode_groups
-from skexmap._validation import (
-    HasMethods,
-    Interval,
-    StrOptions,
-    _fit_context,
-    codes_of_known_classes,
-    parameters_named,
-)
+from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context, codes_of_known_classes
 from skexmap.cluster import EigengapSpectralClustering
 from skexmap.cluster._cluster_block import (
     FLOATS,
-    check_input_features,
+    ClusterBlockMixin,
     columns_with_cluster,
     flat_block,
     replace_heatmap_by_cluster,
 )
-from skexmap.cluster._cluster_labels import renumber_by_size
-from skexmap.cluster._neighbors import nearest_rows
-from skexmap.cluster._stability import seed_agreement
 from skexmap.groups._choices import ClusterChoices
+from skexmap.groups._fitted_clusterer import fit_clusterer
 from skexmap.groups._merging import merge_alike
+from skexmap.groups._predictions import codes_in_block, codes_of_labels, refuse_unknown
 
 
-class PseudoGroupLabeler(ClusterChoices, TransformerMixin, BaseEstimator):
+class PseudoGroupLabeler(ClusterChoices, ClusterBlockMixin, BaseEstimator):
     """Pseudo-groups from any clusterer: group = class x cluster.
 
     ExMap [1]_ clusters the heatmaps of all images at once (G-ExMap, ``scope="global"``) or inside each
@@ -112,7 +97,7 @@ class PseudoGroupLabeler(ClusterChoices, TransformerMixin, BaseEstimator):
 
     Warns
     -----
-    IrreproducibleClustersWarning
+    ClusteringWarning
         If one of `seed_agreements_` is below 0.65, which Steinley calls poor (see
         `skexmap.cluster.cluster_stability`).
 
@@ -214,23 +199,21 @@ class PseudoGroupLabeler(ClusterChoices, TransformerMixin, BaseEstimator):
         -------
         self : PseudoGroupLabeler
         """
-        rows, y = self._read(X, y, reset=True)
+        rows, y = self._read(X, y)
         self.classes_, class_codes = np.unique(y, return_inverse=True)
         clusterer = EigengapSpectralClustering() if self.clusterer is None else self.clusterer
-        parts, names = [slice(None)], ["the rows"]
+        correct = None
+        if self.merge_alpha is not None:
+            correct = self._read_predicted(X, predicted, len(rows)) == class_codes
+        parts = {"the rows": slice(None)}
         if self.scope == "local":
-            parts = [np.flatnonzero(class_codes == c) for c in range(len(self.classes_))]
-            names = [f"class {name!r}" for name in self.classes_.tolist()]
-        found = [
-            fit_clusterer(clone(clusterer), rows[part], name, self.n_seed_checks)
-            for part, name in zip(parts, names, strict=True)
-        ]
-        self.clusterers_ = [clusters.clusterer for clusters in found]
-        self.seed_agreements_ = [clusters.seed_agreement for clusters in found]
-        correct = None if self.merge_alpha is None else self._read_predicted(X, predicted, y) == class_codes
+            classes = self.classes_.tolist()
+            parts = {f"class {name!r}": np.flatnonzero(class_codes == c) for c, name in enumerate(classes)}
+
         self._clusters, self.merged_into_, self.merges_ = [], [], []
         self.cluster_labels_ = np.empty(len(rows), dtype=np.int64)
-        for clusters, part in zip(found, parts, strict=True):
+        for name, part in parts.items():
+            clusters = fit_clusterer(clusterer, rows[part], name, self.n_seed_checks)
             into, merges = np.arange(clusters.n_clusters), []
             if correct is not None:
                 into, merges = merge_alike(
@@ -240,6 +223,8 @@ class PseudoGroupLabeler(ClusterChoices, TransformerMixin, BaseEstimator):
             self.merged_into_.append(into)
             self.merges_.append(merges)
             self.cluster_labels_[part] = self._clusters[-1].labels
+        self.clusterers_ = [clusters.clusterer for clusters in self._clusters]
+        self.seed_agreements_ = [clusters.seed_agreement for clusters in self._clusters]
         self.n_clusters_per_class_ = np.resize(
             [clusters.n_clusters for clusters in self._clusters], len(self.classes_)
         )
@@ -255,13 +240,8 @@ class PseudoGroupLabeler(ClusterChoices, TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or structured ndarray or data frame with \
-                named blocks
+        X, y, predicted : as for `fit`
             What to cluster.
-        y : array-like of shape (n_samples,)
-            Class of each row.
-        predicted : array-like of shape (n_samples,), default=None
-            Class that the frozen model predicts for each row. If None, it is read from the block ``predicted``.
 
         Returns
         -------
@@ -275,8 +255,7 @@ class PseudoGroupLabeler(ClusterChoices, TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or structured ndarray or data frame with \
-                named blocks
+        X : as for `fit`
             New rows.
         y : array-like of shape (n_samples,)
             Class of each row.
@@ -292,30 +271,9 @@ class PseudoGroupLabeler(ClusterChoices, TransformerMixin, BaseEstimator):
             If y holds a class that was not seen in `fit`.
         """
         check_is_fitted(self)
-        rows, y = self._read(X, y, reset=False)
-        class_codes = codes_of_known_classes(y, self.classes_, len(rows))
-        return encode_groups(
-            class_codes, cluster_of_class(self._clusters_of(rows), class_codes), self.n_clusters_
-        )
-
-    def transform(self, X):
-        """Replace the heatmaps by their clusters.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features), or structured ndarray or data frame with \
-                named blocks
-            New rows.
-
-        Returns
-        -------
-        X_out : structured ndarray of shape (n_samples,), or ndarray of shape (n_samples, n_columns)
-            The blocks of X with ``heatmap`` replaced by ``cluster``. If X has no blocks, the clusters as one column, or
-            as one column per class with ``scope="local"``. A data frame if `set_output` selects one.
-        """
-        check_is_fitted(self)
-        rows, _ = self._read(X, None, reset=False)
-        return replace_heatmap_by_cluster(self, X, self._clusters_of(rows))
+        clusters = self._clusters_of(X)
+        class_codes = codes_of_known_classes(y, self.classes_, len(clusters))
+        return encode_groups(class_codes, cluster_of_class(clusters, class_codes), self.n_clusters_)
 
     def fit_transform(self, X, y, predicted=None):
         """Cluster the rows of X and replace the heatmaps by their clusters.
@@ -324,80 +282,51 @@ class PseudoGroupLabeler(ClusterChoices, TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or structured ndarray or data frame with \
-                named blocks
+        X, y, predicted : as for `fit`
             What to cluster.
-        y : array-like of shape (n_samples,)
-            Class of each row.
-        predicted : array-like of shape (n_samples,), default=None
-            Class that the frozen model predicts for each row. If None, it is read from the block ``predicted``.
 
         Returns
         -------
-        X_out : structured ndarray of shape (n_samples,), or ndarray of shape (n_samples, n_columns)
-            As `transform` returns it.
+        X_out : as `transform` returns it
         """
         self.fit(X, y, predicted)
-        if self.scope == "global":
-            return replace_heatmap_by_cluster(self, X, self.cluster_labels_)
-        rows, y = self._read(X, y, reset=False)
-        clusters = self._clusters_of(rows)
-        clusters[np.arange(len(rows)), np.searchsorted(self.classes_, y)] = self.cluster_labels_
+        clusters = self.cluster_labels_
+        if self.scope == "local":
+            clusters = self._clusters_of(X)
+            class_codes = codes_of_known_classes(y, self.classes_, len(clusters))
+            clusters[np.arange(len(clusters)), class_codes] = self.cluster_labels_
         return replace_heatmap_by_cluster(self, X, clusters)
-
-    def get_feature_names_out(self, input_features=None):
-        """Return the names of the columns of `transform`.
-
-        Parameters
-        ----------
-        input_features : array-like of str, default=None
-            Only checked against the features seen in `fit`.
-
-        Returns
-        -------
-        names : ndarray of str objects
-            ``cluster_0`` (with ``scope="local"`` up to ``cluster_{n_classes - 1}``); after a fit on
-            blocks, preceded by the columns of the blocks passed through.
-        """
-        check_is_fitted(self)
-        check_input_features(self, input_features, self._columns_out)
-        return self._columns_out
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
-        tags.transformer_tags.preserves_dtype = []
         return tags
 
-    def _read(self, X, y, *, reset):
-        """Return the rows to cluster and the checked y (None in `transform`)."""
+    def _read_rows(self, X, *, reset, **target):
         rows = flat_block(X, self.block, required_by=self)
-        # In `fit`, scikit-learn raises its own error for a y of None.
-        target = {"y": None} if reset and y is None else {}
         rows = validate_data(
             self, rows, **target, reset=reset, dtype=FLOATS, ensure_min_samples=2 if reset else 1
         )
-        if y is not None:
-            y = column_or_1d(y, warn=True)
-            if len(y) != _num_samples(rows):
-                raise ValueError(
-                    f"y has {len(y)} entries for {len(rows)} samples. Pass the class of every sample."
-                )
-            check_classification_targets(y)
-        return (divided_by_largest(rows) if self.block == EMBEDDING else rows), y
+        return divided_by_largest(rows) if self.block == EMBEDDING else rows
 
-    def _read_predicted(self, X, predicted, y):
-        """Return the code of the class that the model predicts for each row."""
-        if predicted is None and PREDICTED not in block_names(X):
+    def _read(self, X, y):
+        """Return the rows to cluster and the class of each, checked."""
+        # scikit-learn raises its own error for a y of None.
+        rows = self._read_rows(X, reset=True, **({"y": None} if y is None else {}))
+        y = column_or_1d(y, warn=True)
+        if len(y) != len(rows):
             raise ValueError(
-                f"{type(self).__name__} merges clusters on which the model behaves alike, and needs the model's "
-                "predictions for it. Set `return_embedding=True` on the HeatmapTransformer step, pass `predicted` to "
-                "`fit`, or merge nothing with `merge_alpha=None`."
+                f"y has {len(y)} entries for {len(rows)} samples. Pass the class of every sample."
             )
+        check_classification_targets(y)
+        return rows, y
+
+    def _read_predicted(self, X, predicted, n_samples):
+        """Return the code of the class that the model predicts for each row."""
         if predicted is not None:
             predicted = column_or_1d(predicted)
-            if len(predicted) != len(y):
-                raise ValueError(f"`predicted` has {len(predicted)} entries for {len(y)} samples.")
+            if len(predicted) != n_samples:
+                raise ValueError(f"`predicted` has {len(predicted)} entries for {n_samples} samples.")
             codes = codes_of_labels(predicted, self.classes_)
             if (codes < 0).all():
                 raise ValueError(
@@ -405,95 +334,26 @@ class PseudoGroupLabeler(ClusterChoices, TransformerMixin, BaseEstimator):
                     "in y. Pass labels as they are in y."
                 )
             return codes
-        codes = get_block(X, PREDICTED, required_by=self)
-        if self.classes_.dtype.kind in "iufb":
-            codes = codes_of_labels(codes, self.classes_)
-        if (codes < 0).all():
+        if PREDICTED not in block_names(X):
             raise ValueError(
-                f"The model's logits do not belong to the {len(self.classes_)} classes in y, so that its predictions "
-                "are not known. Fit the HeatmapTransformer on as many classes as the model has logits, pass "
-                "`predicted` to `fit`, or merge nothing with `merge_alpha=None`."
+                f"{type(self).__name__} merges clusters on which the model behaves alike, and needs the model's "
+                "predictions for it. Set `return_embedding=True` on the HeatmapTransformer step, pass `predicted` to "
+                "`fit`, or merge nothing with `merge_alpha=None`."
             )
+        codes = codes_in_block(get_block(X, PREDICTED, required_by=self), self.classes_)
+        refuse_unknown(
+            codes,
+            self.classes_,
+            "Fit the HeatmapTransformer on as many classes as the model has logits, pass `predicted` to `fit`, or "
+            "merge nothing with `merge_alpha=None`.",
+        )
         return codes
 
-    def _clusters_of(self, rows):
+    def _clusters_of(self, X):
         """Return one cluster per row, or one per row and class."""
+        rows = self._read_rows(X, reset=False)
         clusters = [clusters.predict(rows) for clusters in self._clusters]
         return np.stack(clusters, axis=1) if self.scope == "local" else clusters[0]
-
-
-@dataclass
-class FittedClusterer:
-    """A fitted clusterer whose clusters are renumbered, and which can place new rows.
-
-    `numbers` maps the clusterer's own numbers to those of `labels`. `rows` are the training rows, or None if the
-    clusterer has a `predict`.
-    """
-
-    clusterer: object
-    labels: np.ndarray
-    numbers: dict
-    rows: np.ndarray | None
-    seed_agreement: float | None = None
-
-    @property
-    def n_clusters(self):
-        return int(self.labels.max()) + 1
-
-    def renumbered(self, numbers):
-        """Return the same clusterer with a new number for each cluster; two clusters may share a number."""
-        numbers = np.append(numbers, -1)
-        return replace(
-            self,
-            labels=numbers[self.labels],
-            numbers={given: int(numbers[number]) for given, number in self.numbers.items()},
-        )
-
-    def predict(self, rows):
-        """Return the cluster of each row: the clusterer's prediction, or the cluster of the nearest training row."""
-        if self.rows is not None:
-            return self.labels[nearest_rows(self.rows, 1, Y=rows)[:, 0]]
-        return np.array(
-            [self.numbers.get(c, -1) for c in self.clusterer.predict(rows).tolist()], dtype=np.int64
-        )
-
-
-def fit_clusterer(clusterer, rows, what, n_seed_checks=0):
-    """Fit a clusterer in place and number its clusters by size; `what` names the rows in messages."""
-    unfitted = clone(clusterer)
-    try:
-        given = np.asarray(clusterer.fit_predict(rows))
-    except ValueError as error:
-        raise ValueError(f"Clustering {what} ({len(rows)} samples) failed: {error}") from error
-    if given.max() < 0:
-        raise ValueError(
-            f"{type(clusterer).__name__} put all {len(rows)} samples of {what} at -1 ('belongs to none'). "
-            "Change its parameters so that it finds a cluster."
-        )
-    labels = renumber_by_size(given)
-    numbers = dict(zip(given.tolist(), labels.tolist(), strict=True))
-    agreement = None
-    seeds = parameters_named(unfitted, "random_state")
-    if isinstance(unfitted, EigengapSpectralClustering):
-        # The seed of this clusterer does not change the clusters, but that of a transformer in `neighbors` may.
-        seeds.remove("random_state")
-    if n_seed_checks and seeds:
-        agreement = seed_agreement(
-            labels,
-            lambda seed: clone(unfitted).set_params(**dict.fromkeys(seeds, seed)).fit_predict(rows),
-            n_seed_checks,
-            rows_name=f"{what} ({len(rows)} samples)",
-            clusterer_name=type(clusterer).__name__,
-        )
-    return FittedClusterer(
-        clusterer, labels, numbers, None if hasattr(clusterer, "predict") else rows, agreement
-    )
-
-
-def codes_of_labels(labels, classes):
-    """Return the position of each label among the sorted classes; -1 for unknown labels."""
-    codes = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
-    return np.where(classes[codes] == labels, codes, -1)
 
 
 def divided_by_largest(rows):

@@ -11,39 +11,6 @@ from skexmap._group_labels import NO_GROUP, large_enough
 from skexmap._validation import check_group_labels
 
 
-def group_accuracies(y_true, y_pred, *, group_labels, sample_weight=None):
-    """Accuracy of each group.
-
-    Parameters
-    ----------
-    y_true, y_pred : array-like of shape (n_samples,)
-        True and predicted classes: integers or strings.
-    group_labels : array-like of shape (n_samples,)
-        Group of each sample: integers or strings. Samples of group -1 ("belongs to none") are left out.
-    sample_weight : array-like of shape (n_samples,), default=None
-        Weight of each sample inside its group. Samples of weight 0 are left out. If None, all weights are 1.
-
-    Returns
-    -------
-    accuracies : dict
-        Group label -> accuracy, a float from 0 to 1, in sorted order of the groups present.
-
-    Raises
-    ------
-    ValueError
-        If lengths differ, labels or weights are missing or not finite, or no sample belongs to a group.
-
-    Examples
-    --------
-    >>> from skexmap.metrics import group_accuracies
-    >>> group_accuracies([0, 0, 1, 1], [0, 1, 1, 1], group_labels=["land", "land", "water", "water"])
-    {'land': 0.5, 'water': 1.0}
-    """
-    correct = correct_predictions(y_true, y_pred)
-    groups = membership(group_labels, len(correct), sample_weight)
-    return dict(zip(groups.labels, groups.mean(correct).tolist(), strict=True))
-
-
 def worst_group_accuracy(y_true, y_pred, *, group_labels, sample_weight=None, min_group_size=1):
     """Accuracy of the worst group.
 
@@ -65,7 +32,8 @@ def worst_group_accuracy(y_true, y_pred, *, group_labels, sample_weight=None, mi
     Raises
     ------
     ValueError
-        As in `group_accuracies`, and if every group has fewer than `min_group_size` samples.
+        If lengths differ, labels or weights are missing or not finite, no sample belongs to a group, or every group has
+        fewer than `min_group_size` samples.
 
     References
     ----------
@@ -110,7 +78,7 @@ def mean_accuracy(y_true, y_pred, *, group_labels, weights=None, sample_weight=N
     Raises
     ------
     ValueError
-        As in `group_accuracies`, and if groups and weights do not match.
+        As in `worst_group_accuracy`, and if groups and weights do not match.
 
     References
     ----------
@@ -193,7 +161,8 @@ def _check_sample_weight(sample_weight, n_samples):
     n_bad = int(np.sum(~np.isfinite(sample_weight) | (sample_weight < 0)))
     if n_bad:
         raise ValueError(f"{n_bad} of {n_samples} sample weights are negative, NaN or infinite.")
-    return sample_weight
+    # Only the ratios matter. Scaled by a power of two, which changes no digit, no square overflows or vanishes.
+    return np.ldexp(sample_weight, -np.frexp(sample_weight.max(initial=0))[1])
 
 
 def correct_predictions(y_true, y_pred):
@@ -231,6 +200,10 @@ def _weights_of(groups, weights):
     if wrong:
         raise ValueError(
             f"{len(wrong)} of {len(weights)} `weights` are negative, NaN or infinite: {wrong[:5]}."
+        )
+    if not any(weights.values()):
+        raise ValueError(
+            f"All {len(weights)} `weights` are 0. Give a group that is present a weight above 0."
         )
     unweighted = [label for label in groups.labels if label not in weights]
     if unweighted:

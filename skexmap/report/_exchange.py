@@ -6,8 +6,9 @@ import torch.nn.functional as F
 
 from skexmap._blocks import PREDICTED
 from skexmap.features._loading import image_batches
+from skexmap.groups._predictions import codes_in_block
 from skexmap.report._places import concentration
-from skexmap.report._read import codes_of_predictions, forward_only
+from skexmap.report._read import forward_only
 
 # Number of images that get the content of another one.
 N_EXCHANGED = 50
@@ -61,9 +62,7 @@ class Exchanger:
         else:
             mixed = np.where(enlarged(place.mask, self.takers.shape[2:]), givers, self.takers)
         blocks = forward_only(self.transformer, torch.from_numpy(mixed.astype(np.float32)), load=False)
-        return float(
-            np.mean(codes_of_predictions(blocks[PREDICTED], self.classes, some=False) == self.target)
-        )
+        return float(np.mean(codes_in_block(blocks[PREDICTED], self.classes) == self.target))
 
 
 def enlarged(mask, shape):

@@ -52,9 +52,8 @@ class Gallery:
 
     def _choose(self, row, each):
         explained = self.explained
-        own = (explained.class_codes == row["code"]) & (explained.clusters == row["cluster"])
         rng = np.random.RandomState(row["group"])
-        members = rng.permutation(np.flatnonzero(own))
+        members = rng.permutation(np.flatnonzero(explained.members(row)))
         compared = members[:MAX_COMPARED]
         maps = unit_sum(explained.maps[compared])
         distances = ((maps - maps.mean(axis=0)) ** 2).sum(axis=(1, 2, 3))

@@ -107,5 +107,5 @@ def spectrum(name, clusterer):
         "height": _HEIGHT,
         "margin": _MARGIN,
         "top": number(top),
-        "values": ", ".join(number(value) for value in values.tolist()),
+        "eigenvalues": ", ".join(number(value) for value in values.tolist()),
     }

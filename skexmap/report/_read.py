@@ -14,9 +14,10 @@ from sklearn.utils.validation import check_is_fitted
 from skexmap._blocks import CLUSTER, EMBEDDING, HEATMAP, PREDICTED, get_block, make_blocks
 from skexmap._exmap import ExMapClassifier
 from skexmap._group_labels import cluster_of_class, encode_groups
-from skexmap.cluster._stability import jaccards
+from skexmap.cluster._stability import clusters_found, jaccards, mean_jaccards
 from skexmap.exceptions import SkexmapWarning
 from skexmap.features import EmbeddingTransformer, HeatmapTransformer
+from skexmap.groups._predictions import codes_in_block, refuse_unknown
 from skexmap.retraining import EIILLabeler
 
 # A subsample for the stability holds this share of the images, but at most this many of them.
@@ -53,6 +54,10 @@ class Explained:
         """Return a number for each cluster; clusters of different classes differ if formed inside them."""
         return self.groups() if self.local else self.clusters
 
+    def members(self, row):
+        """Return which images are in the class and the cluster of a row of the report, as a mask."""
+        return (self.class_codes == row["code"]) & (self.clusters == row["cluster"])
+
     def head_blocks(self):
         """Return the blocks that a strategy reads."""
         return make_blocks(**{EMBEDDING: self.embeddings, CLUSTER: self.clusters})
@@ -87,7 +92,8 @@ def explain(parts, X, y, classes):
     """Return the images as the steps see them; heatmaps that the classifier has kept are not computed again."""
     class_codes = np.searchsorted(classes, y)
     blocks = kept_blocks(parts, X) or computed_blocks(parts, X, y)
-    predicted = codes_of_predictions(blocks[PREDICTED], classes)
+    predicted = codes_in_block(blocks[PREDICTED], classes)
+    refuse_unknown(predicted, classes, "Fit on as many classes as the model has logits.")
     clusters = clusters_of(parts, blocks, class_codes)
     local = isinstance(parts.labeler, EIILLabeler) or getattr(parts.labeler, "scope", "") == "local"
     return Explained(blocks[EMBEDDING], blocks[HEATMAP], predicted, clusters, class_codes, local)
@@ -118,7 +124,7 @@ def computed_blocks(parts, X, y):
     maps = get_block(X_out, HEATMAP, required_by=transformer)
     if len(transformer.heatmap_shape_) != 3:
         raise ValueError(
-            f"The report shows images of shape (channels, height, width), but a heatmap has the shape "
+            "The report shows images of shape (channels, height, width), but a heatmap has the shape "
             f"{tuple(transformer.heatmap_shape_)}."
         )
     return {**blocks, HEATMAP: maps.reshape(len(maps), *transformer.heatmap_shape_)}
@@ -139,21 +145,6 @@ def is_fitted_on(classifier, embeddings):
     """Return whether these are the embeddings of the images that the classifier was fitted on."""
     known = getattr(classifier, "embeddings_", None)
     return known is not None and known.shape == embeddings.shape and np.allclose(known, embeddings, rtol=1e-3)
-
-
-def codes_of_predictions(predicted, classes, *, some=True):
-    """Return the class code of each prediction; -1 for a class that y does not hold."""
-    if classes.dtype.kind in "iufb":
-        codes = np.searchsorted(classes, predicted).clip(max=len(classes) - 1)
-        codes = np.where(classes[codes] == predicted, codes, -1)
-    else:
-        codes = np.asarray(predicted)
-    if some and (codes < 0).all():
-        raise ValueError(
-            f"The model's logits do not belong to the {len(classes)} classes in y, so that its predictions are not "
-            "known. Fit on as many classes as the model has logits."
-        )
-    return codes
 
 
 def clusters_of(parts, blocks, class_codes):
@@ -182,44 +173,27 @@ def cross_fitted(strategy, explained, y, n_folds):
     return retrained, f"cross-fitted in {n_folds} folds"
 
 
-def predictions_of(strategy, explained):
-    """Return the predictions of the fitted strategy."""
-    return strategy.predict(explained.head_blocks())
-
-
-def stability_of(labeler, explained, keys, n_keys, n_resamples):
+def stability_of(labeler, explained, keys, n_resamples):
     """Return how well each cluster is found again in subsamples: its mean largest Jaccard overlap, or NaN."""
     # Classes are passed as codes, in which the predictions are known whatever the labels are.
     y = explained.class_codes
     blocks = make_blocks(
         **{EMBEDDING: explained.embeddings, HEATMAP: explained.maps, PREDICTED: explained.predicted}
     )
-    labeler = clone(labeler)
-    if "n_seed_checks" in labeler.get_params():
-        labeler.set_params(n_seed_checks=0)
     rng = np.random.RandomState(0)
     size = min(round(FRACTION * len(y)), LARGEST_SAMPLE)
-    overlaps = np.full((n_resamples, n_keys), np.nan)
+    overlaps = np.full((n_resamples, int(keys.max()) + 1), np.nan)
     present = np.unique(keys[keys >= 0])
     for resample in overlaps:
         rows = np.sort(rng.permutation(len(y))[:size])
         try:
             with quiet():
-                found = clone(labeler).fit(blocks[rows], y[rows])
+                labels = clusters_found(labeler, blocks, y, rows)
         # A small subsample may lack the images that the clusterer needs.
         except ValueError:
             continue
-        # A bare clusterer has `labels_`.
-        name = "group_labels_" if explained.local else "cluster_labels_"
-        labels = getattr(found, name) if hasattr(found, name) else found.labels_
         resample[present] = jaccards(keys, rows, labels)
-    known = ~np.isnan(overlaps)
-    return np.divide(
-        np.where(known, overlaps, 0).sum(axis=0),
-        known.sum(axis=0),
-        out=np.full(n_keys, np.nan),
-        where=known.any(axis=0),
-    )
+    return mean_jaccards(overlaps)
 
 
 @contextmanager

@@ -8,45 +8,13 @@ from skexmap.report._gallery import Gallery
 from skexmap.report._page import notebook_html, page_html
 from skexmap.report._places import mean_maps
 from skexmap.report._ranking import ranked, verdict_of, verdict_of_all
-from skexmap.report._read import cross_fitted, explain, parts_of, predictions_of, stability_of
+from skexmap.report._read import cross_fitted, explain, parts_of, stability_of
 from skexmap.report._rows import add_places, add_retrained, add_true_groups, checked_classes, rows_of_groups
 from skexmap.report._text import findings_of, report_text
 from skexmap.report._virelay import write_virelay
 
-COLUMNS = (
-    "class",
-    "cluster",
-    "cluster_name",
-    "size",
-    "net_accuracy",
-    "net_lower",
-    "net_upper",
-    "size_outside",
-    "net_accuracy_outside",
-    "net_gap",
-    "p_value",
-    "retrained_size",
-    "retrained_accuracy",
-    "retrained_lower",
-    "retrained_upper",
-    "stability",
-    "place",
-    "share",
-    "share_outside",
-    "area",
-    "center_x",
-    "center_y",
-    "spread",
-    "target",
-    "exchanged",
-    "exchanged_control",
-    "dependence",
-    "concentration",
-    "score",
-    "verdict",
-    "true_group",
-    "purity",
-)
+# Entries of a row that are only needed to make the report.
+_INTERNAL = {"code", "key", "group"}
 
 
 class ShortcutReport:
@@ -138,7 +106,9 @@ class ShortcutReport:
     """
 
     def __init__(self, groups, verdict, findings, retrained_on, gallery):
-        self.rows = [{name: group[name] for name in COLUMNS if name in group} for group in groups]
+        self.rows = [
+            {name: value for name, value in group.items() if name not in _INTERNAL} for group in groups
+        ]
         self.verdict = verdict
         self.findings = findings
         self.retrained_on = retrained_on
@@ -189,18 +159,19 @@ class ShortcutReport:
         means, means_outside = mean_maps(explained.maps, keys)
 
         rows = rows_of_groups(explained, keys, classes, getattr(parts.labeler, "cluster_names_", {}))
-        add_places(rows, parts, X, explained, keys, classes, means, means_outside)
         retrained, origin = cross_fitted(parts.strategy, explained, y, n_folds)
         tested, correct = explained, None if retrained is None else retrained == y
         if X_test is not None:
             _, y_test = checked_classes(parts, X_test, y_test)
             tested = explain(parts, X_test, y_test, classes)
-            correct = predictions_of(parts.strategy, tested) == y_test
+            correct = parts.strategy.predict(tested.head_blocks()) == y_test
             origin = f"on {len(y_test)} test images"
         add_retrained(rows, tested, correct)
-        stability = stability_of(parts.labeler, explained, keys, len(means), n_resamples)
+        stability = stability_of(parts.labeler, explained, keys, n_resamples)
         for row in rows:
             row["stability"] = float(stability[row["key"]])
+        add_places(rows, parts, X, explained, keys, classes, means, means_outside)
+        for row in rows:
             row["verdict"] = verdict_of(row)
         if group_labels is not None:
             add_true_groups(rows, explained, group_labels)

@@ -75,14 +75,13 @@ def add_places(rows, parts, X, explained, keys, classes, means, means_outside):
 def add_retrained(rows, explained, correct):
     """Add the accuracy of the retrained last layer; NaN if it is not known."""
     for row in rows:
-        own = (explained.class_codes == row["code"]) & (explained.clusters == row["cluster"])
-        size = 0 if correct is None else int(own.sum())
-        accuracy, lower, upper = np.nan, np.nan, np.nan
-        if size:
-            accuracy = float(correct[own].mean())
-            lower, upper = (float(end) for end in wilson_interval(accuracy, size))
+        own = np.array([]) if correct is None else correct[explained.members(row)]
+        accuracy = lower = upper = np.nan
+        if len(own):
+            accuracy = float(own.mean())
+            lower, upper = map(float, wilson_interval(accuracy, len(own)))
         row |= {
-            "retrained_size": size,
+            "retrained_size": len(own),
             "retrained_accuracy": accuracy,
             "retrained_lower": lower,
             "retrained_upper": upper,
@@ -92,7 +91,7 @@ def add_retrained(rows, explained, correct):
 def add_true_groups(rows, explained, group_labels):
     """Add the most frequent true group and its share."""
     for row in rows:
-        own = (explained.class_codes == row["code"]) & (explained.clusters == row["cluster"])
+        own = explained.members(row)
         labels, counts = np.unique(group_labels[own], return_counts=True)
         row |= {
             "true_group": labels.tolist()[counts.argmax()],

@@ -166,7 +166,7 @@ class DFRClassifier(_DFR):
 
     Warns
     -----
-    ConstantPredictionWarning
+    PredictionWarning
         If the refitted layer predicts one class for all samples, as it does if all coefficients are zero.
 
     See Also

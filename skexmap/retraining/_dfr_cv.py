@@ -82,7 +82,7 @@ class DFRClassifierCV(_DFR):
 
     Warns
     -----
-    ConstantPredictionWarning
+    PredictionWarning
         If the refitted layer predicts one class for all samples, as it does if all coefficients are zero.
 
     See Also

@@ -61,7 +61,7 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
 
     Warns
     -----
-    ConstantPredictionWarning
+    PredictionWarning
         If the reference model predicts one class for all samples.
 
     Notes

@@ -48,7 +48,7 @@ class ERMClassifier(LinearHead):
 
     Warns
     -----
-    ConstantPredictionWarning
+    PredictionWarning
         If one class is predicted for all samples.
 
     See Also

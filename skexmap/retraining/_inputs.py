@@ -93,7 +93,7 @@ def read_groups(estimator, X, embedding, classes, class_codes, group_labels):
         # Heatmaps without clusters are a forgotten clusterer step: get_block says so.
         clusters = get_block(X, CLUSTER, required_by=estimator)
         labels = class_by_cluster(clusters, classes, class_codes)
-        warn_of_undivided_classes(classes, class_codes, cluster_of_class(clusters, class_codes), stacklevel=6)
+        warn_of_undivided_classes(classes, class_codes, cluster_of_class(clusters, class_codes))
     else:
         _refuse_a_lone_cluster_column(estimator, embedding)
         return classes, class_codes, True

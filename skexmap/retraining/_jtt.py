@@ -1,6 +1,5 @@
 """Just train twice: upweight what a first model gets wrong, train again."""
 
-import warnings
 from numbers import Real
 
 import numpy as np
@@ -8,8 +7,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clo
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
-from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context
-from skexmap.exceptions import ErrorSetWarning
+from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context, warn
+from skexmap.exceptions import PredictionWarning
 from skexmap.groups._diagnosis import warn_of_constant_predictions, without_constant_prediction_warnings
 from skexmap.retraining._erm import ERMClassifier
 from skexmap.retraining._inputs import read_classes, read_embedding
@@ -72,9 +71,9 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
 
     Warns
     -----
-    ErrorSetWarning
+    PredictionWarning
         If stage one gets all samples right or all wrong: all samples then weigh the same.
-    ConstantPredictionWarning
+    PredictionWarning
         If one of the two models predicts one class for all samples.
 
     Notes
@@ -145,11 +144,10 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
             answers, remedy = "wrong", "Strengthen `reference_estimator`."
             if not len(self.error_set_):
                 answers, remedy = "right", "Weaken `reference_estimator` (a stronger penalty, fewer epochs)."
-            warnings.warn(
+            warn(
                 f"{type(reference).__name__} gets all {len(y)} training samples {answers}, so upweighting its errors "
                 f"changes nothing. {remedy}",
-                ErrorSetWarning,
-                stacklevel=3,
+                PredictionWarning,
             )
         self.sample_weight_ = np.ones(len(y))
         self.sample_weight_[self.error_set_] = self.upweight
@@ -164,7 +162,6 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
             self.estimator_.predict(X),
             f"The second model {type(estimator).__name__}",
             "Lower `upweight`, or see whether X tells the classes apart at all.",
-            stacklevel=4,
         )
         return self
 

@@ -15,11 +15,11 @@ the orthant the penalty is linear, a coefficient that would leave it stops at ze
 until the objective falls enough.
 """
 
-import warnings
-
 import numpy as np
 from scipy.special import expit
 from sklearn.exceptions import ConvergenceWarning
+
+from skexmap._validation import warn
 
 # Violation of the optimality conditions, in units of the penalty's slope 1, at which a fit is done.
 TOLERANCE = 1e-7
@@ -50,11 +50,10 @@ def l1_logistic(X, targets, weight, w_init=None):
         columns = _columns(X, working) * targets[:, None]
         w[working], margin, stalled = _newton_steps(columns, weight, w[working], margin)
     if violation.max() > 1e-3:
-        warnings.warn(
+        warn(
             f"The L1 logistic regression did not converge: its optimality conditions are violated by "
             f"{violation.max():.1e} (wanted: {TOLERANCE:.0e}). Standardise the features or lower C.",
             ConvergenceWarning,
-            stacklevel=2,
         )
     return w
 

@@ -82,7 +82,7 @@ class LinearHead(ClassifierMixin, BaseEstimator):
             )
         if len(np.unique(class_codes[fitted])) > 1:
             scores = embedding[fitted] @ self.coef_.T + self.intercept_
-            warn_of_constant_predictions(self.classes_[predict_codes(scores)], name, remedy, stacklevel=5)
+            warn_of_constant_predictions(self.classes_[predict_codes(scores)], name, remedy)
 
 
 def predict_codes(scores):

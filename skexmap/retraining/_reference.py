@@ -25,4 +25,4 @@ def check_reference_classes(reference, classes):
 def warn_of_constant_reference(predicted, reference, remedy):
     """Warn if the reference model predicts one class: its errors are then whole classes."""
     who = f"The reference model {type(reference).__name__}"
-    warn_of_constant_predictions(predicted, who, f"Its errors are whole classes. {remedy}", stacklevel=5)
+    warn_of_constant_predictions(predicted, who, f"Its errors are whole classes. {remedy}")

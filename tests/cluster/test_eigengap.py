@@ -1,8 +1,5 @@
 """EigengapSpectralClustering: what it finds, what it predicts, and what it refuses."""
 
-import pickle
-import warnings
-
 import numpy as np
 import pytest
 from scipy import linalg
@@ -23,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 
 from skexmap._blocks import block_names, get_block, make_blocks
 from skexmap.cluster import EigengapSpectralClustering
-from skexmap.exceptions import ConstantInputWarning, DisconnectedGraphWarning
+from skexmap.exceptions import ClusteringWarning
 
 
 def blobs(n=300, centers=3, seed=0, **kwargs):
@@ -77,12 +74,6 @@ def test_labels_equal_those_of_scikit_learn_given_the_right_k(n):
     assert adjusted_rand_score(y, ours.labels_) > 0.9
 
 
-def test_cluster_0_is_the_largest():
-    X, _ = make_blobs([30, 90, 60], n_features=8, center_box=(-40, 40), random_state=0)
-    labels = EigengapSpectralClustering(n_neighbors=10).fit_predict(X)
-    assert np.bincount(labels).tolist() == [90, 60, 30]
-
-
 def test_one_cluster_is_an_answer_when_min_clusters_allows_it():
     X = np.random.default_rng(0).standard_normal((300, 10))
     one = EigengapSpectralClustering(min_clusters=1, n_neighbors=150).fit(X)
@@ -94,18 +85,10 @@ def test_one_cluster_is_an_answer_when_min_clusters_allows_it():
 
 def test_more_components_than_max_clusters_become_the_clusters_with_a_named_warning():
     X, y = blobs(n=260, centers=13, center_box=(-100, 100), cluster_std=0.1)
-    with pytest.warns(DisconnectedGraphWarning, match=r"13 connected components, more than max_clusters=10"):
+    with pytest.warns(ClusteringWarning, match=r"13 connected components, more than max_clusters=10"):
         clusterer = EigengapSpectralClustering(n_neighbors=10).fit(X)
     assert clusterer.n_clusters_ == 13
     assert clusterer.eigengap_margin_ == 0
-    assert adjusted_rand_score(y, clusterer.labels_) == 1
-
-
-def test_components_up_to_max_clusters_are_ordinary_and_warn_of_nothing():
-    X, y = blobs(centers=4, center_box=(-100, 100))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        clusterer = EigengapSpectralClustering(n_neighbors=10).fit(X)
     assert adjusted_rand_score(y, clusterer.labels_) == 1
 
 
@@ -114,19 +97,12 @@ def test_fewer_clusters_than_components_join_the_small_ones_to_the_nearest():
         [np.zeros((20, 2)), np.full((15, 2), 100.0), np.full((5, 2), 90.0), np.full((4, 2), 1.0)]
     )
     X += np.random.default_rng(0).random(X.shape) / 10
-    with pytest.warns(DisconnectedGraphWarning, match="more than n_clusters=2"):
+    with pytest.warns(ClusteringWarning, match="more than n_clusters=2"):
         clusterer = EigengapSpectralClustering(2, n_neighbors=4).fit(X)
     assert clusterer.labels_.tolist() == [0] * 20 + [1] * 20 + [0] * 4
     assert clusterer.n_clusters_ == 2
     # New rows follow the component that they are near to.
     assert clusterer.predict([[90.05, 90.05], [1.05, 1.05]]).tolist() == [1, 0]
-
-
-def test_a_sliver_is_a_cluster_like_any_other_for_training_and_new_rows():
-    X, y = make_blobs([120, 80, 6], centers=[[0] * 4, [30] * 4, [24] * 4], cluster_std=0.5, random_state=0)
-    clusterer = EigengapSpectralClustering(3, n_neighbors=5).fit(X)
-    np.testing.assert_array_equal(clusterer.labels_, y)
-    assert clusterer.predict([[24.1] * 4, [0.1] * 4, [30.1] * 4]).tolist() == [2, 0, 1]
 
 
 @pytest.mark.parametrize("n", [200, 1500])
@@ -225,21 +201,6 @@ def test_a_transformer_works_if_data_frames_are_asked_for_everywhere():
     assert adjusted_rand_score(y, out["cluster_0"]) == 1
 
 
-def test_float32_and_float64_give_the_same_clusters():
-    X, _ = two_moons_bridge()
-    double = EigengapSpectralClustering().fit(X.astype(np.float32).astype(np.float64))
-    single = EigengapSpectralClustering().fit(X.astype(np.float32))
-    np.testing.assert_array_equal(single.labels_, double.labels_)
-
-
-def test_n_jobs_does_not_change_the_result():
-    X, _ = two_moons_bridge(1000)
-    one = EigengapSpectralClustering(random_state=0, n_jobs=1).fit(X)
-    two = EigengapSpectralClustering(random_state=0, n_jobs=2).fit(X)
-    np.testing.assert_array_equal(one.eigenvalues_, two.eigenvalues_)
-    np.testing.assert_array_equal(one.labels_, two.labels_)
-
-
 @pytest.fixture
 def blocks():
     X, _ = blobs(n=120, centers=2, center_box=(-20, 20))
@@ -274,49 +235,11 @@ def test_blocks_come_out_as_the_columns_of_a_frame_and_frames_go_in(blocks, cont
         assert clusterer.transform(X).equals(out)
 
 
-def test_plain_rows_come_out_as_one_column_of_clusters():
-    X, _ = blobs()
-    clusterer = EigengapSpectralClustering(n_neighbors=8)
-    out = clusterer.fit_transform(X)
-    np.testing.assert_array_equal(out, clusterer.labels_[:, None])
-    assert list(clusterer.get_feature_names_out()) == ["cluster_0"]
-
-
-def test_a_step_before_it_that_lacks_the_heatmap_block_is_named(blocks):
-    embedding_only = make_blocks(embedding=blocks["embedding"])
-    with pytest.raises(ValueError, match=r"EigengapSpectralClustering needs the block 'heatmap'"):
-        EigengapSpectralClustering().fit(embedding_only)
-
-
-def test_a_memory_map_is_clustered_like_the_array(tmp_path):
-    X, _ = two_moons_bridge(300)
-    path = tmp_path / "heatmaps.npy"
-    np.save(path, X.astype(np.float32))
-    mapped = np.load(path, mmap_mode="r")
-    np.testing.assert_array_equal(
-        EigengapSpectralClustering().fit_predict(mapped),
-        EigengapSpectralClustering().fit_predict(X.astype(np.float32)),
-    )
-
-
 def test_blocks_in_a_memory_map_are_clustered_like_those_in_memory(blocks, tmp_path):
     np.save(tmp_path / "blocks.npy", blocks)
     mapped = np.load(tmp_path / "blocks.npy", mmap_mode="r")
     out = EigengapSpectralClustering(n_neighbors=8).fit_transform(mapped)
     np.testing.assert_array_equal(out, EigengapSpectralClustering(n_neighbors=8).fit_transform(blocks))
-
-
-def test_a_fitted_clusterer_pickles():
-    X, _ = blobs()
-    clusterer = EigengapSpectralClustering(n_neighbors=8).fit(X)
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(clusterer)).predict(X), clusterer.labels_)
-
-
-def test_one_repeated_point_is_one_cluster_with_a_named_warning():
-    with pytest.warns(ConstantInputWarning, match="All 30 rows are identical"):
-        clusterer = EigengapSpectralClustering().fit(np.ones((30, 4)))
-    assert clusterer.n_clusters_ == 1
-    assert (clusterer.labels_ == 0).all()
 
 
 def test_two_repeated_points_are_two_clusters():
@@ -325,52 +248,33 @@ def test_two_repeated_points_are_two_clusters():
     assert labels.tolist() == [0] * 40 + [1] * 20
 
 
-def test_constant_rows_are_rows_like_any_other():
-    # Heatmaps that are zero everywhere, or one value everywhere, among ordinary ones.
-    X, _ = two_moons_bridge(300)
-    X[:3], X[3:5] = 0.0, 2.0
-    clusterer = EigengapSpectralClustering().fit(X)
-    assert len(set(clusterer.labels_[:3])) == len(set(clusterer.labels_[3:5])) == 1
-
-
 X_GOOD = np.random.default_rng(0).standard_normal((30, 3))
 
 
 @pytest.mark.parametrize(
-    "params, X, message",
+    "params, message",
     [
-        ({}, np.where(X_GOOD > 2, np.nan, X_GOOD), "Input X contains NaN"),
-        ({}, np.where(X_GOOD > 2, np.inf, X_GOOD), "Input X contains infinity"),
-        ({"n_neighbors": 31}, X_GOOD, r"n_neighbors=31 counts the row itself and needs .* n_samples = 30"),
-        ({"min_clusters": 5, "max_clusters": 4}, X_GOOD, "min_clusters=5 is greater than max_clusters=4"),
-        ({"n_clusters": 31}, X_GOOD, "n_clusters=31 is too large for 30 samples"),
-        ({"min_clusters": 30, "max_clusters": 40}, X_GOOD, "min_clusters=30 is too large for 30 samples"),
-        ({"n_clusters": 0}, X_GOOD, "'n_clusters' parameter"),
-        ({"n_neighbors": 1}, X_GOOD, "'n_neighbors' parameter"),
-        ({}, X_GOOD[:1], "minimum of 2 is required"),
-        ({"neighbors": "approximate"}, X_GOOD, "'neighbors' parameter"),
+        ({"n_neighbors": 31}, r"n_neighbors=31 counts the row itself and needs .* n_samples = 30"),
+        ({"min_clusters": 5, "max_clusters": 4}, "min_clusters=5 is greater than max_clusters=4"),
+        ({"min_clusters": 30, "max_clusters": 40}, "min_clusters=30 is too large for 30 samples"),
+        ({"n_clusters": 0}, "'n_clusters' parameter"),
+        ({"n_neighbors": 1}, "'n_neighbors' parameter"),
+        ({"neighbors": PCA(2)}, "must return a sparse graph of distances"),
+        ({"neighbors": "approximate"}, "'neighbors' parameter"),
         (
             {"neighbors": KNeighborsTransformer(n_neighbors=3), "n_neighbors": 6},
-            X_GOOD,
             "30 of 30 rows in the graph of `neighbors` have fewer than 5 neighbors",
         ),
         (
             {"neighbors": KNeighborsTransformer(mode="connectivity")},
-            X_GOOD,
             "every row is as far from itself as from its neighbors.*distances",
         ),
         (
             {"neighbors": KNeighborsTransformer(), "n_jobs": 2},
-            X_GOOD,
             "n_jobs=2 has no effect, because KNeighborsTransformer searches",
         ),
     ],
 )
-def test_eigengap_clustering_refuses_bad_input_with_what_and_how_many(params, X, message):
-    with pytest.raises(ValueError, match=message):
-        EigengapSpectralClustering(**params).fit(X)
-
-
-def test_a_transformer_that_returns_no_sparse_graph_is_refused():
-    with pytest.raises(TypeError, match="must return a sparse graph of distances"):
-        EigengapSpectralClustering(neighbors=PCA(2)).fit(X_GOOD)
+def test_eigengap_clustering_refuses_bad_input_with_what_and_how_many(params, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        EigengapSpectralClustering(**params).fit(X_GOOD)

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from sklearn.neighbors import NearestNeighbors
 
 from skexmap.cluster import _neighbors
-from skexmap.cluster._neighbors import TopK, augmented_block, first_repeats, float32_error, nearest_rows
+from skexmap.cluster._neighbors import augmented_block, first_repeats, float32_error, nearest_rows
 
 
 def by_definition(X, k, Y=None):
@@ -30,17 +29,6 @@ def test_neighbors_are_those_of_the_full_distance_matrix(dtype, n, k):
     np.testing.assert_array_equal(nearest_rows(X, k), by_definition(X, k))
     Y = np.random.default_rng(1).standard_normal((90, 12)).astype(dtype)
     np.testing.assert_array_equal(nearest_rows(X, k, Y=Y), by_definition(X, k, Y))
-
-
-def test_neighbors_are_those_of_scikit_learn():
-    X = np.random.default_rng(0).standard_normal((1000, 60)).astype(np.float32)
-    theirs = NearestNeighbors(n_neighbors=8, algorithm="brute").fit(X).kneighbors(X, return_distance=False)
-    np.testing.assert_array_equal(nearest_rows(X, 8), theirs)
-
-
-def test_all_rows_being_neighbors_is_possible():
-    X = np.random.default_rng(0).standard_normal((70, 3))
-    np.testing.assert_array_equal(np.sort(nearest_rows(X, 70), axis=1), np.tile(np.arange(70), (70, 1)))
 
 
 def nasty_rows(kind):
@@ -114,27 +102,6 @@ def test_no_product_of_the_search_is_subnormal():
     assert (products[products > 0] >= np.finfo(np.float32).tiny).all()
 
 
-def test_products_of_augmented_blocks_are_minus_half_the_squared_distances():
-    X = np.random.default_rng(0).standard_normal((20, 5))
-    center, scale = X.mean(axis=0), np.abs(X - X.mean(axis=0)).max()
-    left = augmented_block(X, slice(0, 12), center, scale, "left")
-    right = augmented_block(X, slice(12, 20), center, scale, "right")
-    squares = ((X[:12, None, :] - X[None, 12:, :]) ** 2).sum(axis=2) / scale**2
-    np.testing.assert_allclose(left @ right.T, -squares / 2, atol=1e-5)
-
-
-@pytest.mark.parametrize("by_column", [False, True])
-def test_top_k_keeps_the_largest_values_over_several_blocks(by_column):
-    values = np.random.default_rng(0).standard_normal((30, 900)).astype(np.float32)
-    top = TopK(30, 4)
-    for start in range(0, 900, 300):
-        block = values[:, start : start + 300]
-        found = top.candidates(block.T if by_column else block, slice(0, 30), by_column=by_column)
-        top.merge(slice(0, 30), start, found)
-    np.testing.assert_array_equal(top.indices, np.argsort(-values, axis=1)[:, :4])
-    np.testing.assert_array_equal(top.threshold, np.sort(values, axis=1)[:, -4])
-
-
 def test_the_number_of_threads_does_not_change_the_neighbors():
     X = np.random.default_rng(0).integers(0, 4, (500, 20)).astype(np.float32)
     one, two, default = (nearest_rows(X, 6, n_jobs=n_jobs) for n_jobs in (1, 2, None))
@@ -142,15 +109,15 @@ def test_the_number_of_threads_does_not_change_the_neighbors():
     np.testing.assert_array_equal(one, default)
 
 
-def test_a_crowd_of_copies_links_to_its_first_members():
-    X = nasty_rows("a crowd of copies")
-    repeats = first_repeats(X, X, 5)
-    assert sorted(repeats) == [7, *range(50, 120)]
-    assert repeats[100].tolist() == [7, 50, 51, 52, 53]
-
-
 def test_a_memory_map_is_searched_like_the_array(tmp_path):
     X = np.random.default_rng(0).standard_normal((300, 10)).astype(np.float32)
     np.save(tmp_path / "rows.npy", X)
     mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
     np.testing.assert_array_equal(nearest_rows(mapped, 6), nearest_rows(X, 6))
+
+
+def test_a_crowd_of_copies_links_to_its_first_members():
+    X = nasty_rows("a crowd of copies")
+    repeats = first_repeats(X, X, 5)
+    assert sorted(repeats) == [7, *range(50, 120)]
+    assert repeats[100].tolist() == [7, 50, 51, 52, 53]

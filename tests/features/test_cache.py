@@ -152,7 +152,7 @@ def test_a_model_that_cannot_be_pickled_cannot_be_cached(images, tmp_path):
         HeatmapTransformer(net, memory=str(tmp_path)).fit_transform(images)
 
 
-@pytest.mark.filterwarnings("ignore::skexmap.exceptions.ConstantPredictionWarning")
+@pytest.mark.filterwarnings("ignore::skexmap.exceptions.PredictionWarning")
 def test_a_pipeline_with_memory_shows_the_images_once(images, tmp_path):
     y = np.arange(10) % 2
     steps = [("maps", HeatmapTransformer(CountingNet(), size=4)), ("model", LogisticRegression())]

@@ -15,7 +15,7 @@ from skexmap import (
     make_exmap_pipeline,
 )
 from skexmap.cluster import SilhouetteKMeans
-from skexmap.exceptions import InaccurateModelWarning
+from skexmap.exceptions import PredictionWarning
 
 NAMES = ["dog", "cat", "bird"]
 
@@ -75,7 +75,7 @@ def test_names_that_are_not_the_labels_are_no_classes(animals):
 
 def test_a_wrong_order_is_noticed_and_the_right_one_named(animals):
     with pytest.warns(
-        InaccurateModelWarning, match=r"\['dog', 'cat', 'bird'\], in this order, it is right for 100.0%"
+        PredictionWarning, match=r"\['dog', 'cat', 'bird'\], in this order, it is right for 100.0%"
     ):
         HeatmapTransformer(Brightest(), return_embedding=True).fit_transform(*animals)
 
@@ -87,9 +87,7 @@ def test_a_net_that_no_order_explains_is_noticed_and_so_are_images_without_negat
     X, _ = animals
     y = np.where(np.random.default_rng(0).random(90) < 0.95, "cat", "dog")
     transformer = HeatmapTransformer(Brightest(), return_embedding=True, classes=NAMES)
-    with pytest.warns(
-        InaccurateModelWarning, match="most frequent class alone .* See that its weights"
-    ) as record:
+    with pytest.warns(PredictionWarning, match="most frequent class alone .* See that its weights") as record:
         transformer.fit_transform(X - np.float32(subtracted), y)
     (warning,) = record
     assert ("No pixel is negative" in str(warning.message)) == is_hinted
@@ -108,7 +106,7 @@ def test_classes_that_cannot_be_right_are_refused(classes, message, animals):
         HeatmapTransformer(Brightest(), classes=classes).fit(*animals)
 
 
-@pytest.mark.filterwarnings("ignore::skexmap.exceptions.OneClusterWarning")
+@pytest.mark.filterwarnings("ignore::skexmap.exceptions.ClusteringWarning")
 def test_the_exported_module_keeps_the_order_of_its_logits(animals):
     X, y = animals
     clusterer = SilhouetteKMeans(max_clusters=3, random_state=0)

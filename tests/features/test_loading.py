@@ -180,8 +180,8 @@ def test_a_folder_of_torchvision_is_read_with_its_own_transform(paths, images, t
     assert_array_equal(found, expected)
 
 
-@pytest.mark.filterwarnings("ignore::skexmap.exceptions.ConstantPredictionWarning")
-@pytest.mark.filterwarnings("ignore::skexmap.exceptions.InaccurateModelWarning")
+@pytest.mark.filterwarnings("ignore::skexmap.exceptions.PredictionWarning")
+@pytest.mark.filterwarnings("ignore::skexmap.exceptions.PredictionWarning")
 @pytest.mark.parametrize("by_index", [False, True])
 def test_a_grid_search_splits_a_torch_data_set(images, by_index):
     dataset = TensorDataset(torch.as_tensor(images), torch.arange(7))

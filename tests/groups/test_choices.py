@@ -73,6 +73,7 @@ def test_a_json_file_and_a_dict_say_the_same_as_the_methods(labeler, tmp_path):
         ({"drop": [-1]}, "1 of 1 clusters have no images"),
         ({"rename": {"9": "x"}}, "1 of 1 clusters have no images"),
         ({"merge": [[1, 2]], "drop": [2]}, r"Clusters \[2\] are both merged and dropped"),
+        ({"merge": [[0, 1], [1, 2]]}, r"Clusters \[1\] are both .*, or merged twice"),
         ({"drop": [0, 1, 2, 3]}, "All clusters are dropped"),
         ({"delete": [1]}, r"Choices may hold .*, got \['delete'\] too"),
         ({"merge": [[2]]}, "`merge` needs at least two clusters"),
@@ -86,7 +87,7 @@ def test_choices_that_cannot_be_made_are_refused_and_change_nothing(labeler, cho
 
 def test_the_last_cluster_cannot_be_dropped(labeler):
     labeler.merge([0, 1, 2, 3])
-    with pytest.raises(ValueError, match="Cluster 0 is the only one"):
+    with pytest.raises(ValueError, match="All clusters are dropped: no group would be left"):
         labeler.drop(0)
 
 

@@ -4,13 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 from scipy.stats import fisher_exact
 
-from skexmap import DFRClassifier
-from skexmap._blocks import make_blocks
-from skexmap.cluster._cluster_labels import cluster_means
-from skexmap.exceptions import OneClusterWarning
 from skexmap.groups import PseudoGroupLabeler
 from skexmap.groups._merging import merge_alike, p_value_alike
 
@@ -103,10 +99,6 @@ def test_the_p_value_is_the_smallest_of_the_classes_times_their_number():
     assert p_value_alike(b, a) == pytest.approx(expected)
 
 
-def test_a_p_value_is_at_most_one():
-    assert p_value_alike(table((5, 5), (6, 4)), table((5, 5), (6, 4))) == 1
-
-
 def test_clusters_that_share_no_class_are_alike():
     assert p_value_alike(table((50, 0), (0, 0)), table((0, 0), (0, 50))) == 1
     becomes, merges = merge_alike(
@@ -177,37 +169,6 @@ def test_clusters_are_numbered_by_size_after_merging_and_rows_of_none_stay_so():
     labeler.fit(rows, classes, predicted=np.where(correct, classes, 7))
     assert labeler.cluster_labels_.tolist() == [1] * 60 + [0] * 85 + [-1] * 30
     assert labeler.group_labels_.tolist() == labeler.cluster_labels_.tolist()
-
-
-def test_equal_sizes_keep_their_order():
-    tables = [[(50, 0)], [(0, 50)], [(25, 25)]]
-    assert merge_alike(*clusters_of(tables, [[0.0], [1.0], [2.0]]), ALPHA)[0].tolist() == [0, 1, 2]
-
-
-def test_means_do_not_depend_on_blocks_of_rows():
-    rng = np.random.default_rng(0)
-    labels, rows = rng.integers(-1, 5, size=10_000), rng.normal(size=(10_000, 3)).astype(np.float32)
-    expected = [rows[labels == k].mean(axis=0, dtype=np.float64) for k in range(5)]
-    assert_allclose(cluster_means(rows, labels), expected, atol=1e-12)
-
-
-def test_one_cluster_left_is_warned_of_when_the_last_layer_is_retrained():
-    rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(200, 2)), np.arange(200) % 2
-    blocks = make_blocks(embedding=X, heatmap=X, predicted=y)
-    out = PseudoGroupLabeler(Given(np.arange(200) // 2 % 2), n_seed_checks=0).fit_transform(blocks, y)
-    assert_array_equal(out["cluster"], 0)
-    with pytest.warns(OneClusterWarning):
-        DFRClassifier(n_retrains=1, random_state=0).fit(out, y)
-
-
-def test_ten_classes_twenty_clusters_and_160_000_rows_are_merged():
-    labels, classes, correct, rows = random_clusters(0, n_clusters=20, n_classes=10, n=160_000)
-    rows = np.hstack([rows] * 16).astype(np.float32)
-    becomes, merges = merge_alike(labels, classes, correct, rows, ALPHA)
-    _, expected = merged_by_hand(labels, classes, correct, rows, ALPHA)
-    assert [m[:2] for m in merges] == [m[:2] for m in expected] != []
-    assert len(set(becomes.tolist())) == 20 - len(merges)
 
 
 class Given:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skexmap.metrics import group_accuracies, worst_group_accuracy
+from skexmap.metrics import group_report, worst_group_accuracy
 
 pytest.importorskip("fairlearn")
 
@@ -29,7 +29,8 @@ def test_fairlearns_metric_frame_finds_the_same_worst_group():
     exec(recipe(), names)
     assert names["worst"] == pytest.approx(worst_group_accuracy(y_true, y_pred, group_labels=group_labels))
     by_group = names["frame"].by_group
+    report = group_report(y_true, y_pred, group_labels=group_labels)
     assert by_group["accuracy"].to_dict() == pytest.approx(
-        group_accuracies(y_true, y_pred, group_labels=group_labels)
+        dict(zip(report.groups, report.accuracies, strict=True))
     )
     assert by_group["count"].sum() == 280

@@ -4,12 +4,18 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score
 
-from skexmap.metrics import group_accuracies, group_report, mean_accuracy, worst_group_accuracy
+from skexmap.metrics import group_report, mean_accuracy, worst_group_accuracy
 
 
-def test_group_accuracies_are_the_accuracy_of_each_groups_samples(predictions):
+def accuracies_of(y, predicted, **options):
+    """Return the accuracy of each group in a report, by group."""
+    report = group_report(y, predicted, **options)
+    return dict(zip(report.groups, report.accuracies.tolist(), strict=True))
+
+
+def test_the_accuracies_of_a_report_are_those_of_each_groups_samples(predictions):
     y, predicted, group = predictions
-    accuracies = group_accuracies(y, predicted, group_labels=group)
+    accuracies = accuracies_of(y, predicted, group_labels=group)
     assert list(accuracies) == [0, 1, 2, 3]
     for label, accuracy in accuracies.items():
         n_right = sum(1 for t, p, g in zip(y, predicted, group, strict=True) if g == label and t == p)
@@ -21,8 +27,8 @@ def test_strings_and_integers_as_classes_and_groups_give_the_same(predictions):
     y, predicted, group = predictions
     names = np.array(["landbird", "waterbird"])
     group_names = np.array(["a", "b", "c", "d"])
-    expected = group_accuracies(y, predicted, group_labels=group)
-    got = group_accuracies(names[y], names[predicted], group_labels=group_names[group])
+    expected = accuracies_of(y, predicted, group_labels=group)
+    got = accuracies_of(names[y], names[predicted], group_labels=group_names[group])
     assert list(got) == ["a", "b", "c", "d"]
     assert list(got.values()) == list(expected.values())
 
@@ -31,9 +37,9 @@ def test_samples_of_group_minus_one_are_left_out(predictions):
     y, predicted, group = predictions
     labels = np.concatenate([np.full(7, -1), group])
     y_all, predicted_all = np.concatenate([y[:7], y]), np.concatenate([1 - y[:7], predicted])
-    expected = group_accuracies(y, predicted, group_labels=group)
+    expected = accuracies_of(y, predicted, group_labels=group)
     for none in (labels, labels.astype(float), labels.astype(object)):
-        assert group_accuracies(y_all, predicted_all, group_labels=none) == expected
+        assert accuracies_of(y_all, predicted_all, group_labels=none) == expected
     assert worst_group_accuracy(y_all, predicted_all, group_labels=labels) == min(expected.values())
     plain = mean_accuracy(y_all, predicted_all, group_labels=labels)
     assert plain == pytest.approx(accuracy_score(y, predicted))
@@ -42,7 +48,7 @@ def test_samples_of_group_minus_one_are_left_out(predictions):
 @pytest.mark.parametrize("dtype", [str, object])
 def test_a_group_called_minus_one_is_a_group(dtype):
     labels = np.array(["-1", "a", "a"], dtype=dtype)
-    assert group_accuracies([0, 0, 1], [1, 0, 1], group_labels=labels) == {"-1": 0.0, "a": 1.0}
+    assert accuracies_of([0, 0, 1], [1, 0, 1], group_labels=labels) == {"-1": 0.0, "a": 1.0}
     assert mean_accuracy([0, 0, 1], [1, 0, 1], group_labels=labels, weights={"-1": 3, "a": 1}) == 0.25
 
 
@@ -75,8 +81,8 @@ def test_a_sample_of_weight_zero_counts_as_not_there(predictions):
     y, predicted, group = predictions
     weight = (group != 1).astype(float)
     keep = group != 1
-    expected = group_accuracies(y[keep], predicted[keep], group_labels=group[keep])
-    assert group_accuracies(y, predicted, group_labels=group, sample_weight=weight) == expected
+    expected = accuracies_of(y[keep], predicted[keep], group_labels=group[keep])
+    assert accuracies_of(y, predicted, group_labels=group, sample_weight=weight) == expected
 
 
 def test_mean_accuracy_is_the_dot_product_of_training_shares_and_accuracies(predictions):
@@ -84,7 +90,7 @@ def test_mean_accuracy_is_the_dot_product_of_training_shares_and_accuracies(pred
     pd = pytest.importorskip("pandas")
     shares = {0: 0.73, 1: 0.04, 2: 0.01, 3: 0.22}
     training = np.repeat([-1, 0, 1, 2, 3], [5, 73, 4, 1, 22])
-    accuracies = group_accuracies(y, predicted, group_labels=group)
+    accuracies = accuracies_of(y, predicted, group_labels=group)
     expected = sum(shares[g] * accuracies[g] for g in shares)
     for weights in (shares, [7300, 400, 100, 2200], Counter(training), pd.Series(training).value_counts()):
         assert mean_accuracy(y, predicted, group_labels=group, weights=weights) == pytest.approx(expected)
@@ -93,7 +99,7 @@ def test_mean_accuracy_is_the_dot_product_of_training_shares_and_accuracies(pred
 def test_mean_accuracy_is_the_plain_accuracy_and_with_macro_weights_the_mean_over_groups(predictions):
     y, predicted, group = predictions
     assert mean_accuracy(y, predicted, group_labels=group) == pytest.approx(accuracy_score(y, predicted))
-    macro = np.mean(list(group_accuracies(y, predicted, group_labels=group).values()))
+    macro = np.mean(list(accuracies_of(y, predicted, group_labels=group).values()))
     assert mean_accuracy(y, predicted, group_labels=group, weights="macro") == pytest.approx(macro)
 
 
@@ -117,7 +123,7 @@ def test_mean_accuracy_is_the_plain_accuracy_and_with_macro_weights_the_mean_ove
         ({"y_true": [], "y_pred": [], "group_labels": []}, "There are 0 samples"),
     ],
 )
-@pytest.mark.parametrize("metric", [group_accuracies, worst_group_accuracy, mean_accuracy, group_report])
+@pytest.mark.parametrize("metric", [worst_group_accuracy, mean_accuracy, group_report])
 def test_bad_input_is_refused_by_every_metric(metric, changed, message):
     arguments = {"y_true": [0, 0, 1, 1], "y_pred": [0, 1, 0, 1], "group_labels": [0, 0, 3, 3], **changed}
     with pytest.raises(ValueError, match=message):
@@ -145,6 +151,7 @@ def test_a_min_group_size_that_is_not_a_count_is_refused(bad, error):
         ([1, 0], r"no entry in `weights`: \[3\]"),
         ({0: -1.0, 3: 1}, r"1 of 2 `weights` are negative, NaN or infinite: \[0\]"),
         ("training", "must be None, 'macro', a dict or an array"),
+        ([0, 0, 0, 0], "All 4 `weights` are 0"),
     ],
 )
 def test_weights_that_do_not_match_the_groups_are_refused(weights, message):
@@ -156,3 +163,15 @@ def test_an_absent_group_of_weight_zero_is_allowed():
     weights = {0: 1, 1: 0, 3: 3}
     value = mean_accuracy([0, 0, 1, 1], [0, 1, 1, 1], group_labels=[0, 0, 3, 3], weights=weights)
     assert value == pytest.approx(0.25 * 0.5 + 0.75)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-310, 1e200, 1e307])
+def test_the_scale_of_the_weights_changes_nothing(predictions, scale):
+    y, predicted, group = predictions
+    weight = np.arange(1.0, 61)
+    expected = group_report(y, predicted, group_labels=group, sample_weight=weight)
+    report = group_report(y, predicted, group_labels=group, sample_weight=scale * (weight / 60))
+    np.testing.assert_allclose(report.lower, expected.lower)
+    assert report.plain_mean == pytest.approx(expected.plain_mean)
+    mean = mean_accuracy(y, predicted, group_labels=group, sample_weight=scale * (weight / 60))
+    assert mean == pytest.approx(expected.plain_mean)

@@ -20,7 +20,7 @@ from skexmap import (
     HeatmapTransformer,
     PseudoGroupLabeler,
 )
-from skexmap.exceptions import OneClusterWarning
+from skexmap.exceptions import ClusteringWarning
 from skexmap.report import ShortcutReport
 from skexmap.retraining import EIILLabeler
 
@@ -48,7 +48,7 @@ class TestVerdict:
         self, make_images, make_net, fit_classifier
     ):
         X, y, _ = make_images(300)
-        with pytest.warns(OneClusterWarning):
+        with pytest.warns(ClusteringWarning):
             classifier = fit_classifier(make_net(leans=False), X, y)
         report = ShortcutReport.from_estimator(classifier, X, y)
         assert report.verdict == "nothing to see here"
@@ -56,7 +56,7 @@ class TestVerdict:
 
     def test_few_images_are_not_enough_to_tell(self, make_images, make_net, fit_classifier):
         X, y, _ = make_images(16)
-        with pytest.warns(OneClusterWarning):
+        with pytest.warns(ClusteringWarning):
             classifier = fit_classifier(make_net(leans=True), X, y)
         report = ShortcutReport.from_estimator(classifier, X, y)
         assert report.verdict == "not enough images to tell"
@@ -185,7 +185,7 @@ class TestEstimators:
         assert report.verdict == "likely a shortcut"
 
     def test_environments_of_embeddings_are_reported_with_heatmaps(self, marked, fit_classifier):
-        with pytest.warns(OneClusterWarning):
+        with pytest.warns(ClusteringWarning):
             classifier = fit_classifier(marked.net, marked.X, marked.y, clusterer=EIILLabeler())
         report = ShortcutReport.from_estimator(classifier, marked.X, marked.y)
         assert sum(row["size"] for row in report.rows) == len(marked.y)
@@ -232,7 +232,7 @@ class TestChoices:
         before = classifier.strategy_
         classifier.labeler_.rename({0: "watermark"}).drop(1)
         kept = classifier.labeler_.cluster_labels_ == 0
-        with pytest.warns(OneClusterWarning):
+        with pytest.warns(ClusteringWarning):
             assert classifier.refit_strategy(marked.y) is classifier
         assert classifier.strategy_ is not before
         assert_array_equal(classifier.cluster_labels_ == 0, kept)
@@ -250,7 +250,7 @@ class TestChoices:
     def test_merging_all_clusters_makes_the_classes_the_groups(self, marked, fit_classifier):
         classifier = fit_classifier(marked.net, marked.X, marked.y)
         classifier.labeler_.merge([0, 1])
-        with pytest.warns(OneClusterWarning):
+        with pytest.warns(ClusteringWarning):
             classifier.refit_strategy(marked.y)
         assert set(classifier.group_labels_) == {0, 2}
 
@@ -266,61 +266,61 @@ class TestChoices:
 
 
 class TestRefusals:
-    def test_an_estimator_that_is_not_fitted(self, marked):
-        with pytest.raises(NotFittedError):
-            ShortcutReport.from_estimator(ExMapClassifier(marked.net), marked.X, marked.y)
+    @pytest.mark.parametrize(
+        "params, message",
+        [
+            ({"y": ["coat"]}, "y has 1 entries for 300"),
+            ({"y": ["hat"] * 300}, "y holds 1 class"),
+            ({"group_labels": [0, 1]}, "`group_labels` has 2 entries for 300 samples"),
+            (
+                {"estimator": DFRClassifier()},
+                "DFRClassifier cannot be reported on. Pass a fitted ExMapClassifier",
+            ),
+            ({"estimator": ExMapClassifier()}, "not fitted"),
+        ],
+    )
+    def test_arguments_that_do_not_fit(self, marked, params, message):
+        arguments = {"estimator": marked.classifier, "X": marked.X, "y": marked.y, **params}
+        with pytest.raises(ValueError, match=message):
+            ShortcutReport.from_estimator(**arguments)
 
     def test_a_classifier_fitted_on_given_groups(self, marked):
-        classifier = ExMapClassifier(
-            marked.net, strategy=DFRClassifier(n_retrains=2, min_group_size=1, random_state=0)
-        ).fit(marked.X, marked.y, group_labels=marked.mark)
+        strategy = DFRClassifier(n_retrains=2, min_group_size=1, random_state=0)
+        classifier = ExMapClassifier(marked.net, strategy=strategy)
+        classifier.fit(marked.X, marked.y, group_labels=marked.mark)
         with pytest.raises(ValueError, match="fitted on given group labels, so it has no clusters"):
             ShortcutReport.from_estimator(classifier, marked.X, marked.y)
 
-    def test_another_estimator(self, marked):
-        with pytest.raises(
-            ValueError, match=r"DFRClassifier cannot be reported on. Pass a fitted ExMapClassifier"
-        ):
-            ShortcutReport.from_estimator(DFRClassifier(), marked.X, marked.y)
-
     @pytest.mark.parametrize(
-        "y, message", [(["coat"], "y has 1 entries for 300"), (["hat"] * 300, "y holds 1 class")]
+        "package, method, remedy",
+        [
+            ("pandas", "to_frame", "needs pandas. Install it with"),
+            ("h5py", "to_virelay", "needs h5py. Install it with"),
+            ("jinja2", "save", "needs Jinja2 and Pillow. Install them with"),
+        ],
     )
-    def test_classes_that_do_not_fit(self, marked, y, message):
-        with pytest.raises(ValueError, match=message):
-            ShortcutReport.from_estimator(marked.classifier, marked.X, y)
-
-    def test_group_labels_of_another_length(self, marked):
-        with pytest.raises(ValueError, match="`group_labels` has 2 entries for 300 samples"):
-            ShortcutReport.from_estimator(marked.classifier, marked.X, marked.y, group_labels=[0, 1])
+    def test_a_package_that_is_missing(self, report, monkeypatch, package, method, remedy):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(ImportError, match=f"{method} {remedy}"):
+            getattr(report, method)(*[] if method == "to_frame" else ["unused"])
 
 
 class TestText:
-    def test_no_line_is_longer_than_100_characters(self, marked, fit_classifier):
-        y = np.where(marked.y == "coat", "a coat with a very long name " * 4, "p" * 200)
-        report = ShortcutReport.from_estimator(fit_classifier(marked.net, marked.X, y), marked.X, y)
-        assert max(len(line) for line in str(report).splitlines()) <= 100
-
-    def test_control_characters_in_class_names_do_not_reach_the_terminal(self, marked, fit_classifier):
-        y = np.where(marked.y == "coat", "coat\x1b[2J\n", "pullover\r")
+    @pytest.mark.parametrize(
+        "names", [("a coat with a very long name " * 4, "p" * 200), ("coat\x1b[2J\n", "pullover\r")]
+    )
+    def test_lines_are_printable_and_not_longer_than_100_characters(self, marked, fit_classifier, names):
+        y = np.where(marked.y == "coat", *names)
         text = str(ShortcutReport.from_estimator(fit_classifier(marked.net, marked.X, y), marked.X, y))
-        assert not set(text) & {"\x1b", "\r"}
-        assert all(char == "\n" or char.isprintable() for char in text)
+        assert all(len(line) <= 100 and (line.isprintable() or not line) for line in text.split("\n"))
 
-    def test_csv_holds_the_rows(self, report, tmp_path):
+    def test_csv_and_frame_hold_the_rows(self, report, tmp_path):
+        pytest.importorskip("pandas")
         lines = list(csv.DictReader(io.StringIO(report.to_csv())))
         assert [line["class"] for line in lines] == [row["class"] for row in report.rows]
         assert [float(line["score"]) for line in lines] == [row["score"] for row in report.rows]
         assert report.to_csv(tmp_path / "rows.csv") is None
         assert (tmp_path / "rows.csv").read_text() == report.to_csv()
-
-    def test_frame_holds_the_rows(self, report):
-        pytest.importorskip("pandas")
         frame = report.to_frame()
-        assert frame.shape == (4, len(report.rows[0]))
+        assert list(frame.columns) == list(report.rows[0]) == list(lines[0])
         assert frame["place"].tolist() == [row["place"] for row in report.rows]
-
-    def test_without_pandas_the_error_says_how_to_install_it(self, report, monkeypatch):
-        monkeypatch.setitem(sys.modules, "pandas", None)
-        with pytest.raises(ImportError, match=r"to_frame needs pandas. Install it with"):
-            report.to_frame()

@@ -1,5 +1,3 @@
-import sys
-
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -41,9 +39,3 @@ def test_virelays_own_loader_opens_the_project(project, marked):
     analysis = opened.get_analysis("skexmap", "class 0", "skexmap", "pca")
     assert_array_equal(analysis.clustering, marked.classifier.cluster_labels_[:150])
     opened.close()
-
-
-def test_without_h5py_the_error_says_how_to_install_it(report, monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(ImportError, match=r"to_virelay needs h5py. Install it with"):
-        report.to_virelay(tmp_path)

@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from skexmap._blocks import make_blocks
 from skexmap._validation import l1_logistic_regression
 from skexmap.datasets import make_shortcut_features
-from skexmap.exceptions import ConstantPredictionWarning
+from skexmap.exceptions import PredictionWarning
 from skexmap.retraining import DFRClassifier, DFRClassifierCV
 from skexmap.retraining._balance import stratified_halves
 from skexmap.retraining._dfr_cv import first_that_is_not_zero
@@ -183,7 +183,7 @@ def worst_of(dfr, X, y, groups):
 def test_published_tuning_fooled_by_a_sliver_is_reported(clusters_with_slivers):
     (X, y, groups), fresh = clusters_with_slivers
     told = r"DFRClassifierCV predicts the same class .* for all 10000 samples\. With C=0\.03, 0 of 128 .* as 6 samples"
-    with pytest.warns(ConstantPredictionWarning, match=told):
+    with pytest.warns(PredictionWarning, match=told):
         dfr = DFRClassifierCV(tuning="published", random_state=0).fit(X, y, group_labels=groups)
     assert dfr.C_ == 0.03
     assert not dfr.coef_.any()
@@ -210,14 +210,14 @@ def test_halves_are_standardised_as_the_refit_is(seed):
 
 def test_if_every_refit_is_zero_the_best_strength_is_returned_with_a_warning():
     X, y = separated()
-    with pytest.warns(ConstantPredictionWarning, match="With C=1e-07, 0 of 3 coefficients are not zero"):
+    with pytest.warns(PredictionWarning, match="With C=1e-07, 0 of 3 coefficients are not zero"):
         dfr = DFRClassifierCV((1e-6, 1e-7), n_retrains=1, random_state=0).fit(X, y)
     assert dfr.C_ == 1e-7
 
 
 @pytest.mark.parametrize("balance", ["subsample", "reweight"])
 # The strongest penalties leave nothing.
-@pytest.mark.filterwarnings("ignore::skexmap.exceptions.ConstantPredictionWarning")
+@pytest.mark.filterwarnings("ignore::skexmap.exceptions.PredictionWarning")
 def test_with_the_splits_of_a_grid_search_the_same_strength_is_chosen_from_the_same_curve(balance):
     X, y, shortcut = shortcut_features(400, n_features=24)
     blocks = make_blocks(embedding=X, cluster=shortcut)

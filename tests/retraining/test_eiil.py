@@ -8,7 +8,7 @@ from sklearn.pipeline import make_pipeline
 from torch.nn import functional as F
 
 from skexmap._blocks import make_blocks
-from skexmap.exceptions import ConstantPredictionWarning
+from skexmap.exceptions import PredictionWarning
 from skexmap.retraining import DFRClassifier, EIILLabeler, ERMClassifier
 from skexmap.retraining._eiil import scale_slopes
 
@@ -100,5 +100,5 @@ def test_eiil_warns_of_a_reference_model_that_predicts_one_class(shortcut_data):
     X, y, _ = shortcut_data(100)
     y[:20] = 0
     told = r"reference model ERMClassifier predicts the same class \(0\).*Its errors are whole classes"
-    with pytest.warns(ConstantPredictionWarning, match=told):
+    with pytest.warns(PredictionWarning, match=told):
         EIILLabeler(ERMClassifier(C=1e-9)).fit(X, y)

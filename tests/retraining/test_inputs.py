@@ -8,7 +8,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from skexmap._blocks import make_blocks
 from skexmap.datasets import make_shortcut_features
-from skexmap.exceptions import OneClusterWarning
+from skexmap.exceptions import ClusteringWarning
 from skexmap.retraining import DFRClassifier, DFRClassifierCV, GroupDROClassifier
 
 X, Y, SHORTCUT = make_shortcut_features(300, agreement=0.8, random_state=0)
@@ -158,7 +158,7 @@ def test_a_pipeline_that_delivers_only_the_cluster_column_is_told_the_missing_ar
 
 @pytest.mark.parametrize("strategy", [DFRClassifier, DFRClassifierCV, GroupDROClassifier])
 def test_the_warning_of_undivided_classes_points_at_the_line_of_the_caller(strategy):
-    with pytest.warns(OneClusterWarning, match="All samples lie in one cluster") as caught:
+    with pytest.warns(ClusteringWarning, match="All samples lie in one cluster") as caught:
         strategy().fit(make_blocks(embedding=X, cluster=0 * Y), Y)
     assert caught[0].filename == __file__
 

@@ -9,7 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skexmap.datasets import make_shortcut_features
-from skexmap.exceptions import ErrorSetWarning
+from skexmap.exceptions import PredictionWarning
 from skexmap.retraining import ERMClassifier, JTTReweighter
 
 shortcut_features = partial(make_shortcut_features, n_features=4, agreement=0.95, random_state=0)
@@ -76,10 +76,10 @@ def test_jtt_does_not_fit_a_frozen_reference_model_again():
 
 def test_jtt_warns_of_a_reference_model_that_gets_all_samples_right_or_all_wrong():
     X, y, _ = shortcut_features(100)
-    with pytest.warns(ErrorSetWarning, match="gets all 100 training samples right"):
+    with pytest.warns(PredictionWarning, match="gets all 100 training samples right"):
         jtt = JTTReweighter(reference_estimator=Answers(y)).fit(X, y)
     np.testing.assert_array_equal(jtt.coef_, ERMClassifier().fit(X, y).coef_)
-    with pytest.warns(ErrorSetWarning, match="gets all 100 training samples wrong"):
+    with pytest.warns(PredictionWarning, match="gets all 100 training samples wrong"):
         JTTReweighter(reference_estimator=Answers(1 - y)).fit(X, y)
 
 

@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from skexmap import EmbeddingTransformer, export_model, retraining
 from skexmap._blocks import block_columns, blocks_to_columns, make_blocks
 from skexmap.datasets import make_shortcut_features
-from skexmap.exceptions import ConstantPredictionWarning
+from skexmap.exceptions import PredictionWarning
 
 # scikit-learn's own checks are in tests/test_common.py.
 CLASSIFIERS = [
@@ -94,7 +94,7 @@ def test_fit_does_not_ask_for_group_labels_under_metadata_routing(classifier):
 
 
 @each_classifier
-@pytest.mark.filterwarnings("ignore::skexmap.exceptions.InaccurateModelWarning")
+@pytest.mark.filterwarnings("ignore::skexmap.exceptions.PredictionWarning")
 @pytest.mark.parametrize("n_logits", [1, 2, 3])
 def test_the_exported_module_decides_as_the_strategy(classifier, n_logits):
     torch.manual_seed(0)
@@ -122,7 +122,7 @@ def test_the_exported_module_decides_as_the_strategy(classifier, n_logits):
 def test_a_fit_that_predicts_one_class_says_so_once_and_what_to_do(classifier):
     name = "second model ERMClassifier" if isinstance(classifier, retraining.JTTReweighter) else None
     X, y = np.full((60, 3), 0.5), np.array(["cat", "dog"])[np.arange(60) // 40]
-    with pytest.warns(ConstantPredictionWarning) as caught:
+    with pytest.warns(PredictionWarning) as caught:
         fitted = seeded(classifier).fit(X, y)
     assert {warning.filename for warning in caught} == {__file__}
     (message,) = [str(warning.message) for warning in caught if "reference" not in str(warning.message)]
