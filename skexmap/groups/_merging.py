@@ -27,10 +27,12 @@ def merge_alike(labels, class_codes, correct, rows, alpha):
     # the model behaves alike on both. So a cluster is never merged past a nearer one that differs, because two
     # different shortcuts may fail equally often.
     n_clusters = int(labels.max()) + 1
+    # Only the classes of these rows are tested: with clusters formed inside each class, that is one.
+    classes, codes = np.unique(class_codes, return_inverse=True)
     # Right and wrong answers: shape (n_clusters, n_classes, 2).
-    answers = np.zeros((n_clusters, int(class_codes.max()) + 1, 2), dtype=np.int64)
+    answers = np.zeros((n_clusters, len(classes), 2), dtype=np.int64)
     member = labels >= 0
-    np.add.at(answers, (labels[member], class_codes[member], (~correct[member]).astype(int)), 1)
+    np.add.at(answers, (labels[member], codes[member], (~correct[member]).astype(int)), 1)
 
     into, merges = np.arange(n_clusters), []
     # The cluster of each node of the tree; None if the node holds several clusters.

@@ -114,6 +114,21 @@ def test_a_class_in_which_the_model_is_always_right_or_always_wrong_tells_nothin
     assert p_value_alike(table((50, 0)), table((0, 50))) == pytest.approx(0, abs=1e-20)
 
 
+def test_equal_classes_are_merged_alike_wherever_they_stand_among_the_classes():
+    # Inside one class there is one test, so its p-value needs no correction.
+    right, wrong, n_classes = (30, 20), (10, 20), 10
+    p_value = fisher_exact([right, wrong])[1]
+    assert 0.05 / 2 < p_value < 0.05
+    labels, _, correct, rows = clusters_of([[right], [wrong]], [[0.0], [1.0]])
+    y = np.repeat(np.arange(n_classes), len(labels))
+    predicted = np.where(np.tile(correct, n_classes), y, (y + 1) % n_classes)
+    labeler = PseudoGroupLabeler(Given(labels), scope="local", n_seed_checks=0)
+    labeler.fit(np.tile(rows, (n_classes, 1)), y, predicted=predicted)
+    assert labeler.n_clusters_per_class_.tolist() == [2] * n_classes
+    _, merges = merge_alike(labels, np.full(len(labels), 7), correct, rows, p_value / 2)
+    assert merges[0].p_value == pytest.approx(p_value)
+
+
 def test_clusters_that_differ_in_one_class_alone_stay_apart():
     same, other = (40, 10), (10, 40)
     becomes, merges = merge_alike(*clusters_of([[same, same], [same, other]], [[0, 0], [0, 0]]), ALPHA)
