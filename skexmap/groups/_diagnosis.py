@@ -63,12 +63,11 @@ def warn_of_frozen_model(name, classes, codes, y, *, standardized=True):
     n, right, most = len(y), int(np.sum(classes[codes] == y)), int(np.bincount(y_codes).max())
     counts = np.zeros((len(classes), len(labels)), dtype=int)
     np.add.at(counts, (codes, y_codes), 1)
-    rows, columns = linear_sum_assignment(counts, maximize=True)
-    explained = int(counts[rows, columns].sum())
-    another_order = right <= most and len(labels) == len(classes) and _differs(explained, n, most, "greater")
-    if not another_order and not _differs(right, n, most, "less"):
+    numbering = better_numbering(counts, right) if len(labels) == len(classes) else None
+    if numbering is None and not _differs(right, n, most, "less"):
         return
-    if another_order:
+    if numbering is not None:
+        _, columns, explained = numbering
         remedy = (
             f"If its logits stand for {labels[columns].tolist()}, in this order, it is right for {explained / n:.1%}: "
             "then pass that as `classes`."
@@ -83,6 +82,18 @@ def warn_of_frozen_model(name, classes, codes, y, *, standardized=True):
         f"would be right for {most / n:.1%}. Its logits are taken to stand for {classes.tolist()[:10]}. {remedy}",
         PredictionWarning,
     )
+
+
+def better_numbering(counts, n_right):
+    """Return which predictions explain which classes, and how many images; None if they explain too few."""
+    # `counts` has a row for each prediction and a column for each class. Renumbering must explain more than the most
+    # frequent class, and the predictions as they are must not.
+    most = int(counts.sum(axis=0).max())
+    rows, columns = linear_sum_assignment(counts, maximize=True)
+    n_explained = int(counts[rows, columns].sum())
+    if n_right > most or not _differs(n_explained, int(counts.sum()), most, "greater"):
+        return None
+    return rows, columns, n_explained
 
 
 def _differs(right, n, most, alternative):

@@ -21,7 +21,7 @@ from skexmap.cluster._cluster_block import (
 from skexmap.groups._choices import ClusterChoices
 from skexmap.groups._fitted_clusterer import fit_clusterer
 from skexmap.groups._merging import merge_alike
-from skexmap.groups._predictions import codes_in_block, codes_of_labels, refuse_unknown
+from skexmap.groups._predictions import NAME_THE_LOGITS, codes_in_block, codes_of_labels, refuse_unknown
 
 
 class PseudoGroupLabeler(ClusterChoices, ClusterBlockMixin, BaseEstimator):
@@ -92,8 +92,8 @@ class PseudoGroupLabeler(ClusterChoices, ClusterBlockMixin, BaseEstimator):
     ValueError
         In `fit`: if y is missing, has another length than X or is not a classification target; if X holds NaN or
         infinite values; if the block is missing; if a class has too few samples for the clusterer (the message names
-        the class); if the clusterer gives -1 to every row of a class; or if the model's predictions are missing and
-        `merge_alpha` is not None.
+        the class); if the clusterer gives -1 to every row of a class; or if `merge_alpha` is not None and the model's
+        predictions are missing or are not labels of y.
 
     Warns
     -----
@@ -204,7 +204,7 @@ class PseudoGroupLabeler(ClusterChoices, ClusterBlockMixin, BaseEstimator):
         clusterer = EigengapSpectralClustering() if self.clusterer is None else self.clusterer
         correct = None
         if self.merge_alpha is not None:
-            correct = self._read_predicted(X, predicted, len(rows)) == class_codes
+            correct = self._read_predicted(X, predicted, class_codes) == class_codes
         parts = {"the rows": slice(None)}
         if self.scope == "local":
             classes = self.classes_.tolist()
@@ -321,32 +321,25 @@ class PseudoGroupLabeler(ClusterChoices, ClusterBlockMixin, BaseEstimator):
         check_classification_targets(y)
         return rows, y
 
-    def _read_predicted(self, X, predicted, n_samples):
+    def _read_predicted(self, X, predicted, class_codes):
         """Return the code of the class that the model predicts for each row."""
         if predicted is not None:
             predicted = column_or_1d(predicted)
-            if len(predicted) != n_samples:
-                raise ValueError(f"`predicted` has {len(predicted)} entries for {n_samples} samples.")
-            codes = codes_of_labels(predicted, self.classes_)
-            if (codes < 0).all():
+            if len(predicted) != len(class_codes):
                 raise ValueError(
-                    f"None of the {len(predicted)} entries of `predicted` is one of the {len(self.classes_)} classes "
-                    "in y. Pass labels as they are in y."
+                    f"`predicted` has {len(predicted)} entries for {len(class_codes)} samples."
                 )
-            return codes
-        if PREDICTED not in block_names(X):
+            codes, remedy = codes_of_labels(predicted, self.classes_), "pass labels as they are in y."
+        elif PREDICTED in block_names(X):
+            predicted = get_block(X, PREDICTED, required_by=self)
+            codes, remedy = codes_in_block(predicted, self.classes_), NAME_THE_LOGITS
+        else:
             raise ValueError(
                 f"{type(self).__name__} merges clusters on which the model behaves alike, and needs the model's "
                 "predictions for it. Set `return_embedding=True` on the HeatmapTransformer step, pass `predicted` to "
                 "`fit`, or merge nothing with `merge_alpha=None`."
             )
-        codes = codes_in_block(get_block(X, PREDICTED, required_by=self), self.classes_)
-        refuse_unknown(
-            codes,
-            self.classes_,
-            "Fit the HeatmapTransformer on as many classes as the model has logits, pass `predicted` to `fit`, or "
-            "merge nothing with `merge_alpha=None`.",
-        )
+        refuse_unknown(predicted, codes, self.classes_, class_codes, remedy)
         return codes
 
     def _clusters_of(self, X):

@@ -17,7 +17,7 @@ from skexmap._group_labels import cluster_of_class, encode_groups
 from skexmap.cluster._stability import clusters_found, jaccards, mean_jaccards
 from skexmap.exceptions import SkexmapWarning
 from skexmap.features import EmbeddingTransformer, HeatmapTransformer
-from skexmap.groups._predictions import codes_in_block, refuse_unknown
+from skexmap.groups._predictions import NAME_THE_LOGITS, codes_in_block, refuse_unknown
 from skexmap.retraining import EIILLabeler
 
 # A subsample for the stability holds this share of the images, but at most this many of them.
@@ -93,7 +93,7 @@ def explain(parts, X, y, classes):
     class_codes = np.searchsorted(classes, y)
     blocks = kept_blocks(parts, X) or computed_blocks(parts, X, y)
     predicted = codes_in_block(blocks[PREDICTED], classes)
-    refuse_unknown(predicted, classes, "Fit on as many classes as the model has logits.")
+    refuse_unknown(blocks[PREDICTED], predicted, classes, class_codes, NAME_THE_LOGITS)
     clusters = clusters_of(parts, blocks, class_codes)
     local = isinstance(parts.labeler, EIILLabeler) or getattr(parts.labeler, "scope", "") == "local"
     return Explained(blocks[EMBEDDING], blocks[HEATMAP], predicted, clusters, class_codes, local)

@@ -389,6 +389,29 @@ class TestMerging:
         blocks = make_blocks(heatmap=X, predicted=np.where(predicted == y, numbers, 1))
         assert PseudoGroupLabeler(THREE).fit(blocks, numbers).merges_ == expected.merges_
 
+    @pytest.mark.parametrize("n_classes", [2, 5])
+    @pytest.mark.parametrize("given", ["block", "argument"])
+    def test_numbers_of_logits_are_not_taken_for_labels_that_start_at_1(self, n_classes, given):
+        rng = np.random.default_rng(0)
+        code, kind = rng.integers(n_classes, size=300), np.arange(300) % 3
+        logit = np.where(rng.uniform(size=300) < 0.9, code, rng.integers(n_classes, size=300))
+        X = np.array([[0.0], [3.0], [9.0]])[kind] + rng.normal(size=(300, 1)) / 10
+        blocks, argument = (
+            (make_blocks(heatmap=X, predicted=logit), None) if given == "block" else (X, logit)
+        )
+        PseudoGroupLabeler(THREE).fit(blocks, code, predicted=argument)
+        n_unknown, share = np.sum(logit == 0), np.mean(logit == code)
+        remedy = "`classes` to the HeatmapTransformer" if given == "block" else "labels as they are in y"
+        message = f"{n_unknown} of the model's 300 predictions are not among .* right for {share:.1%}, .*{remedy}"
+        with pytest.raises(ValueError, match=message):
+            PseudoGroupLabeler(THREE).fit(blocks, code + 1, predicted=argument)
+
+    def test_numbers_of_logits_that_text_labels_do_not_have_are_unknown(self, kinds):
+        X, y, _, predicted = kinds
+        blocks = make_blocks(heatmap=X, predicted=2 * (predicted == "ship"))
+        with pytest.raises(ValueError, match=r"If \[0, 2\] stand for \['bird', 'ship'\]"):
+            PseudoGroupLabeler(THREE).fit(blocks, y)
+
     def test_without_an_alpha_nothing_is_merged_and_no_prediction_is_needed(self, kinds):
         X, y, kind, predicted = kinds
         labeler = PseudoGroupLabeler(THREE, merge_alpha=None).fit(X, y)
@@ -404,14 +427,14 @@ class TestMerging:
         [
             (None, None, None, r"return_embedding=True.*pass `predicted` to `fit`.*`merge_alpha=None`"),
             # No prediction is known.
-            (np.full(200, -1), None, None, "logits do not belong to the 2 classes in y"),
+            (np.full(200, -1), None, None, "None of the model's 200 predictions is one of the 2 classes"),
             # Logits by number, and labels that are other numbers.
-            (np.ones(200, int), None, [20, 10], "logits do not belong to the 2 classes in y"),
+            (np.ones(200, int), None, [20, 10], r"is one of the 2 classes.*`classes` to the HeatmapTransformer"),
             (
                 None,
                 np.array(["1"] * 200),
                 None,
-                "None of the 200 entries of `predicted` is one of the 2 classes",
+                "None of the model's 200 predictions is one of the 2 classes .* pass labels as they are in y",
             ),
             (None, ["bird"] * 199, None, "`predicted` has 199 entries for 200 samples"),
         ],
