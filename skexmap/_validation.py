@@ -20,7 +20,9 @@ __all__ = [
     "_check_feature_names_in",
     "_fit_context",
     "check_group_labels",
+    "check_labels",
     "codes_of_known_classes",
+    "in_a_group",
     "l1_logistic_regression",
     "output_container",
     "parameters_named",
@@ -42,24 +44,66 @@ def warn(message, category):
     warnings.warn(message, category, stacklevel=level)
 
 
+def in_a_group(group_labels):
+    """Return which samples belong to a group, as a mask: those whose label is not -1, as a number or as text."""
+    group_labels = np.asarray(group_labels)
+    if group_labels.dtype.kind in "iufb":
+        return group_labels != -1
+    # NumPy turns the -1 of ``[-1, "a"]`` and of ``[-1.0, "a"]`` into these.
+    return ~np.isin(group_labels.astype(str), ["-1", "-1.0"])
+
+
+def check_labels(labels, *, name="y", warn=True):
+    """Return labels as a 1-dimensional array; raise if some are missing, or if they mix text and numbers."""
+    array = column_or_1d(labels, warn=warn)
+    _refuse_missing(array, name, "Give every sample a label.")
+    _refuse_mixed(labels, array, np.ones(len(array), dtype=bool), name)
+    return array
+
+
 def check_group_labels(group_labels, n_samples, *, name="group_labels"):
-    """Return the group labels as an array; raise if any is missing or there is not one per sample."""
+    """Return the group labels as an array; raise if some are missing or mixed, or there is not one per sample.
+
+    The number -1 of any type, and the text "-1", mean "belongs to no group".
+    """
     try:
-        group_labels = column_or_1d(group_labels)
+        array = column_or_1d(group_labels)
     except ValueError as error:
         raise ValueError(f"`{name}` must be 1-dimensional: {error}") from error
-    if len(group_labels) != n_samples:
+    if len(array) != n_samples:
         raise ValueError(
-            f"`{name}` has {len(group_labels)} entries for {n_samples} samples. "
-            "Pass one group label per sample."
+            f"`{name}` has {len(array)} entries for {n_samples} samples. Pass one group label per sample."
         )
-    missing = sum(label is None or label != label for label in group_labels.tolist())
+    _refuse_missing(array, name, "Give every sample a label, or -1 for 'belongs to no group'.")
+    _refuse_mixed(group_labels, array, in_a_group(array), name)
+    return array
+
+
+def _refuse_missing(array, name, remedy):
+    missing = sum(map(_is_missing, array.tolist())) if array.dtype.kind in "fOM" else 0
     if missing:
-        raise ValueError(
-            f"{missing} of {n_samples} `{name}` are missing. Give every sample a label, "
-            "or -1 for 'belongs to no group'."
-        )
-    return group_labels
+        raise ValueError(f"{missing} of {len(array)} `{name}` are missing (None, NaN or NA). {remedy}")
+
+
+def _is_missing(label):
+    # Comparing pandas' NA gives NA, which is neither true nor false.
+    try:
+        return label is None or bool(label != label)
+    except TypeError:
+        return True
+
+
+def _refuse_mixed(given, array, counts, name):
+    """Raise ValueError if the labels that count are text and numbers; in a list, NumPy would turn all into text."""
+    if not isinstance(given, list | tuple):
+        given = array
+    if getattr(given, "dtype", None) is not None and given.dtype.kind != "O":
+        return
+    kinds = {type(label) for label, is_one in zip(given, counts, strict=True) if is_one}
+    are_text = {issubclass(kind, str) for kind in kinds}
+    if len(are_text) > 1:
+        names = " and ".join(sorted(kind.__name__ for kind in kinds))
+        raise ValueError(f"`{name}` mix {names}. Use one type for all labels.")
 
 
 def output_container(estimator):
@@ -79,13 +123,14 @@ def codes_of_known_classes(y, classes, n_samples):
     """Return the position of each label among the sorted classes of `fit`; raise for unknown labels."""
     if y is None:
         raise ValueError(f"y is None. Pass the class of each of {n_samples} samples.")
-    y = column_or_1d(y, warn=True)
+    y = check_labels(y)
     if len(y) != n_samples:
         raise ValueError(f"y has {len(y)} entries for {n_samples} samples. Pass one label per sample.")
-    unknown = np.setdiff1d(y, classes)
-    if unknown.size:
+    known = set(classes.tolist())
+    unknown = [label for label in np.unique(y).tolist() if label not in known]
+    if unknown:
         raise ValueError(
-            f"y holds {unknown.size} class(es) that `fit` did not see: {unknown[:5].tolist()}. "
+            f"y holds {len(unknown)} class(es) that `fit` did not see: {unknown[:5]}. "
             f"Known are {classes.tolist()}."
         )
     return np.searchsorted(classes, y)

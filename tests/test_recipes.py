@@ -165,7 +165,9 @@ class TestMerging:
             torch.nn.Flatten(), torch.nn.Linear(300, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)
         )
         model = make_model(net, clusterer=FIVE, strategy=dfr)
-        with pytest.raises(ValueError, match=r"2 classes in y.*`classes` .*ExMapClassifier.*merge_alpha=None"):
+        with pytest.raises(
+            ValueError, match=r"2 classes in y.*`classes` .*ExMapClassifier.*merge_alpha=None"
+        ):
             model.fit(X, y)
         labeler = steps_of(model.fit(X, np.where(y == "swan", 2, 0)))[1]
         assert_array_equal(labeler.classes_, [0, 2])

@@ -5,11 +5,18 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skexmap._blocks import EMBEDDING, HEATMAP, PREDICTED, block_names, get_block
 from skexmap._group_labels import cluster_of_class, encode_groups
-from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context, codes_of_known_classes
+from skexmap._validation import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    _fit_context,
+    check_labels,
+    codes_of_known_classes,
+)
 from skexmap.cluster import EigengapSpectralClustering
 from skexmap.cluster._cluster_block import (
     FLOATS,
@@ -313,7 +320,7 @@ class PseudoGroupLabeler(ClusterChoices, ClusterBlockMixin, BaseEstimator):
         """Return the rows to cluster and the class of each, checked."""
         # scikit-learn raises its own error for a y of None.
         rows = self._read_rows(X, reset=True, **({"y": None} if y is None else {}))
-        y = column_or_1d(y, warn=True)
+        y = check_labels(y)
         if len(y) != len(rows):
             raise ValueError(
                 f"y has {len(y)} entries for {len(rows)} samples. Pass the class of every sample."
@@ -324,11 +331,9 @@ class PseudoGroupLabeler(ClusterChoices, ClusterBlockMixin, BaseEstimator):
     def _read_predicted(self, X, predicted, class_codes):
         """Return the code of the class that the model predicts for each row."""
         if predicted is not None:
-            predicted = column_or_1d(predicted)
+            predicted = check_labels(predicted, name="predicted", warn=False)
             if len(predicted) != len(class_codes):
-                raise ValueError(
-                    f"`predicted` has {len(predicted)} entries for {len(class_codes)} samples."
-                )
+                raise ValueError(f"`predicted` has {len(predicted)} entries for {len(class_codes)} samples.")
             codes, remedy = codes_of_labels(predicted, self.classes_), "pass labels as they are in y."
         elif PREDICTED in block_names(X):
             predicted = get_block(X, PREDICTED, required_by=self)

@@ -7,15 +7,16 @@ from skexmap.groups._diagnosis import better_numbering
 
 # What to do if the block ``predicted`` does not hold the labels of y.
 NAME_THE_LOGITS = (
-    "pass the label of each logit as `classes` to the HeatmapTransformer (or ExMapClassifier), or pass y to the `fit` of "
-    "the HeatmapTransformer. PseudoGroupLabeler(merge_alpha=None) needs no predictions."
+    "pass the label of each logit as `classes` to the HeatmapTransformer (or ExMapClassifier), or pass y to its `fit`. "
+    "PseudoGroupLabeler(merge_alpha=None) needs no predictions."
 )
 
 
 def codes_of_labels(labels, classes):
     """Return the position of each label among the sorted classes; -1 for unknown labels."""
-    codes = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
-    return np.where(classes[codes] == labels, codes, -1)
+    # A dict can look up text among numbers; a sorted array cannot.
+    codes = {label: code for code, label in enumerate(classes.tolist())}
+    return np.array([codes.get(label, -1) for label in np.asarray(labels).tolist()], dtype=np.int64)
 
 
 def codes_in_block(predicted, classes):
@@ -40,7 +41,6 @@ def refuse_unknown(predicted, codes, classes, class_codes, remedy):
         values = np.unique(predicted)
         raise ValueError(
             f"{n_unknown} of the model's {n} predictions are not among the {len(classes)} classes in y "
-            f"({classes.tolist()[:5]}). If {values[rows].tolist()[:5]} stand for {classes[columns].tolist()[:5]}, it is "
-            f"right for {n_explained / n:.1%}, and for {n_right / n:.1%} as they are now: then "
-            f"{remedy}"
+            f"({classes.tolist()[:5]}). If {values[rows].tolist()[:5]} stand for {classes[columns].tolist()[:5]}, it "
+            f"is right for {n_explained / n:.1%}, and for {n_right / n:.1%} as they are now: then {remedy}"
         )

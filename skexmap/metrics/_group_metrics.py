@@ -7,8 +7,8 @@ import numpy as np
 from sklearn.utils import assert_all_finite, check_scalar, column_or_1d
 from sklearn.utils.multiclass import unique_labels
 
-from skexmap._group_labels import NO_GROUP, large_enough
-from skexmap._validation import check_group_labels
+from skexmap._group_labels import large_enough
+from skexmap._validation import check_group_labels, check_labels, in_a_group
 
 
 def worst_group_accuracy(y_true, y_pred, *, group_labels, sample_weight=None, min_group_size=1):
@@ -136,17 +136,12 @@ def membership(group_labels, n_samples, sample_weight=None, *, name="group_label
         raise ValueError("There are 0 samples: no group has an accuracy.")
     or_weight = "" if sample_weight is None else " or have weight 0"
     sample_weight = _check_sample_weight(sample_weight, n_samples)
-    # Only the number -1 means "belongs to none"; "-1" is the name of a group.
-    inside = np.asarray(group_labels != NO_GROUP, dtype=bool) & (sample_weight > 0)
+    inside = in_a_group(group_labels) & (sample_weight > 0)
     if not inside.any():
         raise ValueError(
             f"None of the {n_samples} samples belongs to a group: all `{name}` are -1{or_weight}."
         )
-    try:
-        labels, codes_inside = np.unique(group_labels[inside], return_inverse=True)
-    except TypeError as error:
-        kinds = sorted({type(label).__name__ for label in group_labels[inside].tolist()})
-        raise ValueError(f"`{name}` mix {' and '.join(kinds)}. Use one type for all groups.") from error
+    labels, codes_inside = np.unique(group_labels[inside], return_inverse=True)
     codes = np.full(n_samples, -1)
     codes[inside] = codes_inside
     return Membership(labels.tolist(), codes, sample_weight)
@@ -167,7 +162,8 @@ def _check_sample_weight(sample_weight, n_samples):
 
 def correct_predictions(y_true, y_pred):
     """Return which predictions are right, as a float array of shape (n_samples,)."""
-    y_true, y_pred = column_or_1d(y_true), column_or_1d(y_pred)
+    y_true = check_labels(y_true, name="y_true", warn=False)
+    y_pred = check_labels(y_pred, name="y_pred", warn=False)
     if len(y_true) != len(y_pred):
         raise ValueError(f"`y_true` has {len(y_true)} entries, `y_pred` has {len(y_pred)}.")
     # NaN, continuous scores, and strings mixed with numbers would silently count as wrong.
@@ -195,7 +191,7 @@ def _weights_of(groups, weights):
     if not hasattr(weights, "items"):
         weights = dict(enumerate(np.asarray(weights, dtype=np.float64).ravel().tolist()))
     # Use `items` instead of iteration, so that a pandas Series of shares works too.
-    weights = {key: float(weight) for key, weight in weights.items() if key != NO_GROUP}
+    weights = {key: float(weight) for key, weight in weights.items() if in_a_group(key)}
     wrong = [key for key, weight in weights.items() if not 0 <= weight < np.inf]
     if wrong:
         raise ValueError(

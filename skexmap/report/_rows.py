@@ -1,10 +1,9 @@
 """The rows of a report: one for each class x cluster, with what is measured on it."""
 
 import numpy as np
-from sklearn.utils.validation import column_or_1d
 
 from skexmap._group_labels import decode_groups
-from skexmap._validation import codes_of_known_classes
+from skexmap._validation import check_labels, codes_of_known_classes, in_a_group
 from skexmap.metrics._report import wilson_interval
 from skexmap.report._exchange import Exchanger
 from skexmap.report._places import center_and_spread, concentration, most_concentrated, places_of
@@ -14,7 +13,7 @@ from skexmap.report._ranking import compare, correct_for_number, dependence
 def checked_classes(parts, X, y):
     """Return the classes of `fit`, and y as an array; raise if lengths differ or a class is unknown."""
     classes = np.asarray(parts.strategy.classes_)
-    y = column_or_1d(y, warn=True)
+    y = check_labels(y)
     codes_of_known_classes(y, classes, len(X))
     return classes, y
 
@@ -89,11 +88,12 @@ def add_retrained(rows, explained, correct):
 
 
 def add_true_groups(rows, explained, group_labels):
-    """Add the most frequent true group and its share."""
+    """Add the most frequent true group and its share; None and NaN if no image of a row belongs to a group."""
+    belongs = in_a_group(group_labels)
     for row in rows:
-        own = explained.members(row)
+        own = explained.members(row) & belongs
         labels, counts = np.unique(group_labels[own], return_counts=True)
         row |= {
-            "true_group": labels.tolist()[counts.argmax()],
-            "purity": float(counts.max() / counts.sum()),
+            "true_group": labels.tolist()[counts.argmax()] if len(labels) else None,
+            "purity": float(counts.max() / counts.sum()) if len(labels) else np.nan,
         }

@@ -5,11 +5,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_array, column_or_1d, validate_data
+from sklearn.utils.validation import check_array, validate_data
 
 from skexmap._blocks import CLUSTER, EMBEDDING, HEATMAP, block_names, get_block, has_blocks
 from skexmap._group_labels import NO_GROUP, class_by_cluster, cluster_of_class
-from skexmap._validation import check_group_labels
+from skexmap._validation import check_group_labels, check_labels, in_a_group
 from skexmap.groups._diagnosis import warn_of_undivided_classes
 
 FLOATS = (np.float64, np.float32)
@@ -66,7 +66,7 @@ def read_classes(estimator, y, n_samples):
         raise ValueError(f"{name} requires y to be passed, but the target y is None.")
     remedy = "If an image can have several labels, fit one classifier for each column."
     _refuse_columns("y", y, "class", remedy)
-    y = column_or_1d(y, warn=True)
+    y = check_labels(y)
     if y.dtype.kind in "fc":
         # Checks for NaN and infinity; strings and integers cannot hold them.
         check_array(y, ensure_2d=False, input_name="y")
@@ -97,8 +97,7 @@ def read_groups(estimator, X, embedding, classes, class_codes, group_labels):
     else:
         _refuse_a_lone_cluster_column(estimator, embedding)
         return classes, class_codes, True
-    numbers = labels.dtype.kind in "iuf"
-    belongs = labels != NO_GROUP if numbers else ~np.isin(labels.astype(str), ["-1", "-1.0"])
+    belongs = in_a_group(labels)
     if not belongs.any():
         raise ValueError(
             f"All {len(class_codes)} samples belong to no group (-1), so nothing can be balanced. "

@@ -191,6 +191,8 @@ def test_bad_input_is_refused_with_what_and_how_many(params, X, y, message):
     "y, message",
     [
         (["cat"], r"1 class\(es\) that `fit` did not see: \['cat'\]"),
+        ([1], r"1 class\(es\) that `fit` did not see: \[1\]"),
+        ([None], "1 of 1 `y` are missing"),
         (["bird", "ship"], "y has 2 entries for 1 samples"),
         (None, "y is None. Pass the class of each of 1 samples"),
     ],
@@ -396,13 +398,13 @@ class TestMerging:
         code, kind = rng.integers(n_classes, size=300), np.arange(300) % 3
         logit = np.where(rng.uniform(size=300) < 0.9, code, rng.integers(n_classes, size=300))
         X = np.array([[0.0], [3.0], [9.0]])[kind] + rng.normal(size=(300, 1)) / 10
-        blocks, argument = (
-            (make_blocks(heatmap=X, predicted=logit), None) if given == "block" else (X, logit)
-        )
+        blocks, argument = (make_blocks(heatmap=X, predicted=logit), None) if given == "block" else (X, logit)
         PseudoGroupLabeler(THREE).fit(blocks, code, predicted=argument)
         n_unknown, share = np.sum(logit == 0), np.mean(logit == code)
         remedy = "`classes` to the HeatmapTransformer" if given == "block" else "labels as they are in y"
-        message = f"{n_unknown} of the model's 300 predictions are not among .* right for {share:.1%}, .*{remedy}"
+        message = (
+            f"{n_unknown} of the model's 300 predictions are not among .* right for {share:.1%}, .*{remedy}"
+        )
         with pytest.raises(ValueError, match=message):
             PseudoGroupLabeler(THREE).fit(blocks, code + 1, predicted=argument)
 
@@ -429,7 +431,12 @@ class TestMerging:
             # No prediction is known.
             (np.full(200, -1), None, None, "None of the model's 200 predictions is one of the 2 classes"),
             # Logits by number, and labels that are other numbers.
-            (np.ones(200, int), None, [20, 10], r"is one of the 2 classes.*`classes` to the HeatmapTransformer"),
+            (
+                np.ones(200, int),
+                None,
+                [20, 10],
+                r"is one of the 2 classes.*`classes` to the HeatmapTransformer",
+            ),
             (
                 None,
                 np.array(["1"] * 200),

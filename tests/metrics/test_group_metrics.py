@@ -45,11 +45,15 @@ def test_samples_of_group_minus_one_are_left_out(predictions):
     assert plain == pytest.approx(accuracy_score(y, predicted))
 
 
-@pytest.mark.parametrize("dtype", [str, object])
-def test_a_group_called_minus_one_is_a_group(dtype):
-    labels = np.array(["-1", "a", "a"], dtype=dtype)
-    assert accuracies_of([0, 0, 1], [1, 0, 1], group_labels=labels) == {"-1": 0.0, "a": 1.0}
-    assert mean_accuracy([0, 0, 1], [1, 0, 1], group_labels=labels, weights={"-1": 3, "a": 1}) == 0.25
+@pytest.mark.parametrize(
+    "none",
+    [[-1, "a", "a"], ["-1", "a", "a"], [-1.0, "a", "a"], np.array([-1, "a", "a"], dtype=object)],
+    ids=repr,
+)
+def test_minus_one_means_no_group_as_a_number_and_as_text(none):
+    y, predicted = [0, 0, 1], [1, 0, 1]
+    assert accuracies_of(y, predicted, group_labels=none) == {"a": 1.0}
+    assert mean_accuracy(y, predicted, group_labels=none, weights=Counter(["-1", "a"])) == 1
 
 
 def worst_by_report(y, predicted, **options):
@@ -114,6 +118,9 @@ def test_mean_accuracy_is_the_plain_accuracy_and_with_macro_weights_the_mean_ove
         ({"group_labels": np.array([1, "a", "b", 1], dtype=object)}, "`group_labels` mix int and str"),
         ({"group_labels": [-1] * 4}, "None of the 4 samples belongs to a group"),
         ({"y_true": [0, np.nan, 1, 1]}, "NaN"),
+        ({"y_true": ["a", None, "a", None]}, "2 of 4 `y_true` are missing"),
+        ({"y_pred": np.array(["a", 1, 1, 1], dtype=object)}, "`y_pred` mix int and str"),
+        ({"group_labels": [0, "a", "b", 1]}, "`group_labels` mix int and str"),
         ({"y_pred": [0.1, 0.7, 0.2, 0.9]}, "continuous"),
         ({"y_pred": ["0", "1", "0", "1"]}, "Mix of label input types"),
         ({"y_pred": [[0, 1], [1, 0], [0, 1], [1, 1]]}, "1d array"),

@@ -112,6 +112,17 @@ class TestRows:
         mark = marked.mark[(marked.y == "coat") & (marked.classifier.cluster_labels_ == 0)]
         assert rows_by_group(known)["coat", 0]["purity"] == pytest.approx(mark.mean())
 
+    def test_images_of_no_group_are_left_out_of_the_purity(self, marked):
+        groups = np.where(marked.classifier.cluster_labels_ == 1, "-1", marked.mark.astype(str))
+        groups[marked.mark == 0] = "-1"
+        known = ShortcutReport.from_estimator(
+            marked.classifier, marked.X, marked.y, group_labels=groups, n_resamples=0
+        )
+        rows = rows_by_group(known)
+        assert (rows["coat", 0]["true_group"], rows["coat", 0]["purity"]) == ("1", 1)
+        assert rows["coat", 1]["true_group"] is None
+        assert np.isnan(rows["coat", 1]["purity"])
+
 
 class Memory(ClassifierMixin, BaseEstimator):
     """Knows the class of every embedding that it was fitted on, and is wrong about every other."""

@@ -106,6 +106,9 @@ REFUSED = {
         list(zip(Y.tolist(), SHORTCUT.tolist(), strict=True)),
         r"`group_labels` .*\(300, 2\), but every image has one group.*number: `a \* \(b\.max\(\) \+ 1\) \+ b`",
     ),
+    "a missing label": (X, np.where(Y == 1, "a", None), None, r"\d+ of 300 `y` are missing \(None"),
+    "text and numbers as labels": (X, ["a", *Y[1:].tolist()], None, "`y` mix int and str"),
+    "text and numbers as groups": (X, Y, ["a", *Y[1:].tolist()], "`group_labels` mix int and str"),
     "group labels of another length": (X, Y, GROUPS[:299], "299 entries for 300 samples"),
     "NaN in the embedding": (np.where(X[3, 2] == X, np.nan, X), Y, GROUPS, "NaN"),
     "heatmaps without clusters": (
