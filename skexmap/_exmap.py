@@ -7,6 +7,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from skexmap._blocks import CLUSTER, EMBEDDING, HEATMAP, make_blocks
+from skexmap._group_labels import decode_groups
 from skexmap._torch import FrozenModelMixin
 from skexmap._validation import (
     HasMethods,
@@ -321,14 +322,22 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If the classifier has no `PseudoGroupLabeler`, or y does not belong to the images of `fit`.
+            If the classifier has no `PseudoGroupLabeler`, or y are not the labels of `fit`.
         """
         check_is_fitted(self)
         if not isinstance(getattr(self, "labeler_", None), PseudoGroupLabeler):
             raise ValueError(
                 "The classifier has no PseudoGroupLabeler whose clusters could have been changed."
             )
-        y = self.classes_[codes_of_known_classes(y, self.classes_, len(self.embeddings_))]
+        class_codes = codes_of_known_classes(y, self.classes_, len(self.embeddings_))
+        fitted_codes, _ = decode_groups(self.labeler_.group_labels_, self.labeler_.n_clusters_)
+        n_others = int(np.sum((fitted_codes >= 0) & (fitted_codes != class_codes)))
+        if n_others:
+            raise ValueError(
+                f"{n_others} of {len(class_codes)} labels in y are not those of `fit`. Pass the same labels, in "
+                "the same order."
+            )
+        y = self.classes_[class_codes]
         clusters = self.labeler_.cluster_labels_
         blocks = make_blocks(**{EMBEDDING: self.embeddings_, CLUSTER: clusters})
         self.strategy_ = _fit_strategy(clone(self.strategy_), blocks, y)

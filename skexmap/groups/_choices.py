@@ -3,14 +3,21 @@
 import json
 import os
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from itertools import chain
+from numbers import Integral
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from skexmap._group_labels import decode_groups, encode_groups
 
-_KINDS = ("merge", "drop", "rename")
+# What choices may hold, and in which form.
+_KINDS = {
+    "merge": "a list of lists of clusters, such as [[0, 1]]",
+    "drop": "a list of clusters, such as [2]",
+    "rename": 'a dict, cluster -> name, such as {0: "watermark"}',
+}
 
 
 class ClusterChoices:
@@ -32,6 +39,8 @@ class ClusterChoices:
         ------
         ValueError
             If fewer than two are given, if one has no images, or if clusters were formed inside each class.
+        TypeError
+            If it is not a list of integers.
         """
         return self.apply_choices({"merge": [clusters]})
 
@@ -51,11 +60,13 @@ class ClusterChoices:
         ------
         ValueError
             If it has no images, if no other cluster is left, or if clusters were formed inside each class.
+        TypeError
+            If it is not an integer.
         """
         return self.apply_choices({"drop": [cluster]})
 
     def rename(self, names):
-        """Name clusters, for reports.
+        """Name clusters, for reports. Clusters that are merged share their names, as ``"a + b"``.
 
         Parameters
         ----------
@@ -70,6 +81,8 @@ class ClusterChoices:
         ------
         ValueError
             If a cluster has no images, or if clusters were formed inside each class.
+        TypeError
+            If it is not a dict with integers as keys.
         """
         return self.apply_choices({"rename": names})
 
@@ -90,23 +103,20 @@ class ClusterChoices:
         ------
         ValueError
             If a key is unknown, or as in `merge`, `drop` and `rename`. Nothing is changed then.
+        TypeError
+            If the choices have another form, or a cluster is not an integer. Nothing is changed then.
         """
         if isinstance(choices, str | os.PathLike):
             with open(choices, encoding="utf-8") as file:
                 choices = json.load(file)
-        unknown = sorted(set(choices) - set(_KINDS))
-        if unknown:
-            raise ValueError(f"Choices may hold {list(_KINDS)}, got {unknown} too.")
-        merged, dropped = choices.get("merge", []), list(choices.get("drop", []))
-        # JSON has only strings as keys.
-        names = {int(cluster): str(name) for cluster, name in choices.get("rename", {}).items()}
-        into = self._checked(merged, dropped, names)
-        self.cluster_names_ = self.cluster_names_ | {
-            into.get(cluster, cluster): name for cluster, name in names.items() if cluster not in dropped
-        }
-        into |= dict.fromkeys(dropped, -1)
+        merged, dropped, names = read_choices(choices)
+        into = self._checked(merged, dropped, names) | dict.fromkeys(dropped, -1)
         # Number -1 is the last entry.
         numbers = np.array([into.get(cluster, cluster) for cluster in range(self.n_clusters_)] + [-1])
+        # The names that are given now replace those of before.
+        self.cluster_names_ = renumbered_names(self.cluster_names_, numbers) | renumbered_names(
+            names, numbers
+        )
         class_codes, _ = decode_groups(self.group_labels_, self.n_clusters_)
         self._clusters = [clusters.renumbered(numbers[:-1]) for clusters in self._clusters]
         self.merged_into_ = [numbers[merged_into] for merged_into in self.merged_into_]
@@ -143,3 +153,48 @@ class ClusterChoices:
         if in_use == set(dropped):
             raise ValueError("All clusters are dropped: no group would be left.")
         return into
+
+
+def read_choices(choices):
+    """Return the lists of clusters to merge, the clusters to drop, and the names by cluster; all clusters are ints."""
+    if not isinstance(choices, Mapping):
+        raise TypeError(f"Choices must be a dict with the keys {list(_KINDS)}, got {choices!r}.")
+    unknown = sorted(map(str, set(choices) - set(_KINDS)))
+    if unknown:
+        raise ValueError(f"Choices may hold {list(_KINDS)}, got {unknown} too.")
+    names = choices.get("rename", {})
+    if not isinstance(names, Mapping):
+        raise TypeError(f"`rename` takes {_KINDS['rename']}, got {names!r}.")
+    # JSON has only text as keys.
+    keys = [int(key) if isinstance(key, str) and key.strip().isdecimal() else key for key in names]
+    merged = [as_clusters(part, "merge") for part in as_list(choices.get("merge", []), "merge")]
+    dropped = as_clusters(choices.get("drop", []), "drop")
+    return merged, dropped, dict(zip(as_clusters(keys, "rename"), map(str, names.values()), strict=True))
+
+
+def as_list(values, kind):
+    """Return a list; raise TypeError for text, and for what cannot be iterated over."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"`{kind}` takes {_KINDS[kind]}, got {values!r}.")
+    return list(values)
+
+
+def as_clusters(values, kind):
+    """Return a list of ints; raise TypeError for other numbers, and for True and False."""
+    values = as_list(values, kind)
+    wrong = [value for value in values if isinstance(value, bool) or not isinstance(value, Integral)]
+    if wrong:
+        raise TypeError(
+            f"{len(wrong)} of {len(values)} clusters of `{kind}` are not integers: {wrong[:5]}. Each must be a number in "
+            f"`cluster_labels_`. In choices, `{kind}` is {_KINDS[kind]}."
+        )
+    return [int(value) for value in values]
+
+
+def renumbered_names(names, numbers):
+    """Return the names by new number; names of the same cluster are joined, those of dropped ones are left out."""
+    parts = {}
+    for cluster in sorted(names):
+        if numbers[cluster] >= 0:
+            parts.setdefault(int(numbers[cluster]), []).append(names[cluster])
+    return {cluster: " + ".join(dict.fromkeys(shared)) for cluster, shared in parts.items()}

@@ -50,6 +50,56 @@ def test_names_are_kept_until_the_next_fit(labeler):
     assert labeler.fit(ROWS, Y).cluster_names_ == {}
 
 
+@pytest.mark.parametrize(
+    "before, choices, expected",
+    [
+        # A cluster that is dropped, or that is merged into another, has no name of its own.
+        ({0: "a", 1: "b", 2: "c"}, {"merge": [[0, 1]], "drop": [2]}, {0: "a + b"}),
+        ({}, {"merge": [[0, 1]], "rename": {"0": "a", "1": "b"}}, {0: "a + b"}),
+        ({}, {"merge": [[0, 1]], "rename": {"1": "b", "0": "b"}}, {0: "b"}),
+        ({0: "a", 1: "b"}, {"merge": [[0, 1]], "rename": {1: "c"}}, {0: "c"}),
+        ({3: "a"}, {"merge": [[1, 3]]}, {1: "a"}),
+        ({1: "a"}, {"drop": [1], "rename": {1: "b"}}, {}),
+    ],
+)
+def test_only_clusters_that_are_left_have_names(labeler, before, choices, expected):
+    assert labeler.rename(before).apply_choices(choices).cluster_names_ == expected
+
+
+def test_numbers_of_numpy_become_plain_integers(labeler):
+    labeler.merge(np.array([1, 2])).drop(np.int64(3)).rename({np.int64(0): "a"})
+    assert [type(cluster) for cluster in labeler.cluster_names_] == [int]
+    assert labeler.cluster_labels_.dtype == labeler.group_labels_.dtype == np.int64
+    assert_array_equal(labeler.cluster_labels_, np.array([0, 1, 1, -1])[KIND])
+
+
+@pytest.mark.parametrize(
+    "method, argument, message",
+    [
+        ("merge", [1.0, 2.0], r"2 of 2 clusters of `merge` are not integers: \[1.0, 2.0\]"),
+        ("merge", 0, r"`merge` takes a list of lists of clusters, such as \[\[0, 1\]\], got 0"),
+        ("merge", "01", "`merge` takes a list of lists .* got '01'"),
+        ("drop", True, r"1 of 1 clusters of `drop` are not integers: \[True\]"),
+        (
+            "drop",
+            [0, 1],
+            r"1 of 1 clusters of `drop` are not integers: \[\[0, 1\]\]. Each must be a number",
+        ),
+        ("rename", ["a"], r"`rename` takes a dict, cluster -> name, .* got \['a'\]"),
+        ("rename", {"zero": "a", 1: "b"}, r"1 of 2 clusters of `rename` are not integers: \['zero'\]"),
+        ("rename", {0.5: "a"}, r"1 of 1 clusters of `rename` are not integers: \[0.5\]"),
+        ("apply_choices", {"merge": [0, 1]}, r"`merge` takes a list of lists of clusters, .* got 0"),
+        ("apply_choices", {"drop": 0}, r"`drop` takes a list of clusters, such as \[2\], got 0"),
+        ("apply_choices", [[0, 1]], r"Choices must be a dict with the keys .* got \[\[0, 1\]\]"),
+    ],
+)
+def test_choices_of_another_form_are_refused_and_change_nothing(labeler, method, argument, message):
+    with pytest.raises(TypeError, match=message):
+        getattr(labeler, method)(argument)
+    assert_array_equal(labeler.cluster_labels_, KIND, strict=True)
+    assert labeler.cluster_names_ == {}
+
+
 def test_a_json_file_and_a_dict_say_the_same_as_the_methods(labeler, tmp_path):
     choices = {"merge": [[1, 3]], "drop": [2], "rename": {"0": "watermark", "3": "sky"}}
     path = tmp_path / "choices.json"

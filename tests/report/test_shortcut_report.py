@@ -271,6 +271,11 @@ class TestChoices:
         classifier = fit_classifier(marked.net, marked.X, marked.y)
         with pytest.raises(ValueError, match="y has 2 entries for 300 samples"):
             classifier.refit_strategy(marked.y[:2])
+        swapped = np.where(np.arange(300) < 3, np.roll(np.unique(marked.y), 1)[0], marked.y)
+        n_others = np.sum(swapped != marked.y)
+        assert n_others > 0
+        with pytest.raises(ValueError, match=f"{n_others} of 300 labels in y are not those of `fit`"):
+            classifier.refit_strategy(swapped)
         del classifier.labeler_
         with pytest.raises(ValueError, match="no PseudoGroupLabeler"):
             classifier.refit_strategy(marked.y)
