@@ -18,6 +18,8 @@ from skexmap._validation import _check_feature_names_in, output_container
 
 # Types in which rows are clustered; all others are converted to the first.
 FLOATS = (np.float64, np.float32)
+# Squares of values, summed over up to a million features, are float64 numbers if the largest value is in this range.
+SAFE_RANGE = (1e-140, 1e150)
 
 
 class ClusterBlockMixin(TransformerMixin):
@@ -74,6 +76,19 @@ def flat_block(X, name, *, required_by):
         return detached(X)
     values = get_block(X, name, required_by=required_by)
     return values.reshape(len(values), -1)
+
+
+def refuse_extreme_values(rows, name, *, fitting=True):
+    """Raise ValueError if squared distances between rows would overflow or, between the rows of a fit, vanish."""
+    # float32 values cannot leave the range. A few new rows may all be tiny.
+    if rows.dtype != np.float64:
+        return
+    largest = max(rows.max(), -rows.min())
+    if largest > SAFE_RANGE[1] or (fitting and 0 < largest < SAFE_RANGE[0]):
+        raise ValueError(
+            f"The largest absolute value of the rows that {name} clusters is {largest:.3g}. Squared distances leave "
+            f"the range of float64 outside {SAFE_RANGE[0]:g} to {SAFE_RANGE[1]:g}. Scale the rows, or drop outliers."
+        )
 
 
 def replace_heatmap_by_cluster(estimator, X, clusters):

@@ -15,6 +15,7 @@ from skexmap.cluster._cluster_block import (
     ClusterBlockMixin,
     columns_with_cluster,
     flat_block,
+    refuse_extreme_values,
     replace_heatmap_by_cluster,
 )
 from skexmap.cluster._cluster_labels import keep_largest, renumber_by_size
@@ -89,8 +90,9 @@ class EigengapSpectralClustering(ClusterMixin, ClusterBlockMixin, BaseEstimator)
     Raises
     ------
     ValueError
-        In `fit`: for NaN or infinite values, fewer rows than `n_neighbors`, ``min_clusters > max_clusters``, fewer
-        rows than clusters, a transformer that finds too few neighbors, or `n_jobs` together with a transformer.
+        In `fit`: for NaN or infinite values, or a largest absolute value that is not 0 and outside 1e-140 to 1e150,
+        fewer rows than `n_neighbors`, ``min_clusters > max_clusters``, fewer rows than clusters,
+        a transformer that finds too few neighbors, or `n_jobs` together with a transformer.
     TypeError
         If `neighbors` returns a dense graph.
     numpy.linalg.LinAlgError
@@ -261,7 +263,9 @@ class EigengapSpectralClustering(ClusterMixin, ClusterBlockMixin, BaseEstimator)
 
     def _validate_rows(self, X, *, reset):
         rows = flat_block(X, HEATMAP, required_by=self)
-        return validate_data(self, rows, reset=reset, dtype=FLOATS, ensure_min_samples=2 if reset else 1)
+        rows = validate_data(self, rows, reset=reset, dtype=FLOATS, ensure_min_samples=2 if reset else 1)
+        refuse_extreme_values(rows, type(self).__name__, fitting=reset)
+        return rows
 
     def _check_numbers(self, n_samples):
         """Check the parameters against the number of rows; return how many eigenvalues to compute."""

@@ -185,8 +185,8 @@ def as_clusters(values, kind):
     wrong = [value for value in values if isinstance(value, bool) or not isinstance(value, Integral)]
     if wrong:
         raise TypeError(
-            f"{len(wrong)} of {len(values)} clusters of `{kind}` are not integers: {wrong[:5]}. Each must be a number in "
-            f"`cluster_labels_`. In choices, `{kind}` is {_KINDS[kind]}."
+            f"{len(wrong)} of {len(values)} clusters of `{kind}` are not integers: {wrong[:5]}. Each must be a number "
+            f"in `cluster_labels_`. In choices, `{kind}` is {_KINDS[kind]}."
         )
     return [int(value) for value in values]
 

@@ -23,6 +23,7 @@ from skexmap.cluster._cluster_block import (
     ClusterBlockMixin,
     columns_with_cluster,
     flat_block,
+    refuse_extreme_values,
     replace_heatmap_by_cluster,
 )
 from skexmap.groups._choices import ClusterChoices
@@ -314,7 +315,9 @@ class PseudoGroupLabeler(ClusterChoices, ClusterBlockMixin, BaseEstimator):
         rows = validate_data(
             self, rows, **target, reset=reset, dtype=FLOATS, ensure_min_samples=2 if reset else 1
         )
-        return divided_by_largest(rows) if self.block == EMBEDDING else rows
+        rows = divided_by_largest(rows) if self.block == EMBEDDING else rows
+        refuse_extreme_values(rows, type(self).__name__, fitting=reset)
+        return rows
 
     def _read(self, X, y):
         """Return the rows to cluster and the class of each, checked."""

@@ -158,7 +158,7 @@ def clusters_of(parts, blocks, class_codes):
 
 def cross_fitted(strategy, explained, y, n_folds):
     """Return predictions for each image by a strategy fitted without it (None if it failed), and a remark."""
-    groups = explained.groups()
+    groups, n_folds = explained.groups(), min(n_folds, len(y))
     # Deal the images of each group out to the folds in turn, so that every fold holds some of each.
     shuffled = np.random.RandomState(0).permutation(len(y))
     order = shuffled[np.argsort(groups[shuffled], kind="stable")]

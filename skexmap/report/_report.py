@@ -2,6 +2,9 @@
 
 import csv
 import io
+from numbers import Integral
+
+from sklearn.utils import check_scalar
 
 from skexmap._validation import check_group_labels
 from skexmap.report._gallery import Gallery
@@ -64,10 +67,11 @@ class ShortcutReport:
     *Dependence* d is half the span of the gaps: how much more often the model is right in the cluster than in the rest
     of the class where it helps most, plus how much less often where it hurts most. Only gaps of at least 0.1 with
     a p-value below 0.01 count. *Concentration* c is the share of the cluster's relevance in a place, minus that of
-    other images, divided by the root of the place's area. Places are windows of a seventh, a fifth and a third of the
-    side, the border, and the color channels. *Exchange* e is measured on the model: 50 images outside the cluster get
-    the content of the place from images of the cluster. e is the share that the model then assigns to the cluster's
-    main class, minus that share with the content of other images outside. For a channel, the colors are exchanged.
+    other images, divided by the square root of the place's area. Places are windows of a seventh, a fifth and a third
+    of the side, the border, and the color channels. *Exchange* e is measured on the model: 50 images outside the
+    cluster get the content of the place from images of the cluster. e is the share that the model then assigns to the
+    cluster's main class, minus that share with the content of other images outside. For a channel, the colors are
+    exchanged.
 
     All three are needed. The maps of images that the model gets wrong often differ from those that it gets right, so a
     gap alone proves little. Without a gap the place does no harm. A cluster is "likely a shortcut" from s = 0.2 and
@@ -130,11 +134,11 @@ class ShortcutReport:
         y : array-like of shape (n_samples,)
             Their classes.
         group_labels : array-like of shape (n_samples,) or None, default=None
-            True groups. They are only shown, and enter no decision.
+            True groups. They are only shown. They do not affect the verdict.
         X_test, y_test : as X and y, default=None
             Images that were not used in `fit`, to measure the retrained last layer. If None, it is cross-fitted on X.
         n_folds : int, default=5
-            Folds of the cross-fit.
+            Folds of the cross-fit: at least 2, and not more than there are images (larger numbers are cut).
         n_resamples : int, default=5
             Subsamples that are clustered again for the stability, each of 80% of the images and at most 4,000; with 0,
             it is not measured.
@@ -146,10 +150,16 @@ class ShortcutReport:
         Raises
         ------
         ValueError
-            If the estimator has no clusters, or lengths differ, or y holds a class that `fit` did not see.
+            If the estimator has no clusters, lengths differ, y is missing or holds a class that `fit` did not see, only
+            one of `X_test` and `y_test` is given, `n_folds` is below 2, or `n_resamples` is negative.
         sklearn.exceptions.NotFittedError
             If the estimator is not fitted.
         """
+        check_scalar(n_folds, "n_folds", Integral, min_val=2)
+        check_scalar(n_resamples, "n_resamples", Integral, min_val=0)
+        if (X_test is None) != (y_test is None):
+            given, missing = ("X_test", "y_test") if y_test is None else ("y_test", "X_test")
+            raise ValueError(f"`{given}` is given without `{missing}`. Pass both, or neither.")
         parts = parts_of(estimator)
         classes, y = checked_classes(parts, X, y)
         if group_labels is not None:
@@ -245,13 +255,16 @@ class ShortcutReport:
             File to write, usually ``report.html``.
         n_examples : int, default=4
             Typical, wrong and random images of each group, as many of each. With many groups it takes fewer, at most
-            900 images in all.
+            900 images in all. With 0, it shows none.
 
         Raises
         ------
         ImportError
             If Jinja2 or Pillow is not installed.
+        ValueError
+            If `n_examples` is negative.
         """
+        check_scalar(n_examples, "n_examples", Integral, min_val=0)
         text = page_html(self, n_examples)
         with open(path, "w", encoding="utf-8") as file:
             file.write(text)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from skexmap._group_labels import decode_groups
-from skexmap._validation import check_labels, codes_of_known_classes, in_a_group
+from skexmap._validation import codes_of_known_classes, in_a_group
 from skexmap.metrics._report import wilson_interval
 from skexmap.report._exchange import Exchanger
 from skexmap.report._places import center_and_spread, concentration, most_concentrated, places_of
@@ -13,9 +13,7 @@ from skexmap.report._ranking import compare, correct_for_number, dependence
 def checked_classes(parts, X, y):
     """Return the classes of `fit`, and y as an array; raise if lengths differ or a class is unknown."""
     classes = np.asarray(parts.strategy.classes_)
-    y = check_labels(y)
-    codes_of_known_classes(y, classes, len(X))
-    return classes, y
+    return classes, classes[codes_of_known_classes(y, classes, len(X))]
 
 
 def rows_of_groups(explained, keys, classes, names):

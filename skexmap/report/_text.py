@@ -53,8 +53,8 @@ def finding(row, rows):
         f"{row['share_outside']:.0%}.",
     ]
     lines += [
-        f"In {other['class']!r}, its {other['size']} images are right {other['net_accuracy']:.0%} of the time, and the "
-        f"{other['size_outside']} outside it {other['net_accuracy_outside']:.0%}."
+        f"In {other['class']!r}, the network is right on {other['net_accuracy']:.0%} of its {other['size']} images, "
+        f"and on {other['net_accuracy_outside']:.0%} of the {other['size_outside']} outside it."
         for other in rows
         if matters(other)
     ]

@@ -40,6 +40,10 @@ class TrainedHead(LinearHead):
         steps = {"learning_rate": self.learning_rate, "l2": self.l2}
         return train_heads(embedding, len(self.classes_), loss, batches, **steps, **heads)
 
+    def _check_fit(self, embedding, class_codes, remedy, fitted=slice(None)):
+        remedy = f"{remedy} If the step is too large, lower `learning_rate` (now {self.learning_rate:g})."
+        super()._check_fit(embedding, class_codes, remedy, fitted)
+
 
 @contextmanager
 def torch_defaults():

@@ -65,6 +65,21 @@ def test_equal_rows_are_one_cluster_with_a_warning(n, dtype, value):
         assert PseudoGroupLabeler().fit(rows, np.arange(n) % 2, np.arange(n) % 2).n_clusters_ == 1
 
 
+@pytest.mark.parametrize("factor", [1e-138, 1e148])
+@pytest.mark.parametrize("name", CLUSTERERS)
+def test_values_inside_the_stated_range_are_clustered(name, factor):
+    np.testing.assert_array_equal(clusters_of(CLUSTERERS[name], ROWS * factor), KIND)
+
+
+def test_a_new_row_may_be_tiny_but_not_huge():
+    labeler = CLUSTERERS["labeler"].fit(ROWS, KIND)
+    np.testing.assert_array_equal(
+        labeler.transform(np.full((1, 4), 1e-300)), labeler.transform(np.zeros((1, 4)))
+    )
+    with pytest.raises(ValueError, match="largest absolute value"):
+        labeler.transform(np.full((1, 4), 1e155))
+
+
 @pytest.mark.parametrize(
     "rows, message",
     [
@@ -75,6 +90,12 @@ def test_equal_rows_are_one_cluster_with_a_warning(n, dtype, value):
         (np.full((60, 2), "a", dtype=object), "could not convert string to float"),
         (np.where(ROWS > 41, np.nan, ROWS), "Input X contains NaN"),
         (np.where(ROWS > 41, np.inf, ROWS), "Input X contains infinity"),
+        (
+            np.where(ROWS.max() == ROWS, 1e155, ROWS),
+            r"largest absolute value .* is 1e\+155.*leave the range of float64",
+        ),
+        (np.where(ROWS.max() == ROWS, -1e300, ROWS), r"largest absolute value .* is 1e\+300"),
+        (ROWS * 1e-300, r"largest absolute value .*e-299.*Scale the rows"),
     ],
 )
 @pytest.mark.parametrize("name", CLUSTERERS)

@@ -41,8 +41,8 @@ class TestVerdict:
         assert (helped["class"], hurt["class"]) == ("coat", "pullover")
         assert helped["verdict"] == hurt["verdict"] == "likely a shortcut"
         assert len(report.findings) == 1
-        assert "In 'coat', its 141 images are right 100%" in report.findings[0]
-        assert "In 'pullover', its 30 images are right 0%" in report.findings[0]
+        assert "In 'coat', the network is right on 100% of its 141 images, and on " in report.findings[0]
+        assert "In 'pullover', the network is right on 0% of its 30 images, and on " in report.findings[0]
 
     def test_a_net_that_does_not_lean_on_the_mark_has_nothing_to_see(
         self, make_images, make_net, fit_classifier
@@ -144,6 +144,20 @@ class TestRetrained:
         assert [row["retrained_accuracy"] for row in report.rows] == [0.0] * 4
         assert report.retrained_on == "cross-fitted in 5 folds"
         assert "cross-fitted in 5 folds" in str(report)
+
+    def test_more_folds_than_images_leave_one_image_out_each(self, marked, fit_classifier, monkeypatch):
+        folds = []
+
+        def predicted(strategy, X, y, cv):
+            folds.append(cv.get_n_splits())
+            return y
+
+        monkeypatch.setattr("skexmap.report._read.cross_val_predict", predicted)
+        report = ShortcutReport.from_estimator(
+            marked.classifier, marked.X, marked.y, n_folds=1000, n_resamples=0
+        )
+        assert folds == [300]
+        assert report.retrained_on == "cross-fitted in 300 folds"
 
     def test_test_images_are_predicted_by_the_fitted_layer(self, marked, make_images):
         X, y, _ = make_images(80, seed=5)
@@ -287,6 +301,16 @@ class TestRefusals:
         [
             ({"y": ["coat"]}, "y has 1 entries for 300"),
             ({"y": ["hat"] * 300}, "y holds 1 class"),
+            ({"y": None}, "y is None. Pass the class of each of 300 samples"),
+            ({"y": [None] * 300}, "300 of 300 `y` are missing"),
+            (
+                {"X_test": np.zeros((2, 3, 14, 14))},
+                "`X_test` is given without `y_test`. Pass both, or neither",
+            ),
+            ({"y_test": ["coat"]}, "`y_test` is given without `X_test`"),
+            ({"n_folds": 0}, "n_folds == 0, must be >= 2"),
+            ({"n_folds": 1}, "n_folds == 1, must be >= 2"),
+            ({"n_resamples": -1}, "n_resamples == -1, must be >= 0"),
             ({"group_labels": [0, 1]}, "`group_labels` has 2 entries for 300 samples"),
             (
                 {"estimator": DFRClassifier()},
@@ -299,6 +323,11 @@ class TestRefusals:
         arguments = {"estimator": marked.classifier, "X": marked.X, "y": marked.y, **params}
         with pytest.raises(ValueError, match=message):
             ShortcutReport.from_estimator(**arguments)
+
+    def test_a_negative_number_of_examples(self, report, tmp_path):
+        with pytest.raises(ValueError, match="n_examples == -1, must be >= 0"):
+            report.save(tmp_path / "report.html", n_examples=-1)
+        assert not list(tmp_path.iterdir())
 
     def test_a_classifier_fitted_on_given_groups(self, marked):
         strategy = DFRClassifier(n_retrains=2, min_group_size=1, random_state=0)

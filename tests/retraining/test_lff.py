@@ -63,6 +63,12 @@ def test_a_straight_line_script_ends_at_the_same_heads_as_lff(n_classes):
     np.testing.assert_allclose(lff.sample_weight_, weight.numpy(), atol=1e-4)
 
 
+def test_a_step_so_large_that_one_class_is_left_is_named(shortcut_data):
+    X, y, _ = shortcut_data()
+    with pytest.warns(PredictionWarning, match=r"predicts the same class .*lower `learning_rate` \(now 5000\)"):
+        LfFClassifier(learning_rate=5000, random_state=0).fit(X, y)
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_lff_raises_the_accuracy_of_the_worst_group(
     seed, shortcut_data, accuracies_with_and_against_the_shortcut
