@@ -68,7 +68,7 @@ def places_of(shape):
 
 
 def concentration(place, mean_map, mean_map_outside):
-    """Return how much more relevance sits in a place than it does in other images, by the root of its area."""
+    """Return how much more relevance sits in a place than it does in other images, by the square root of its area."""
     return (place.share(mean_map) - place.share(mean_map_outside)) / np.sqrt(place.area)
 
 

@@ -74,9 +74,14 @@ class ShortcutReport:
     exchanged.
 
     All three are needed. The maps of images that the model gets wrong often differ from those that it gets right, so a
-    gap alone proves little. Without a gap the place does no harm. A cluster is "likely a shortcut" from s = 0.2 and
-    "worth a look" from s = 0.1. Otherwise there is "nothing to see here", unless the 95% interval of the gap
-    (Newcombe) reaches beyond 0.3: then there are "not enough images to tell".
+    gap alone proves little. Without a gap the place does no harm. A row whose gap counts is "likely a shortcut" from
+    s = 0.2 and "worth a look" from s = 0.1, and below that there is "nothing to see here". The same holds for a row
+    whose gap does not count, unless the 95% interval of the gap (Newcombe) reaches beyond 0.3 or -0.3: then there are
+    "not enough images to tell". If all images of a class are in one cluster, the interval is that of two halves of
+    them.
+
+    `verdict` is "likely a shortcut" if that of any row is, else "worth a look" if that of any row is. Otherwise it is
+    "not enough images to tell" if this is the verdict on more than half of the images, else "nothing to see here".
 
     The clusters were formed on the same images, and merged by a similar test. So p-values of clusters are too small on
     average. The report points at images: look at them.

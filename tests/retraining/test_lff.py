@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from skexmap.exceptions import PredictionWarning
 from skexmap.retraining import ERMClassifier, LfFClassifier
 from skexmap.retraining._lff import RunningLosses, relative_difficulty
 
@@ -65,7 +66,9 @@ def test_a_straight_line_script_ends_at_the_same_heads_as_lff(n_classes):
 
 def test_a_step_so_large_that_one_class_is_left_is_named(shortcut_data):
     X, y, _ = shortcut_data()
-    with pytest.warns(PredictionWarning, match=r"predicts the same class .*lower `learning_rate` \(now 5000\)"):
+    with pytest.warns(
+        PredictionWarning, match=r"predicts the same class .*lower `learning_rate` \(now 5000\)"
+    ):
         LfFClassifier(learning_rate=5000, random_state=0).fit(X, y)
 
 
