@@ -8,7 +8,8 @@ from tqdm.auto import tqdm
 
 from skexmap._blocks import PREDICTED, block_columns, blocks_to_columns, without_block
 from skexmap._torch import FrozenModelMixin, Replica, pick_device
-from skexmap._validation import _check_feature_names_in, _fit_context, output_container
+from skexmap._validation import _check_feature_names_in, _fit_context, check_classes, output_container
+from skexmap.features._capture import refuse_features_as_logits
 from skexmap.features._loading import (
     check_finite,
     check_readable,
@@ -18,7 +19,9 @@ from skexmap.features._loading import (
     refuse_paths_in_columns,
 )
 from skexmap.groups._diagnosis import warn_of_frozen_model
-from skexmap.lrp._logits import find_logits
+from skexmap.lrp._logits import calls_differ, companions_matter, find_logits
+from skexmap.lrp._logits import check_finite as check_finite_logits
+from skexmap.lrp._tracer import UnsupportedOperationError
 
 # Number of images on which `fit` runs the model, to learn shapes and to check that it can be attributed.
 N_TRIAL_IMAGES = 8
@@ -71,7 +74,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
             than the most frequent class alone would be.
         """
         replica = self._replica()
-        self._learn(X, y, replica)
+        y = self._learn(X, y, replica)
         return self._transform(X, replica, fitting=True, y=y)
 
     def _replica(self):
@@ -94,15 +97,13 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
                 f"The 'load' parameter of {type(self).__name__} must be a function or a data set, got {self.load!r}."
             )
         X = indexable_rows(X)
+        if getattr(X, "ndim", 1) > 0 and len(X) == 0:
+            raise ValueError("Found array with 0 sample(s) (X is empty) while a minimum of 1 is required.")
         if self.load is not None or holds_images(X):
-            if len(X) == 0:
-                raise ValueError(
-                    "Found array with 0 sample(s) (X is empty) while a minimum of 1 is required."
-                )
             return X
         X = X if hasattr(X, "ndim") else np.asarray(X)
         if isinstance(X, torch.Tensor):
-            if X.ndim < 2 or len(X) == 0:
+            if X.ndim < 2:
                 raise ValueError(
                     f"Images must have shape (n, channels, height, width), got {tuple(X.shape)}."
                 )
@@ -130,22 +131,25 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
     # Relevance needs a backward pass, which is not possible in a caller's inference mode.
     @torch.inference_mode(False)
     def _learn(self, X, y, replica):
-        """Run the model on a few images; learn the classes, and the names, shapes and types of the blocks."""
+        """Run the model on a few images; learn the classes, and the blocks' names, shapes and types. Return y, checked."""
         X = self._check_images(X, reset=True)
         if y is not None:
             check_consistent_length(X, y)
+            y = check_classes(y, len(X))
         check_readable(X, self.load)
-        rows, images = next(image_batches(X, self.load, self.batch_size, num_workers=0))
+        n_read = max(self.batch_size, N_TRIAL_IMAGES)
+        rows, images = next(image_batches(X, self.load, n_read, num_workers=0))
         self.image_shape_ = tuple(images.shape[1:])
         images = self._prepare(images, rows, replica)[:N_TRIAL_IMAGES]
-        self.n_logits_ = find_logits(_first_output(replica.module, images), len(images)).shape[1]
+        self.n_logits_ = _trial_logits(replica.module, images).shape[1]
         blocks = {name: as_numpy(values) for name, values in self._trial(images, replica).items()}
         self._block_dtype = np.dtype(
             [(name, values.dtype, values.shape[1:]) for name, values in blocks.items()]
         )
         self.n_features_in_ = int(np.prod(self.image_shape_))
-        self._labels = None if y is None else np.unique(np.asarray(y))
+        self._labels = None if y is None else np.unique(y)
         self.classes_ = classes_of_logits(self.classes, self.model, self._labels, self.n_logits_)
+        return y
 
     @torch.inference_mode(False)
     def _transform(self, X, replica, *, fitting=False, y=None):
@@ -169,7 +173,6 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         if PREDICTED in result.dtype.names:
             codes = result[PREDICTED].copy()
             if fitting and y is not None and np.isin(self._labels, self.classes_).all():
-                y = np.asarray(y)
                 self.model_accuracy_ = float(np.mean(self.classes_[codes] == y))
                 name = type(self.model).__name__
                 warn_of_frozen_model(name, self.classes_, codes, y, standardized=lowest < 0)
@@ -214,6 +217,35 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         return block_columns(blocks if self._returns_blocks() else without_block(blocks, PREDICTED))
 
 
+@torch.no_grad()
+def _trial_logits(module, images):
+    """Return the logits of a few images; raise if they depend on the other images of a batch, or are random."""
+    n = len(images)
+    # A single image needs one beside it.
+    batch = images if n > 1 else torch.cat([images, torch.zeros_like(images)])
+    output = _first_output(module, batch)
+    logits = find_logits(output, len(batch))[:n]
+    refuse_features_as_logits(module, batch)
+    check_finite_logits(logits)
+    alone = torch.cat([_logits_alone(module, image) for image in images.split(1)])
+    difference = companions_matter(alone, logits)
+    if difference:
+        again = find_logits(module(batch), len(batch))[:n]
+        raise UnsupportedOperationError(calls_differ(logits, again) or difference)
+    return logits
+
+
+def _logits_alone(module, image):
+    """Return the logits of one image, shown without others."""
+    try:
+        return find_logits(module(image), 1)
+    except RuntimeError as error:
+        raise UnsupportedOperationError(
+            f"The model takes several images, but fails on one ({type(error).__name__}: {error}). It must take "
+            "batches of any size."
+        ) from error
+
+
 def _first_output(module, images):
     """Return what a model returns for the first images; if it fails, describe the input and the layer that fails."""
     try:
@@ -225,8 +257,15 @@ def _first_output(module, images):
         raise ValueError(
             f"The model cannot process images of shape {tuple(images.shape[1:])}: {type(error).__name__}: {error}. "
             f"{_where_it_failed(error, module)}Check their shape and number of channels; images are (channels, height, "
-            "width)."
+            f"width).{_how_to_transpose(images)}"
         ) from error
+
+
+def _how_to_transpose(images):
+    """Say how to move the channels to the front if they seem to be last."""
+    if images.ndim != 4 or images.shape[3] not in (1, 3, 4) or images.shape[1] <= 4:
+        return ""
+    return " These seem to be (height, width, channels): pass X.transpose(0, 3, 1, 2) of an array."
 
 
 def _where_it_failed(error, module):
@@ -269,9 +308,18 @@ def classes_of_logits(classes, model, labels, n_logits):
         return classes
     # Models of the transformers library name their logits.
     names = getattr(getattr(model, "config", None), "id2label", None) or {}
-    named = (
-        np.array([str(names[i]) for i in range(n_classes)]) if set(names) == set(range(n_classes)) else None
-    )
-    if labels is not None and named is not None and np.isin(labels.astype(str), named).all():
-        return named
+    # A config.json has strings as keys.
+    names = {str(key): str(name) for key, name in names.items()}
+    if labels is not None and set(names) == set(map(str, range(n_classes))):
+        named = _as_spelled(np.array([names[str(i)] for i in range(n_classes)]), labels.astype(str))
+        if np.isin(labels.astype(str), named).all():
+            return named
     return labels if labels is not None and len(labels) == n_classes else np.arange(n_classes)
+
+
+def _as_spelled(names, labels):
+    """Return names as the labels spell them, if they differ in upper and lower case only."""
+    spellings = {label.casefold(): label for label in labels}
+    if len(spellings) < len(labels) or len({name.casefold() for name in names}) < len(names):
+        return names
+    return np.array([spellings.get(name.casefold(), name) for name in names])

@@ -159,8 +159,9 @@ class EmbeddingTransformer(ImageTransformer):
         return self.return_predicted
 
     def _learn(self, X, y, replica):
-        super()._learn(X, y, replica)
+        y = super()._learn(X, y, replica)
         self.n_embedding_features_ = self._block_dtype[EMBEDDING].shape[0]
+        return y
 
     def _trial(self, images, replica):
         if self.return_predicted and self.layer is not None:
@@ -172,7 +173,7 @@ class EmbeddingTransformer(ImageTransformer):
         if self.layer is None:
             _, _, self._head = find_head(replica.module, images)
             if self._head is None:
-                raise no_head(replica.module)
+                raise no_head(replica.module, images)
             self.head_ = self._head.name
         return self._compute(images, replica)
 

@@ -201,12 +201,31 @@ class HeatmapTransformer(ImageTransformer):
         check_is_fitted(self)
         return self._transform(X, self._replica())
 
+    def set_params(self, **params):
+        """Set parameters, also those of the LRP that ``attribution="lrp"`` stands for.
+
+        Parameters
+        ----------
+        **params : dict
+            Values by name. A nested name, such as ``attribution__gamma``, replaces ``"lrp"`` by `LRP()`, and sets its
+            parameter.
+
+        Returns
+        -------
+        self : HeatmapTransformer
+        """
+        is_nested = any(name.startswith("attribution__") for name in params)
+        if is_nested and isinstance(params.get("attribution", self.attribution), str):
+            params["attribution"] = LRP()
+        return super().set_params(**params)
+
     def _returns_blocks(self):
         return self.return_embedding
 
     def _learn(self, X, y, replica):
-        super()._learn(X, y, replica)
+        y = super()._learn(X, y, replica)
         self.heatmap_shape_ = self._block_dtype[HEATMAP].shape
+        return y
 
     def _batch_function(self, replica):
         compute = super()._batch_function(replica)
@@ -232,7 +251,7 @@ class HeatmapTransformer(ImageTransformer):
         _, _, self._head = find_head(replica.module, images)
         self.head_ = None if self._head is None else self._head.name
         if self.return_embedding and self._head is None:
-            raise no_head(replica.module)
+            raise no_head(replica.module, images)
         blocks = self._compute(images, replica)
         if images.dtype == torch.float16:
             self._check_range(images, blocks[HEATMAP])

@@ -313,7 +313,9 @@ def test_labels_of_another_length_are_refused(images):
 
 def test_no_images_are_refused():
     refused(ValueError, "0 sample", SmallNet(), np.zeros((0, 3, 8, 8)))
-    refused(ValueError, "must have shape", SmallNet(), torch.zeros(0, 3, 8, 8))
+    refused(ValueError, "0 sample", SmallNet(), torch.zeros(0, 3, 8, 8))
+    refused(ValueError, "0 sample", SmallNet(), [])
+    refused(ValueError, "must have shape", SmallNet(), torch.zeros(8))
 
 
 @pytest.mark.parametrize(
