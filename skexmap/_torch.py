@@ -21,8 +21,8 @@ def pick_device(device):
         # Without a GPU, torch raises an AssertionError or a RuntimeError.
         except (AssertionError, NotImplementedError, RuntimeError) as error:
             raise ValueError(
-                f"device={str(device)!r} cannot be used here: {str(error).splitlines()[0]}. Pass \"auto\", \"cpu\", or "
-                "the name of a device that torch has, such as \"cuda\" or \"mps\"."
+                f'device={str(device)!r} cannot be used here: {str(error).splitlines()[0]}. Pass "auto", "cpu", or '
+                'the name of a device that torch has, such as "cuda" or "mps".'
             ) from error
         if chosen.type == "meta":
             raise ValueError("device='meta' holds no values: nothing can be computed there. Pass \"auto\".")

@@ -19,7 +19,7 @@ from skexmap.features._loading import (
     refuse_paths_in_columns,
 )
 from skexmap.groups._diagnosis import warn_of_frozen_model
-from skexmap.lrp._logits import calls_differ, companions_matter, find_logits
+from skexmap.lrp._logits import calls_differ, companions_matter, find_logits, first_was_taken
 from skexmap.lrp._logits import check_finite as check_finite_logits
 from skexmap.lrp._tracer import UnsupportedOperationError
 
@@ -131,7 +131,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
     # Relevance needs a backward pass, which is not possible in a caller's inference mode.
     @torch.inference_mode(False)
     def _learn(self, X, y, replica):
-        """Run the model on a few images; learn the classes, and the blocks' names, shapes and types. Return y, checked."""
+        """Run the model on a few images; learn the classes and what the blocks are; return y, checked."""
         X = self._check_images(X, reset=True)
         if y is not None:
             check_consistent_length(X, y)
@@ -141,7 +141,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         rows, images = next(image_batches(X, self.load, n_read, num_workers=0))
         self.image_shape_ = tuple(images.shape[1:])
         images = self._prepare(images, rows, replica)[:N_TRIAL_IMAGES]
-        self.n_logits_ = _trial_logits(replica.module, images).shape[1]
+        self.n_logits_ = _trial_logits(replica, images).shape[1]
         blocks = {name: as_numpy(values) for name, values in self._trial(images, replica).items()}
         self._block_dtype = np.dtype(
             [(name, values.dtype, values.shape[1:]) for name, values in blocks.items()]
@@ -218,15 +218,19 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
 
 
 @torch.no_grad()
-def _trial_logits(module, images):
+def _trial_logits(replica, images):
     """Return the logits of a few images; raise if they depend on the other images of a batch, or are random."""
-    n = len(images)
+    module, n = replica.module, len(images)
     # A single image needs one beside it.
     batch = images if n > 1 else torch.cat([images, torch.zeros_like(images)])
     output = _first_output(module, batch)
     logits = find_logits(output, len(batch))[:n]
-    refuse_features_as_logits(module, batch)
     check_finite_logits(logits)
+    if first_was_taken(output):
+        refuse_features_as_logits(module, batch)
+    if replica.engine is not None:
+        # Before the check below, because its messages name the operation.
+        replica.engine.check(images)
     alone = torch.cat([_logits_alone(module, image) for image in images.split(1)])
     difference = companions_matter(alone, logits)
     if difference:

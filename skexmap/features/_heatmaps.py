@@ -245,9 +245,7 @@ class HeatmapTransformer(ImageTransformer):
         return replica
 
     def _trial(self, images, replica):
-        """Raise if the model cannot be attributed correctly; return the blocks of a few images."""
-        if replica.engine is not None:
-            replica.engine.check(images)
+        """Return the blocks of a few images; raise if they lack an embedding or the range of their type."""
         _, _, self._head = find_head(replica.module, images)
         self.head_ = None if self._head is None else self._head.name
         if self.return_embedding and self._head is None:

@@ -81,7 +81,6 @@ def doubled(x: torch.Tensor):
 REFUSED = {
     "It rounds": [lambda net, x: torch.div(x, 0.1, rounding_mode="floor")],
     "autocast.*dtype=": [_in_autocast],
-    "depend on the images beside it": [lambda net, x: x - x.mean(0)],
     # The second changes no value.
     "by the autograd Function 'Scaled'.*skexmap.lrp.register": [
         lambda net, x: Scaled.apply(x, 2),
