@@ -18,7 +18,7 @@ from torch import nn
 
 from skexmap import ExMapClassifier, HeatmapTransformer, PseudoGroupLabeler
 from skexmap.datasets import make_colored_digits
-from skexmap.display import EigengapDisplay, GroupHeatmapDisplay
+from skexmap.display import EigengapDisplay, GroupGalleryDisplay
 from skexmap.metrics import group_accuracies, purity_score
 
 CORRELATION = 0.9
@@ -131,17 +131,16 @@ def save_figures(validation, net, exmap):
     # No window: the demo also runs where there is no screen.
     matplotlib.use("Agg")
     OUTPUT.mkdir(exist_ok=True)
-    shown = np.concatenate([np.flatnonzero(validation.groups == group)[:2] for group in range(8)])
-    # ExMap clusters the magnitude of the relevance; the sign is for the eye.
-    signed = HeatmapTransformer(net, evidence="signed").fit_transform(validation.data[shown])
     misled = ("nothing misleads", "mark misleads", "ink misleads", "both mislead")
-    looked_at = GroupHeatmapDisplay.from_arrays(
-        validation.data[shown],
-        signed.reshape(len(shown), 3, 28, 28),
-        group_labels=validation.groups[shown],
-        pseudo_groups=exmap.group_labels_[shown],
-        group_names=[f"digit {digit}\n{what}" for digit in ("0-4", "5-9") for what in misled],
+    looked_at = GroupGalleryDisplay.from_predictions(
+        validation.data,
+        HeatmapTransformer(net).fit_transform(validation.data).reshape(-1, 3, 28, 28),
+        validation.target,
+        net_predictions(net, validation.data),
+        cluster_labels=validation.groups % 4,
         n_examples=2,
+        class_names=["digit 0-4", "digit 5-9"],
+        cluster_names=misled,
     )
     paths = [OUTPUT / "heatmaps.png", OUTPUT / "eigenvalues.png"]
     looked_at.figure_.savefig(paths[0], dpi=70)

@@ -1,11 +1,9 @@
 """Display of the eigenvalues of a clustering and of the gap that sets the number of clusters."""
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
-from skexmap.display._matplotlib import require_pyplot
-
-_CHOSEN, _RUNNER_UP, _INK = "#c2410c", "#94a3b8", "#1f2937"
+from skexmap.display._reading import part_with
+from skexmap.display._style import ALARM, INK, PALE, axes_for
 
 
 class EigengapDisplay:
@@ -24,10 +22,10 @@ class EigengapDisplay:
 
     Attributes
     ----------
+    ax_ : matplotlib.axes.Axes
+        The axes, after `plot`.
     figure_ : matplotlib.figure.Figure
         The figure, after `plot`.
-    axes_ : matplotlib.axes.Axes
-        The axes, after `plot`. Also available as `ax_`, as in scikit-learn's displays.
 
     References
     ----------
@@ -39,7 +37,7 @@ class EigengapDisplay:
     >>> from skexmap.display import EigengapDisplay
     >>> values = np.array([0.0, 0.01, 0.02, 0.31, 0.35, 0.5])
     >>> display = EigengapDisplay(eigenvalues=values, n_clusters=3).plot()
-    >>> display.axes_.get_legend_handles_labels()[1]
+    >>> display.ax_.get_legend_handles_labels()[1]
     ['chosen: 3 clusters, gap 0.290']
     """
 
@@ -69,7 +67,9 @@ class EigengapDisplay:
         ValueError
             If the estimator contains no fitted clusterer with eigenvalues.
         """
-        clusterer = _with_eigenvalues(estimator)
+        clusterer = part_with(
+            "eigenvalues_", estimator, "Only an EigengapSpectralClustering has an eigengap."
+        )
         display = cls(
             eigenvalues=clusterer.eigenvalues_,
             n_clusters=clusterer.n_clusters_,
@@ -77,7 +77,7 @@ class EigengapDisplay:
         )
         return display.plot(ax=ax)
 
-    def plot(self, ax=None):
+    def plot(self, *, ax=None):
         """Draw the display.
 
         Parameters
@@ -89,13 +89,11 @@ class EigengapDisplay:
         -------
         display : EigengapDisplay
         """
-        pyplot = require_pyplot(f"{type(self).__name__}.plot")
-        if ax is None:
-            _, ax = pyplot.subplots(figsize=(6.4, 4.0), layout="constrained")
+        ax = axes_for(self, ax, 6.4, 4.0)
         numbers = np.arange(1, len(self.eigenvalues) + 1)
-        ax.plot(numbers, self.eigenvalues, color=_INK, linewidth=0.8, marker="o", markersize=6, zorder=3)
-        self._mark_gap(ax, self.n_clusters, _CHOSEN, "chosen")
-        self._mark_gap(ax, self.runner_up, _RUNNER_UP, "runner-up")
+        ax.plot(numbers, self.eigenvalues, color=INK, linewidth=0.8, marker="o", markersize=6, zorder=3)
+        self._mark_gap(ax, self.n_clusters, ALARM, "chosen")
+        self._mark_gap(ax, self.runner_up, PALE, "runner-up")
         ax.set_xticks(numbers)
         ax.set_xlabel("number of the eigenvalue")
         ax.set_ylabel("eigenvalue of the normalized Laplacian")
@@ -105,7 +103,6 @@ class EigengapDisplay:
         if ax.get_legend_handles_labels()[0]:
             # Eigenvalues ascend, so this corner is empty.
             ax.legend(loc="lower right", frameon=False)
-        self.figure_, self.axes_, self.ax_ = ax.figure, ax, ax
         return self
 
     def _mark_gap(self, ax, n_clusters, color, label):
@@ -116,25 +113,3 @@ class EigengapDisplay:
         text = f"{label}: {n_clusters} clusters, gap {upper - lower:.3f}"
         ax.axhspan(lower, upper, color=color, alpha=0.18, linewidth=0, zorder=0)
         ax.plot([n_clusters, n_clusters + 1], [lower, upper], color=color, linewidth=4, zorder=2, label=text)
-
-
-def _with_eigenvalues(estimator):
-    """Return the clusterer with eigenvalues: the estimator itself, or one that it contains."""
-    found = getattr(estimator, "best_estimator_", estimator)
-    steps = [step for _, step in getattr(found, "steps", ())]
-    for candidate in (found, getattr(found, "labeler_", None), *steps):
-        inner = getattr(candidate, "clusterers_", ())
-        if len(inner) > 1:
-            raise ValueError(
-                f"{type(candidate).__name__} holds {len(inner)} clusterers, one per class. Show them one "
-                "at a time: `EigengapDisplay.from_estimator(labeler.clusterers_[0])`."
-            )
-        for clusterer in (candidate, *inner):
-            if hasattr(clusterer, "eigenvalues_"):
-                return clusterer
-    if hasattr(estimator, "fit"):
-        check_is_fitted(estimator)
-    raise ValueError(
-        f"{type(estimator).__name__} has no eigenvalues: no fitted EigengapSpectralClustering is in it. "
-        "Other clusterers have no eigengap to show."
-    )

@@ -78,7 +78,11 @@ class Grid:
 
         scale = ScalarMappable(Normalize(self.colors["vmin"], 1), self.colors["cmap"])
         bar = self.ax.figure.colorbar(
-            scale, ax=self.ax, shrink=min(1, 2.5 / self.shape[0]), aspect=15, ticks=[self.colors["vmin"], 0, 1]
+            scale,
+            ax=self.ax,
+            shrink=min(1, 2.5 / self.shape[0]),
+            aspect=15,
+            ticks=[self.colors["vmin"], 0, 1],
         )
         bar.set_label(text, fontsize=8)
         bar.ax.tick_params(labelsize=8)

@@ -32,8 +32,8 @@ class GroupGalleryDisplay:
     Parameters
     ----------
     groups : list of dict
-        One for each class x cluster, with the keys ``class``, ``cluster``, ``size``, ``accuracy``, ``mean_map`` (ndarray
-        of shape (height, width)), and ``typical``, ``atypical`` and ``wrong`` (indices of samples, at most
+        One for each class x cluster, with the keys ``class``, ``cluster``, ``size``, ``accuracy``, ``mean_map`` (of
+        shape (height, width)), and ``typical``, ``atypical`` and ``wrong`` (indices of samples, at most
         `n_examples`).
     images : dict
         Index of a sample -> image, of shape (channels, height, width), for all samples shown.

@@ -1,7 +1,13 @@
 """Display of a few images, with what the model looked at."""
 
 from skexmap.display._grid import Grid
-from skexmap.display._reading import checked_classes, checked_maps, explained, heatmap_transformer_of, read_images
+from skexmap.display._reading import (
+    checked_classes,
+    checked_maps,
+    explained,
+    heatmap_transformer_of,
+    read_images,
+)
 from skexmap.display._style import shortened_name
 
 

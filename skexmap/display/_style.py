@@ -14,7 +14,9 @@ def axes_for(display, ax, width, height):
     try:
         from matplotlib import pyplot
     except ImportError as error:
-        raise ImportError(f"{who} needs matplotlib. Install it with `pip install 'skexmap[plot]'`.") from error
+        raise ImportError(
+            f"{who} needs matplotlib. Install it with `pip install 'skexmap[plot]'`."
+        ) from error
     if ax is None:
         _, ax = pyplot.subplots(figsize=(width, height), layout="constrained")
     elif not isinstance(ax, pyplot.Axes):
