@@ -198,28 +198,27 @@ def main():
             f"{(logits.argmax(1) == dfr.predict(embeddings)).sum()} of {len(test.data)} predictions equal"
         )
         if args.picture:
-            draw(args.picture, validation, biased, pseudo_groups, load)
+            draw(args.picture, validation, biased, load)
     print(f"\n{'stage':52}{'seconds':>9}{'CPU s':>8}{'MiB':>8}")
     for name, seconds, cpu_seconds, memory in STAGES:
         print(f"{name:52}{seconds:9.1f}{cpu_seconds:8.1f}{memory:8.0f}")
 
 
-def draw(path, split, net, pseudo_groups, load):
+def draw(path, split, net, load):
     """Save images of every true group with what the net looked at."""
     import matplotlib
 
     matplotlib.use("Agg")
-    from skexmap.display import GroupHeatmapDisplay
+    from skexmap.display import HeatmapDisplay
 
-    rows = np.concatenate([np.flatnonzero(split.group_labels == group)[:3] for group in range(4)])
-    signed = HeatmapTransformer(net, evidence="signed", load=load).fit_transform(split.data[rows])
-    display = GroupHeatmapDisplay.from_arrays(
-        np.stack([load(split.data[row]) for row in rows]),
-        signed.reshape(len(rows), -1, 28, 28),
-        group_labels=split.group_labels[rows],
-        pseudo_groups=pseudo_groups[rows],
-        group_names=split.group_names,
-        n_examples=3,
+    rows = np.concatenate([np.flatnonzero(split.group_labels == group)[:2] for group in range(4)])
+    transformer = HeatmapTransformer(net, return_embedding=True, load=load)
+    transformer.fit(split.data[rows], split.target[rows])
+    display = HeatmapDisplay.from_estimator(
+        transformer,
+        split.data[rows],
+        split.target[rows],
+        class_names=split.target_names,
     )
     display.figure_.savefig(path, dpi=60)
 

@@ -8,7 +8,7 @@ from sklearn.utils import check_array, check_random_state
 from skexmap._group_labels import NO_GROUP
 from skexmap._validation import check_group_labels
 from skexmap.cluster._spectrum import graph_spectrum
-from skexmap.display._reading import part_with
+from skexmap.display._reading import part_with, parts_of
 from skexmap.display._style import COLORS, MARKERS, PALE, axes_for, shortened_name
 
 
@@ -51,7 +51,9 @@ class ClusterMapDisplay:
 
     @classmethod
     def from_estimator(cls, estimator, *, labels=None, names=None, random_state=0, ax=None):
-        """Draw the graph of a fitted clusterer by the eigenvectors that follow the constant one.
+        """Draw the graph of a fitted clusterer by its second and third eigenvectors.
+
+        A graph that falls into several components becomes a few spots; `from_predictions` with "tsne" shows more.
 
         Parameters
         ----------
@@ -78,9 +80,9 @@ class ClusterMapDisplay:
         """
         clusterer = part_with("affinity_matrix_", estimator, "Use `from_predictions` with another method.")
         if labels is None:
-            for name in ("group_labels_", "labels_"):
-                if labels is None and hasattr(clusterer, name):
-                    labels = getattr(clusterer, name)
+            # A clusterer alone has `labels_`; what contains it has pseudo-groups.
+            parts = [p for p in parts_of(estimator) if hasattr(p, "group_labels_")]
+            labels = parts[0].group_labels_ if parts else clusterer.labels_
         rng = check_random_state(random_state)
         _, vectors, _ = graph_spectrum(clusterer.affinity_matrix_, 3, rng)
         return cls.from_predictions(vectors[:, 1:3], labels, method="precomputed", names=names, ax=ax)

@@ -25,7 +25,7 @@ def axes_for(display, ax, width, height):
     return ax
 
 
-def shortened(name, n_characters=24):
+def shortened(name, n_characters=36):
     """Return a name in one line of limited length, as text that matplotlib shows literally."""
     text = " ".join(str(name).split())
     if len(text) > n_characters:
@@ -36,7 +36,7 @@ def shortened(name, n_characters=24):
     return text.replace("$", r"\$")
 
 
-def shortened_name(label, names=None, n_characters=24):
+def shortened_name(label, names=None, n_characters=36):
     """Return the shortened name of a label; `names` is as in `skexmap.metrics.group_report`."""
     return shortened(name_of(label, names), n_characters)
 
