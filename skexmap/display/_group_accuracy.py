@@ -141,5 +141,5 @@ class GroupAccuracyDisplay:
         ax.spines[["top", "right"]].set_visible(False)
         if n_models > 1:
             names = [shortened(name) for name in self.reports]
-            ax.legend(handles, names, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+            ax.legend(handles, names, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
         return self
