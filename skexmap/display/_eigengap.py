@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from skexmap.display._reading import part_with
-from skexmap.display._style import ALARM, INK, PALE, axes_for
+from skexmap.cluster import EigengapSpectralClustering
+from skexmap.display._base import ALARM, INK, PALE, Display
+from skexmap.display._reading import find_part
 
 
-class EigengapDisplay:
+class EigengapDisplay(Display):
     """Smallest Laplacian eigenvalues, with the gap that sets the number of clusters and its runner-up.
 
     Create it with `from_estimator`.
@@ -22,10 +23,8 @@ class EigengapDisplay:
 
     Attributes
     ----------
-    ax_ : matplotlib.axes.Axes
-        The axes, after `plot`.
-    figure_ : matplotlib.figure.Figure
-        The figure, after `plot`.
+    figure_, ax_ : matplotlib Figure and Axes
+        Where `plot` drew.
 
     References
     ----------
@@ -53,8 +52,7 @@ class EigengapDisplay:
         Parameters
         ----------
         estimator : EigengapSpectralClustering, PseudoGroupLabeler, ExMapClassifier, Pipeline or search
-            Fitted estimator that is, or contains, a clusterer with `eigenvalues_`. A labeler that clusters inside each
-            class has one clusterer per class in its `clusterers_`: pass one of those.
+            Fitted estimator that is, or contains, one EigengapSpectralClustering.
         ax : matplotlib.axes.Axes, default=None
             Axes to draw in. If None, a new figure is created.
 
@@ -65,10 +63,12 @@ class EigengapDisplay:
         Raises
         ------
         ValueError
-            If the estimator contains no fitted clusterer with eigenvalues.
+            If the estimator contains no EigengapSpectralClustering, or one for each class.
         """
-        clusterer = part_with(
-            "eigenvalues_", estimator, "Only an EigengapSpectralClustering has an eigengap."
+        clusterer = find_part(
+            estimator,
+            EigengapSpectralClustering,
+            "has no EigengapSpectralClustering, or one for each class: then pass one, `labeler.clusterers_[0]`.",
         )
         display = cls(
             eigenvalues=clusterer.eigenvalues_,
@@ -77,39 +77,22 @@ class EigengapDisplay:
         )
         return display.plot(ax=ax)
 
-    def plot(self, *, ax=None):
-        """Draw the display.
-
-        Parameters
-        ----------
-        ax : matplotlib.axes.Axes, default=None
-            Axes to draw in. If None, a new figure is created.
-
-        Returns
-        -------
-        display : EigengapDisplay
-        """
-        ax = axes_for(self, ax, 6.4, 4.0)
+    def _draw(self, ax):
         numbers = np.arange(1, len(self.eigenvalues) + 1)
         ax.plot(numbers, self.eigenvalues, color=INK, linewidth=0.8, marker="o", markersize=6, zorder=3)
-        self._mark_gap(ax, self.n_clusters, ALARM, "chosen")
-        self._mark_gap(ax, self.runner_up, PALE, "runner-up")
-        ax.set_xticks(numbers)
-        ax.set_xlabel("number of the eigenvalue")
-        ax.set_ylabel("eigenvalue of the normalized Laplacian")
+        for n, color, what in ((self.n_clusters, ALARM, "chosen"), (self.runner_up, PALE, "runner-up")):
+            # A number of clusters that was given may lie beyond the eigenvalues.
+            if n is not None and 1 <= n < len(self.eigenvalues):
+                lower, upper = self.eigenvalues[n - 1 : n + 1]
+                label = f"{what}: {n} clusters, gap {upper - lower:.3f}"
+                ax.axhspan(lower, upper, color=color, alpha=0.18, linewidth=0, zorder=0)
+                ax.plot([n, n + 1], [lower, upper], color=color, linewidth=4, zorder=2, label=label)
+        ax.set(xlabel="number of the eigenvalue", ylabel="eigenvalue of the normalized Laplacian")
+        ax.locator_params(axis="x", nbins=12, integer=True)
         ax.set_title(f"{self.n_clusters} clusters", fontsize="medium", loc="left")
         ax.spines[["top", "right"]].set_visible(False)
         ax.margins(x=0.06, y=0.12)
         if ax.get_legend_handles_labels()[0]:
             # Eigenvalues ascend, so this corner is empty.
             ax.legend(loc="lower right", frameon=False)
-        return self
-
-    def _mark_gap(self, ax, n_clusters, color, label):
-        # A number of clusters that was given may lie beyond the eigenvalues.
-        if n_clusters is None or not 1 <= n_clusters < len(self.eigenvalues):
-            return
-        lower, upper = self.eigenvalues[n_clusters - 1], self.eigenvalues[n_clusters]
-        text = f"{label}: {n_clusters} clusters, gap {upper - lower:.3f}"
-        ax.axhspan(lower, upper, color=color, alpha=0.18, linewidth=0, zorder=0)
-        ax.plot([n_clusters, n_clusters + 1], [lower, upper], color=color, linewidth=4, zorder=2, label=text)
+        return 6.4, 4.0
