@@ -131,16 +131,15 @@ def save_figures(validation, net, exmap):
     # No window: the demo also runs where there is no screen.
     matplotlib.use("Agg")
     OUTPUT.mkdir(exist_ok=True)
-    misled = ("nothing misleads", "mark misleads", "ink misleads", "both mislead")
-    looked_at = GroupGalleryDisplay.from_predictions(
+    kinds = ("nothing misleads", "mark misleads", "ink misleads", "both mislead")
+    names = np.array([f"{digit}, {kind}" for digit in ("0 to 4", "5 to 9") for kind in kinds])
+    looked_at = GroupGalleryDisplay.from_estimator(
+        net,
         validation.data,
-        HeatmapTransformer(net).fit_transform(validation.data).reshape(-1, 3, 28, 28),
         validation.target,
-        net_predictions(net, validation.data),
-        cluster_labels=validation.groups % 4,
-        n_examples=2,
-        class_names=["digit 0-4", "digit 5-9"],
-        cluster_names=misled,
+        group_labels=names[validation.groups],
+        class_names=["0 to 4", "5 to 9"],
+        n_images=2,
     )
     paths = [OUTPUT / "heatmaps.png", OUTPUT / "eigenvalues.png"]
     looked_at.figure_.savefig(paths[0], dpi=70)

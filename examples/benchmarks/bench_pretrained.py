@@ -113,7 +113,7 @@ def main():
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--picture", help="file to draw images and heatmaps of every group into")
+    parser.add_argument("--picture", help="file to draw images of every pseudo-group into")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, images of side {args.side}")
@@ -198,29 +198,23 @@ def main():
             f"{(logits.argmax(1) == dfr.predict(embeddings)).sum()} of {len(test.data)} predictions equal"
         )
         if args.picture:
-            draw(args.picture, validation, biased, load)
+            draw(args.picture, pipe, validation)
     print(f"\n{'stage':52}{'seconds':>9}{'CPU s':>8}{'MiB':>8}")
     for name, seconds, cpu_seconds, memory in STAGES:
         print(f"{name:52}{seconds:9.1f}{cpu_seconds:8.1f}{memory:8.0f}")
 
 
-def draw(path, split, net, load):
-    """Save images of every true group with what the net looked at."""
+def draw(path, pipe, split):
+    """Save images of every pseudo-group with what the net looked at."""
     import matplotlib
 
     matplotlib.use("Agg")
-    from skexmap.display import HeatmapDisplay
+    from skexmap.display import GroupGalleryDisplay
 
-    rows = np.concatenate([np.flatnonzero(split.group_labels == group)[:2] for group in range(4)])
-    transformer = HeatmapTransformer(net, return_embedding=True, load=load)
-    transformer.fit(split.data[rows], split.target[rows])
-    display = HeatmapDisplay.from_estimator(
-        transformer,
-        split.data[rows],
-        split.target[rows],
-        class_names=split.target_names,
+    display = GroupGalleryDisplay.from_estimator(
+        pipe, split.data, split.target, class_names=split.target_names, n_images=2
     )
-    display.figure_.savefig(path, dpi=60)
+    display.figure_.savefig(path, dpi=70)
 
 
 if __name__ == "__main__":

@@ -9,16 +9,12 @@ class Display:
     """Base class: `_draw(ax)` of a subclass draws, and returns the width and height of a figure of its own."""
 
     def plot(self, *, ax=None):
-        """Draw the display.
+        """Draw the display, and return it.
 
         Parameters
         ----------
         ax : matplotlib.axes.Axes, default=None
             Axes to draw in. If None, a new figure is created.
-
-        Returns
-        -------
-        display : the display itself
         """
         try:
             from matplotlib import pyplot

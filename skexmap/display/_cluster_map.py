@@ -6,6 +6,7 @@ from sklearn.manifold import TSNE
 from sklearn.utils import check_array
 
 from skexmap._group_labels import NO_GROUP
+from skexmap._validation import check_group_labels
 from skexmap.display._base import COLORS, PALE, Display, group_name
 from skexmap.display._reading import explained_groups, one_per_image, rows_of
 
@@ -46,41 +47,19 @@ class ClusterMapDisplay(Display):
 
     @classmethod
     def from_estimator(cls, estimator, X, y, *, group_labels=None, class_names=None, method="tsne", ax=None):
-        """Explain images, and draw their heatmaps.
+        """Explain the images that are shown, and draw their heatmaps; for kept `heatmaps_`, see `from_predictions`.
 
         Parameters
         ----------
-        estimator : ExMapClassifier, Pipeline or search
-            Fitted estimator with heatmaps and clusters.
-        X : as for the estimator
-            Images: those of `fit`, or others. Only those that are shown are explained. Heatmaps that were kept need no
-            explanation: pass `heatmaps_` to `from_predictions`.
-        y : array-like of shape (n_samples,)
-            Classes of the images.
+        estimator, X, y, class_names : as in `GroupGalleryDisplay.from_estimator`
         group_labels : array-like of shape (n_samples,), default=None
-            What the colors show: true groups, or ``np.where(y_pred == y, "right", "wrong")``. If None, the
-            pseudo-groups class x cluster.
-        class_names : dict or list of str, default=None
-            Class -> name, or, for classes numbered from 0, a list.
-        method : {"tsne", "umap"}, default="tsne"
-            As in `from_predictions`.
-        ax : matplotlib.axes.Axes, default=None
-            Axes to draw in. If None, a new figure is created.
-
-        Returns
-        -------
-        display : ClusterMapDisplay
-
-        Raises
-        ------
-        ValueError
-            If the estimator has no heatmaps or clusters, X does not hold images, or lengths differ.
+            True groups, or ``np.where(y_pred == y, "right", "wrong")``. If None, the pseudo-groups class x cluster.
+        method, ax : as in `from_predictions`
         """
-        n_samples = len(X)
-        rows = shown_rows(n_samples)
-        y = one_per_image(y, n_samples, "y")[rows]
+        rows = shown_rows(len(X))
+        y = one_per_image(y, len(X), "y")[rows]
         if group_labels is not None:
-            group_labels = one_per_image(group_labels, n_samples, "group_labels")[rows]
+            group_labels = check_group_labels(group_labels, len(X))[rows]
         heatmaps, _, groups = explained_groups(estimator, rows_of(X, rows), y, group_labels, class_names)
         return cls.from_predictions(heatmaps, group_labels=groups, method=method, ax=ax)
 
@@ -96,12 +75,7 @@ class ClusterMapDisplay(Display):
             What the colors show: integers or names.
         method : {"tsne", "umap"}, default="tsne"
             How the points are found. ``"umap"`` needs umap-learn (``pip install 'skexmap[umap]'``).
-        ax : matplotlib.axes.Axes, default=None
-            Axes to draw in. If None, a new figure is created.
-
-        Returns
-        -------
-        display : ClusterMapDisplay
+        ax : as in `plot`
 
         Raises
         ------
@@ -111,7 +85,7 @@ class ClusterMapDisplay(Display):
             If umap-learn is missing.
         """
         maps = check_array(heatmaps, ensure_2d=False, allow_nd=True, ensure_min_samples=3)
-        group_labels = one_per_image(group_labels, len(maps), "group_labels")
+        group_labels = check_group_labels(group_labels, len(maps))
         rows = shown_rows(len(maps))
         points = points_of(maps[rows].reshape(len(rows), -1), method)
         return cls(points=points, group_labels=group_labels[rows]).plot(ax=ax)
@@ -131,9 +105,7 @@ class ClusterMapDisplay(Display):
 
 def shown_rows(n_samples):
     """Return the rows that are shown, ascending: all of them, or a random sample."""
-    if n_samples <= MAX_POINTS:
-        return np.arange(n_samples)
-    return np.sort(np.random.RandomState(0).choice(n_samples, MAX_POINTS, replace=False))
+    return np.sort(np.random.RandomState(0).permutation(n_samples)[:MAX_POINTS])
 
 
 def points_of(maps, method):

@@ -10,8 +10,6 @@ from skexmap.display._reading import find_part
 class EigengapDisplay(Display):
     """Smallest Laplacian eigenvalues, with the gap that sets the number of clusters and its runner-up.
 
-    Create it with `from_estimator`.
-
     Parameters
     ----------
     eigenvalues : ndarray of shape (n_eigenvalues,)
@@ -19,7 +17,7 @@ class EigengapDisplay(Display):
     n_clusters : int
         Number of clusters chosen. The gap after the k-th eigenvalue indicates k clusters.
     runner_up : int, default=None
-        The number of clusters with the widest gap among those not chosen; None if there is no other.
+        Number of clusters with the widest gap among those not chosen.
 
     Attributes
     ----------
@@ -32,10 +30,8 @@ class EigengapDisplay(Display):
 
     Examples
     --------
-    >>> import numpy as np
     >>> from skexmap.display import EigengapDisplay
-    >>> values = np.array([0.0, 0.01, 0.02, 0.31, 0.35, 0.5])
-    >>> display = EigengapDisplay(eigenvalues=values, n_clusters=3).plot()
+    >>> display = EigengapDisplay(eigenvalues=[0.0, 0.01, 0.02, 0.31, 0.35, 0.5], n_clusters=3).plot()
     >>> display.ax_.get_legend_handles_labels()[1]
     ['chosen: 3 clusters, gap 0.290']
     """
@@ -53,12 +49,7 @@ class EigengapDisplay(Display):
         ----------
         estimator : EigengapSpectralClustering, PseudoGroupLabeler, ExMapClassifier, Pipeline or search
             Fitted estimator that is, or contains, one EigengapSpectralClustering.
-        ax : matplotlib.axes.Axes, default=None
-            Axes to draw in. If None, a new figure is created.
-
-        Returns
-        -------
-        display : EigengapDisplay
+        ax : as in `plot`
 
         Raises
         ------
@@ -70,12 +61,11 @@ class EigengapDisplay(Display):
             EigengapSpectralClustering,
             "has no EigengapSpectralClustering, or one for each class: then pass one, `labeler.clusterers_[0]`.",
         )
-        display = cls(
+        return cls(
             eigenvalues=clusterer.eigenvalues_,
             n_clusters=clusterer.n_clusters_,
             runner_up=clusterer.runner_up_n_clusters_,
-        )
-        return display.plot(ax=ax)
+        ).plot(ax=ax)
 
     def _draw(self, ax):
         numbers = np.arange(1, len(self.eigenvalues) + 1)
@@ -91,7 +81,6 @@ class EigengapDisplay(Display):
         ax.locator_params(axis="x", nbins=12, integer=True)
         ax.set_title(f"{self.n_clusters} clusters", fontsize="medium", loc="left")
         ax.spines[["top", "right"]].set_visible(False)
-        ax.margins(x=0.06, y=0.12)
         if ax.get_legend_handles_labels()[0]:
             # Eigenvalues ascend, so this corner is empty.
             ax.legend(loc="lower right", frameon=False)

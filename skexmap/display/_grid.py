@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from skexmap.display._base import ALARM
+from skexmap.display._base import ALARM, shortened
 
 # The part of a cell that an image fills: the rest is the space between images, and that for the text below one.
 WIDTH, HEIGHT = 0.95, 0.8
@@ -14,7 +14,9 @@ class Grid:
     def __init__(self, ax, *, signed):
         self.ax = ax
         self.colors = {"cmap": "RdBu_r" if signed else "Reds", "vmin": -1 if signed else 0, "vmax": 1}
-        self.legend = "red: for the predicted class, blue: against it" if signed else "red: relevant"
+        self.legend = (
+            "red: for the predicted class, blue: against it" if signed else "red: where the model looked"
+        )
 
     def image(self, row, column, image):
         """Show an image of shape (channels, height, width)."""
@@ -32,21 +34,20 @@ class Grid:
         self._show(row, column, plane, alpha=alpha, **self.colors)
 
     def _show(self, row, column, values, **style):
-        place = (column, column + WIDTH, row + HEIGHT, row)
-        self.ax.imshow(values, extent=place, interpolation="nearest", **style)
+        extent = (column, column + WIDTH, row + HEIGHT, row)
+        self.ax.imshow(values, extent=extent, interpolation="nearest", **style)
 
     def caption(self, row, column, text, *, wrong=False):
-        """Write below an image; one that is wrong gets a frame."""
+        """Write a short text below an image; one that is wrong gets a frame."""
         color = ALARM if wrong else "black"
         place = (column + WIDTH / 2, row + HEIGHT + 0.02)
-        self.ax.text(*place, text, color=color, fontsize=7, ha="center", va="top")
+        self.ax.text(*place, shortened(text, 21), color=color, fontsize=7, ha="center", va="top")
         if wrong:
             x, y = np.array([0, 1, 1, 0, 0]) * WIDTH, np.array([0, 0, 1, 1, 0]) * HEIGHT
             self.ax.plot(column + x, row + y, color=ALARM, linewidth=2)
 
-    def finish(self, shape, image, columns, row_labels=()):
+    def finish(self, n_rows, n_columns, image, columns, row_labels=()):
         """Label columns (text -> place) and rows, and return the size of a figure in inches."""
-        n_rows, n_columns = shape
         ratio = image.shape[2] / image.shape[1]
         self.ax.set_xticks([place - 0.5 + WIDTH / 2 for place in columns.values()], columns, fontsize=8)
         self.ax.set_yticks(np.arange(len(row_labels)) + HEIGHT / 2, row_labels, fontsize=8)

@@ -9,8 +9,6 @@ from skexmap.metrics import group_report
 class GroupAccuracyDisplay(Display):
     """Accuracy of each group with its 95% Wilson interval; the worst group of each model is marked.
 
-    Create it with `from_predictions`.
-
     Parameters
     ----------
     reports : dict
@@ -21,18 +19,12 @@ class GroupAccuracyDisplay(Display):
     figure_, ax_ : matplotlib Figure and Axes
         Where `plot` drew.
 
-    See Also
-    --------
-    skexmap.metrics.group_report : The same figures as a table.
-
     Examples
     --------
     >>> from skexmap.display import GroupAccuracyDisplay
-    >>> display = GroupAccuracyDisplay.from_predictions(
-    ...     [0, 0, 1, 1],
-    ...     {"as trained": [0, 1, 1, 1], "repaired": [0, 0, 1, 1]},
-    ...     group_labels=["land", "land", "water", "water"],
-    ... )
+    >>> y_true, places = [0, 0, 1, 1], ["land", "land", "water", "water"]
+    >>> y_pred = {"as trained": [0, 1, 1, 1], "repaired": [0, 0, 1, 1]}
+    >>> display = GroupAccuracyDisplay.from_predictions(y_true, y_pred, group_labels=places)
     >>> {name: report.worst_group_accuracy for name, report in display.reports.items()}
     {'as trained': 0.5, 'repaired': 1.0}
     """
@@ -42,7 +34,7 @@ class GroupAccuracyDisplay(Display):
 
     @classmethod
     def from_predictions(cls, y_true, y_pred, *, group_labels, names=None, ax=None):
-        """Draw the accuracies of predictions.
+        """Draw the accuracies of predictions; errors are those of `skexmap.metrics.group_report`.
 
         Parameters
         ----------
@@ -50,27 +42,12 @@ class GroupAccuracyDisplay(Display):
             True classes.
         y_pred : array-like of shape (n_samples,) or dict
             Predicted classes, or name of a model -> predicted classes.
-        group_labels, names
-            As in `skexmap.metrics.group_report`.
-        ax : matplotlib.axes.Axes, default=None
-            Axes to draw in. If None, a new figure is created.
-
-        Returns
-        -------
-        display : GroupAccuracyDisplay
-
-        Raises
-        ------
-        ValueError
-            As in `skexmap.metrics.group_report`, or if there is no model.
+        group_labels, names : as in `skexmap.metrics.group_report`
+        ax : as in `plot`
         """
         predictions = y_pred if isinstance(y_pred, dict) else {"model": y_pred}
-        if not predictions:
-            raise ValueError("There is no model to show: the dict of models is empty.")
-        reports = {
-            model: group_report(y_true, predicted, group_labels=group_labels, names=names)
-            for model, predicted in predictions.items()
-        }
+        options = {"group_labels": group_labels, "names": names}
+        reports = {model: group_report(y_true, labels, **options) for model, labels in predictions.items()}
         return cls(reports=reports).plot(ax=ax)
 
     def _draw(self, ax):

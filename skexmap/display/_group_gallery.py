@@ -2,14 +2,9 @@
 
 import numpy as np
 
-from skexmap.display._base import Display, group_name, shortened
+from skexmap.display._base import Display, group_name
 from skexmap.display._grid import Grid
-from skexmap.display._reading import (
-    explained_groups,
-    heatmap_transformer_of,
-    read_images,
-    rows_of,
-)
+from skexmap.display._reading import explained_groups, explainer_of, one_per_image, read_images, rows_of
 from skexmap.metrics._report import name_of
 
 KINDS = ("typical", "atypical", "wrong")
@@ -26,7 +21,7 @@ class GroupGalleryDisplay(Display):
     Parameters
     ----------
     groups : dict
-        Name of a group -> dict with its ``size``, ``accuracy``, ``mean_map`` of shape (height, width), and the indices
+        Label of a group -> dict with its ``size``, ``accuracy``, ``mean_map`` of shape (height, width), and the indices
         of the ``typical``, ``atypical`` and ``wrong`` samples, at most `n_images` of each.
     images : dict
         Index of a sample -> image of shape (channels, height, width), for all samples shown.
@@ -64,8 +59,8 @@ class GroupGalleryDisplay(Display):
 
         Parameters
         ----------
-        estimator : ExMapClassifier, Pipeline or search, or, with `group_labels`, any that `HeatmapDisplay` takes
-            Fitted estimator with heatmaps and clusters.
+        estimator : ExMapClassifier, Pipeline or search
+            Fitted estimator with heatmaps and clusters. If `group_labels` are given, whatever `HeatmapDisplay` takes.
         X : as for the estimator
             Images: those of `fit`, or others. Their heatmaps are computed, unless the transformer's `memory` has them.
         y : array-like of shape (n_samples,)
@@ -76,36 +71,32 @@ class GroupGalleryDisplay(Display):
             Class -> name, or, for classes numbered from 0, a list.
         n_images : int, default=3
             Number of images of each kind.
-        ax : matplotlib.axes.Axes, default=None
-            Axes to draw in. If None, a new figure is created.
-
-        Returns
-        -------
-        display : GroupGalleryDisplay
+        ax : as in `plot`
 
         Raises
         ------
         ValueError
-            If the estimator has no heatmaps or clusters, X does not hold images, lengths differ, or y holds unknown
-            classes.
+            If the estimator has no heatmaps or clusters, X has no images, lengths differ, or y has unknown classes.
         """
+        y = one_per_image(y, len(X), "y")
         heatmaps, y_pred, group_labels = explained_groups(estimator, X, y, group_labels, class_names)
-        correct = y_pred == np.asarray(y)
+        correct = y_pred == y
         groups = {}
         for label in np.unique(group_labels).tolist():
             members = np.flatnonzero(group_labels == label)
-            groups[group_name(label)] = {
+            groups[label] = {
                 "size": len(members),
                 "accuracy": float(correct[members].mean()),
                 "mean_map": heatmaps[members].sum(axis=1).mean(axis=0),
                 **chosen_images(members, heatmaps[members], correct[members], n_images),
             }
         shown = np.unique([row for group in groups.values() for kind in KINDS for row in group[kind]])
-        images = read_images(rows_of(X, shown), heatmap_transformer_of(estimator).load)
+        images = read_images(rows_of(X, shown), explainer_of(estimator).load)
+        wrong = shown[~correct[shown]].tolist()
         return cls(
             groups=groups,
             images=dict(zip(shown.tolist(), images, strict=True)),
-            predicted={row: name_of(y_pred[row], class_names) for row in shown[~correct[shown]].tolist()},
+            predicted={row: name_of(y_pred[row], class_names) for row in wrong},
             n_images=n_images,
         ).plot(ax=ax)
 
@@ -114,17 +105,16 @@ class GroupGalleryDisplay(Display):
         grid = Grid(ax, signed=any((group["mean_map"] < 0).any() for group in self.groups.values()))
         columns = {"mean heatmap": 0.5, **{kind: 1 + (i + 0.5) * n for i, kind in enumerate(KINDS)}}
         labels = []
-        for row, (name, group) in enumerate(self.groups.items()):
-            labels.append(f"{name}\n{group['size']} images, {group['accuracy']:.0%} right")
+        for row, (label, group) in enumerate(self.groups.items()):
+            labels.append(f"{group_name(label)}\n{group['size']} images, {group['accuracy']:.0%} right")
             grid.heatmap(row, 0, group["mean_map"])
             for number, kind in enumerate(KINDS):
                 for column, index in enumerate(group[kind], start=1 + number * n):
                     grid.image(row, column, self.images[index])
                     if index in self.predicted:
-                        text = f"predicted: {shortened(self.predicted[index], 14)}"
-                        grid.caption(row, column, text, wrong=True)
+                        grid.caption(row, column, f"predicted: {self.predicted[index]}", wrong=True)
         image = next(iter(self.images.values()))
-        return grid.finish((len(labels), 1 + len(KINDS) * n), image, columns, labels)
+        return grid.finish(len(labels), 1 + len(KINDS) * n, image, columns, labels)
 
 
 def chosen_images(members, heatmaps, correct, n_images):
@@ -135,6 +125,5 @@ def chosen_images(members, heatmaps, correct, n_images):
     typical, others = order[:n_images], order[n_images:]
     wrong = others[~correct[others]][:n_images]
     atypical = np.setdiff1d(others, wrong, assume_unique=True)[::-1][:n_images]
-    return {
-        kind: members[rows].tolist() for kind, rows in zip(KINDS, (typical, atypical, wrong), strict=True)
-    }
+    chosen = (typical, atypical, wrong)
+    return {kind: members[rows].tolist() for kind, rows in zip(KINDS, chosen, strict=True)}

@@ -1,8 +1,8 @@
 """Display of a few images, with what the model looked at."""
 
-from skexmap.display._base import Display, shortened
+from skexmap.display._base import Display
 from skexmap.display._grid import Grid
-from skexmap.display._reading import explained, heatmap_transformer_of, read_images
+from skexmap.display._reading import explained, explainer_of, one_per_image, read_images
 from skexmap.metrics._report import name_of
 
 
@@ -61,46 +61,37 @@ class HeatmapDisplay(Display):
             Their classes.
         after : torch.nn.Module, default=None
             Second model, for example ``export_model(estimator)``, explained with the same settings.
-        class_names : dict or list of str, default=None
-            Class -> name, or, for classes numbered from 0, a list.
-        ax : matplotlib.axes.Axes, default=None
-            Axes to draw in. If None, a new figure is created.
-
-        Returns
-        -------
-        display : HeatmapDisplay
+        class_names, ax : as in the class, and in `plot`
 
         Raises
         ------
         ValueError
             If the estimator has no heatmaps, X does not hold images, or y has another length or other classes.
         """
-        transformer = heatmap_transformer_of(estimator).set_params(evidence="signed")
+        transformer = explainer_of(estimator).set_params(evidence="signed")
         images = read_images(X, transformer.load)
-        models = {"heatmap": transformer.model}
-        if after is not None:
-            models = {"before": transformer.model, "after": after}
+        y = None if y is None else one_per_image(y, len(X), "y")
+        net = transformer.model
+        models = {"heatmap": net} if after is None else {"before": net, "after": after}
         heatmaps, y_pred = {}, {}
         for title, model in models.items():
             heatmaps[title], y_pred[title], _ = explained(transformer.set_params(model=model), X, y)
-        display = cls(images=images, heatmaps=heatmaps, y_pred=y_pred, y_true=y, class_names=class_names)
-        return display.plot(ax=ax)
+        given = {"y_pred": y_pred, "y_true": y, "class_names": class_names}
+        return cls(images=images, heatmaps=heatmaps, **given).plot(ax=ax)
 
     def _draw(self, ax):
         grid = Grid(ax, signed=any((maps < 0).any() for maps in self.heatmaps.values()))
         for row, image in enumerate(self.images):
             grid.image(row, 0, image)
             if self.y_true is not None:
-                grid.caption(row, 0, self._name(self.y_true[row]))
+                grid.caption(row, 0, name_of(self.y_true[row], self.class_names))
         for column, (title, maps) in enumerate(self.heatmaps.items(), start=1):
             predicted = (self.y_pred or {}).get(title)
             for row, plane in enumerate(maps.sum(axis=1)):
                 grid.heatmap(row, column, plane, over=self.images[row])
                 if predicted is not None:
                     wrong = self.y_true is not None and predicted[row] != self.y_true[row]
-                    grid.caption(row, column, f"predicted: {self._name(predicted[row])}", wrong=wrong)
+                    name = name_of(predicted[row], self.class_names)
+                    grid.caption(row, column, f"predicted: {name}", wrong=wrong)
         columns = {title: column + 0.5 for column, title in enumerate(("image", *self.heatmaps))}
-        return grid.finish((len(self.images), len(columns)), self.images[0], columns)
-
-    def _name(self, label):
-        return shortened(name_of(label, self.class_names), 14)
+        return grid.finish(len(self.images), len(columns), self.images[0], columns)

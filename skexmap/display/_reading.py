@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 from skexmap._blocks import CLUSTER, HEATMAP, PREDICTED, get_block
 from skexmap._exmap import ExMapClassifier
 from skexmap._group_labels import cluster_of_class
-from skexmap._validation import codes_of_known_classes
+from skexmap._validation import check_group_labels, codes_of_known_classes
 from skexmap.export import KEEP_THE_EMBEDDING
 from skexmap.features import HeatmapTransformer
 from skexmap.features._loading import image_batches
@@ -18,27 +18,24 @@ from skexmap.metrics._report import name_of
 
 def find_part(estimator, kinds, message):
     """Return the first part of a fitted estimator that is of a kind: itself, its labeler, a step or its clusterer."""
+    check_is_fitted(estimator)
     found = getattr(estimator, "best_estimator_", estimator)
     parts = [found, getattr(found, "labeler_", None), *(step for _, step in getattr(found, "steps", ()))]
     parts += [part.clusterers_[0] for part in parts if len(getattr(part, "clusterers_", ())) == 1]
     for part in parts:
         if isinstance(part, kinds):
-            check_is_fitted(part)
             return part
-    if hasattr(estimator, "fit"):
-        check_is_fitted(estimator)
     raise ValueError(f"{type(estimator).__name__} {message}")
 
 
-def heatmap_transformer_of(model):
+def explainer_of(model):
     """Return an unfitted HeatmapTransformer with the model, settings and classes of an estimator, or for a network."""
     if isinstance(model, torch.nn.Module):
         return HeatmapTransformer(model)
     part = find_part(
         model,
         (HeatmapTransformer, ExMapClassifier),
-        "has no heatmaps. Pass a fitted HeatmapTransformer, ExMapClassifier, or pipeline or search with a "
-        "HeatmapTransformer step.",
+        "has no heatmaps. Pass a fitted HeatmapTransformer or ExMapClassifier, or a pipeline or search with one.",
     )
     fitted = given = getattr(part, "transformer_", part)
     # A classifier that needed no heatmaps has only embedded the images.
@@ -49,7 +46,6 @@ def heatmap_transformer_of(model):
 
 def explained(transformer, X, y=None):
     """Return the heatmaps of images, the classes that the model predicts, and all blocks."""
-    y = None if y is None else one_per_image(y, len(X), "y")
     transformer.set_params(return_embedding=True).fit(X, y)
     classes = transformer.classes_
     if y is not None:
@@ -61,10 +57,10 @@ def explained(transformer, X, y=None):
 
 
 def explained_groups(estimator, X, y, group_labels, class_names):
-    """Return the heatmaps of images, the classes that the model predicts, and the groups: given ones, or class x cluster."""
-    transformer = heatmap_transformer_of(estimator)
+    """Return the heatmaps of images, the classes that the model predicts, and the groups: given or found."""
+    transformer = explainer_of(estimator)
     if group_labels is not None:
-        group_labels = one_per_image(group_labels, len(X), "group_labels")
+        group_labels = check_group_labels(group_labels, len(X))
         return *explained(transformer, X, y)[:2], group_labels
     labeler = find_part(
         estimator,
@@ -79,25 +75,23 @@ def explained_groups(estimator, X, y, group_labels, class_names):
     names = {-1: "no cluster", **getattr(labeler, "cluster_names_", {})}
     groups = [
         f"{name_of(label, class_names)}, {names.get(cluster, f'cluster {cluster}')}"
-        for label, cluster in zip(np.asarray(y).tolist(), clusters.tolist(), strict=True)
+        for label, cluster in zip(y.tolist(), clusters.tolist(), strict=True)
     ]
     return heatmaps, predicted, np.array(groups)
 
 
 def rows_of(X, rows):
     """Return some rows of X: of an array, tensor, data frame, list or data set."""
-    if hasattr(X, "iloc"):
-        return X.iloc[rows]
+    X = X.to_numpy() if hasattr(X, "to_numpy") else X
     return X[rows] if isinstance(X, np.ndarray | torch.Tensor) else [X[row] for row in rows]
 
 
 def read_images(X, load):
     """Return images as an array of shape (n_samples, channels, height, width)."""
     images = torch.cat([images for _, images in image_batches(X, load, 64, num_workers=0)])
-    images = images[:, None] if images.ndim == 3 else images
     if images.ndim != 4:
         raise ValueError(
-            f"Displays show images of shape (channels, height, width), but X has rows of shape {tuple(images.shape[1:])}."
+            f"Displays show images of shape (channels, height, width), but a row of X has the shape {images[0].shape}."
         )
     return images.detach().cpu().numpy()
 
