@@ -16,7 +16,7 @@ import torch
 from sklearn.utils import Bunch
 from torch import nn
 
-from skexmap import ExMapClassifier, HeatmapTransformer, PseudoGroupLabeler
+from skexmap import ExMapClassifier, PseudoGroupLabeler
 from skexmap.datasets import make_colored_digits
 from skexmap.display import EigengapDisplay, GroupGalleryDisplay
 from skexmap.metrics import group_accuracies, purity_score

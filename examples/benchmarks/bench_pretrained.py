@@ -113,7 +113,7 @@ def main():
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--picture", help="file to draw images of every pseudo-group into")
+    parser.add_argument("--picture", help="file to draw images and heatmaps of every group into")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, images of side {args.side}")
@@ -198,23 +198,27 @@ def main():
             f"{(logits.argmax(1) == dfr.predict(embeddings)).sum()} of {len(test.data)} predictions equal"
         )
         if args.picture:
-            draw(args.picture, pipe, validation)
+            draw(args.picture, validation, biased, pseudo_groups, load)
     print(f"\n{'stage':52}{'seconds':>9}{'CPU s':>8}{'MiB':>8}")
     for name, seconds, cpu_seconds, memory in STAGES:
         print(f"{name:52}{seconds:9.1f}{cpu_seconds:8.1f}{memory:8.0f}")
 
 
-def draw(path, pipe, split):
-    """Save images of every pseudo-group with what the net looked at."""
+def draw(path, split, net, pseudo_groups, load):
+    """Save the first images of every true group, with what the net looked at and their pseudo-groups."""
     import matplotlib
 
     matplotlib.use("Agg")
-    from skexmap.display import GroupGalleryDisplay
+    from skexmap.display import HeatmapDisplay
 
-    display = GroupGalleryDisplay.from_estimator(
-        pipe, split.data, split.target, class_names=split.target_names, n_images=2
+    rows = np.concatenate([np.flatnonzero(split.group_labels == group)[:3] for group in range(4)])
+    signed = HeatmapTransformer(net, evidence="signed", load=load).fit_transform(split.data[rows])
+    display = HeatmapDisplay(
+        images=np.stack([load(split.data[row]) for row in rows]),
+        heatmaps={"heatmap": signed.reshape(len(rows), -1, 28, 28)},
+        y_true=[f"{split.group_names[split.group_labels[row]]}: {pseudo_groups[row]}" for row in rows],
     )
-    display.figure_.savefig(path, dpi=70)
+    display.plot().figure_.savefig(path, dpi=60)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ class Grid:
         self.ax.set_yticks(np.arange(len(row_labels)) + HEIGHT / 2, row_labels, fontsize=8)
         self.ax.tick_params(length=0, top=False, bottom=False, labeltop=True, labelbottom=False)
         self.ax.spines[:].set_visible(False)
-        self.ax.set(xlim=(-0.03, n_columns), ylim=(n_rows, -0.03), aspect=WIDTH / HEIGHT / ratio)
+        self.ax.set(xlim=(-0.03, n_columns), ylim=(n_rows, -0.03), aspect=WIDTH / HEIGHT / ratio, anchor="NW")
         self.ax.set_xlabel(self.legend, fontsize=8, color="gray", loc="left")
         return 1.8 + 1.2 * ratio * n_columns, 0.5 + 1.4 * n_rows
 

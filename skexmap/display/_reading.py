@@ -18,7 +18,8 @@ from skexmap.metrics._report import name_of
 
 def find_part(estimator, kinds, message):
     """Return the first part of a fitted estimator that is of a kind: itself, its labeler, a step or its clusterer."""
-    check_is_fitted(estimator)
+    if hasattr(estimator, "fit"):
+        check_is_fitted(estimator)
     found = getattr(estimator, "best_estimator_", estimator)
     parts = [found, getattr(found, "labeler_", None), *(step for _, step in getattr(found, "steps", ()))]
     parts += [part.clusterers_[0] for part in parts if len(getattr(part, "clusterers_", ())) == 1]
@@ -88,12 +89,14 @@ def rows_of(X, rows):
 
 def read_images(X, load):
     """Return images as an array of shape (n_samples, channels, height, width)."""
-    images = torch.cat([images for _, images in image_batches(X, load, 64, num_workers=0)])
+    images = (
+        torch.cat([images for _, images in image_batches(X, load, 64, num_workers=0)]).detach().cpu().numpy()
+    )
     if images.ndim != 4:
         raise ValueError(
             f"Displays show images of shape (channels, height, width), but a row of X has the shape {images[0].shape}."
         )
-    return images.detach().cpu().numpy()
+    return images
 
 
 def one_per_image(values, n_samples, name):
