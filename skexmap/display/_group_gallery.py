@@ -113,8 +113,7 @@ class GroupGalleryDisplay(Display):
                     grid.image(row, column, self.images[index])
                     if index in self.predicted:
                         grid.caption(row, column, f"predicted: {self.predicted[index]}", wrong=True)
-        image = next(iter(self.images.values()))
-        return grid.finish(len(labels), 1 + len(KINDS) * n, image, columns, labels)
+        return grid.finish(len(labels), 1 + len(KINDS) * n, next(iter(self.images.values())), columns, labels)
 
 
 def chosen_images(members, heatmaps, correct, n_images):

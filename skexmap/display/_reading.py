@@ -89,9 +89,8 @@ def rows_of(X, rows):
 
 def read_images(X, load):
     """Return images as an array of shape (n_samples, channels, height, width)."""
-    images = (
-        torch.cat([images for _, images in image_batches(X, load, 64, num_workers=0)]).detach().cpu().numpy()
-    )
+    batches = [images for _, images in image_batches(X, load, 64, num_workers=0)]
+    images = torch.cat(batches).detach().cpu().numpy()
     if images.ndim != 4:
         raise ValueError(
             f"Displays show images of shape (channels, height, width), but a row of X has the shape {images[0].shape}."
