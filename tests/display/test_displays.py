@@ -117,7 +117,7 @@ class TestHeatmapDisplay:
     @pytest.mark.parametrize(
         "image, shown",
         [
-            (np.array([[0, 51], [102, 255]], np.uint8), [[0, 0.2], [0.4, 1]]),
+            (np.array([[0, 51], [102, 204]], np.uint8), [[0, 0.2], [0.4, 0.8]]),
             (np.array([[0, 0.2], [0.4, 0.5]]), [[0, 0.2], [0.4, 0.5]]),
             (np.array([[-2, 0], [1, 2.0]]), [[0, 0.5], [0.75, 1]]),
         ],
@@ -135,17 +135,15 @@ class TestHeatmapDisplay:
 class TestGroupGalleryDisplay:
     def test_images_are_ranked_by_the_distance_of_their_map_to_the_mean(self):
         net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2, bias=False))
-        # The class is that of the larger pixel.
-        net[1].weight.data = torch.tensor([[1.0, 0.2], [0.2, 1.0]])
-        X = torch.tensor([(8.0, 2.0), (7, 3), (9, 1), (6, 4), (1, 9)]).reshape(5, 1, 1, 2)
-        display = GroupGalleryDisplay.from_estimator(net, X, [0] * 5, group_labels=["all"] * 5, n_images=1)
-        maps = HeatmapTransformer(net).fit_transform(X)
-        maps = maps / maps.sum(axis=1, keepdims=True)
-        order = np.linalg.norm(maps - maps.mean(axis=0), axis=1).argsort()
+        # It predicts class 0, and the relevance of a pixel is its value.
+        net[1].weight.data = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+        X = torch.tensor([(5.0, 5.0), (7, 3), (8, 2), (10, 0), (6, 4)]).reshape(5, 1, 1, 2)
+        y = [0, 1, 0, 0, 1]
+        display = GroupGalleryDisplay.from_estimator(net, X, y, group_labels=["all"] * 5, n_images=1)
         group = display.groups["all"]
-        assert order[-1] == 4
-        assert (group["typical"], group["atypical"]) == ([order[0]], [order[-2]])
-        assert (group["wrong"], group["size"], group["accuracy"]) == ([4], 5, 0.8)
+        # The mean is (7.2, 2.8). Image 1 is wrong, too, but is already shown.
+        assert (group["typical"], group["atypical"], group["wrong"]) == ([1], [3], [4])
+        assert (group["size"], group["accuracy"]) == (5, 0.6)
 
     def test_groups_of_an_estimator_are_its_pseudo_groups(self, fitted, pipe, images):
         X, y = images
