@@ -65,7 +65,7 @@ def make_colored_digits(
     max_shift : int from 0 to 4, default=2
         Largest shift from the center along each axis, in pixels.
     noise : float, default=0.05
-        Standard deviation of the Gaussian noise on each value; values are clipped to [0, 1] afterwards.
+        Standard deviation of the Gaussian noise on each value; values are clipped to [0, 1] afterward.
     validation_size, test_size : float in (0, 1), default=0.3
         Shares of the handwritten digits kept for validation and test; the rest is for training.
     random_state : int, RandomState instance or None, default=None

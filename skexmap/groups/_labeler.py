@@ -48,7 +48,7 @@ class PseudoGroupLabeler(ClusterChoices, ClusterBlockMixin, BaseEstimator):
         largest absolute value. A plain 2-D X is treated as that block.
     merge_alpha : float in (0, 1) or None, default=0.05
         Level of the test that decides which clusters are merged. A tree is built over the clusters, by average linkage
-        of their mean rows. From the leaves upwards, two branches are merged unless, in some class, the model is right
+        of their mean rows. From the leaves upward, two branches are merged unless, in some class, the model is right
         significantly more often on one of them. The test is Fisher's exact test, Bonferroni-corrected over the classes.
         Branches that differ end the merging on their side of the tree. This needs the model's predictions. None merges
         nothing, as published.

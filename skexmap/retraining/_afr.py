@@ -32,7 +32,7 @@ def out_of_fold_probabilities(embedding, y, n_folds):
 
 
 def refit_head(Z, class_codes, weight, l2, coef, intercept):
-    """Minimise ``sum_i weight_i CE_i + l2 / 2 ||w - coef||^2`` by L-BFGS, starting from `coef` and `intercept`."""
+    """Minimize ``sum_i weight_i CE_i + l2 / 2 ||w - coef||^2`` by L-BFGS, starting from `coef` and `intercept`."""
     Z, targets, weight, reference = map(torch.from_numpy, (Z, class_codes, weight, coef))
     w = reference.clone(memory_format=torch.contiguous_format).requires_grad_()
     b = torch.from_numpy(intercept).clone().requires_grad_()
@@ -68,7 +68,7 @@ class AFRClassifier(LinearHead):
         How much more doubted samples weigh: a sample with :math:`\hat p = 0` weighs :math:`e^\gamma` times as much as
         one with :math:`\hat p = 1`. The paper has no single default; it tunes gamma by worst-group accuracy.
     l2 : float, default=0.0
-        Lambda; for standardised embeddings. Tuned in the paper, 0 among the values tried.
+        Lambda; for standardized embeddings. Tuned in the paper, 0 among the values tried.
     reference_estimator : classifier, default=None
         The ordinarily trained model, linear in the embedding (with ``coef_`` and ``predict_proba``); cloned.
         None is `ERMClassifier`, with probabilities out of fold (5 folds), because a model is too certain of samples

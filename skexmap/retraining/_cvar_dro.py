@@ -91,7 +91,7 @@ class CVaRDROClassifier(TrainedHead):
     ----------
     alpha : float, default=0.2
         Smallest share of the samples that the worst subpopulation may have. There is no published default for this
-        use; the share of the smallest group is the natural choice. With a smaller alpha, mislabelled and hard samples
+        use; the share of the smallest group is the natural choice. With a smaller alpha, mislabeled and hard samples
         have more influence on the fit.
     l2 : float, default=0.01
         Lambda, the penalty; there is no published default for a last layer.
@@ -111,12 +111,12 @@ class CVaRDROClassifier(TrainedHead):
     -----
     The last layer keeps the objective and loses the training of the features. On separable embeddings with a weak
     penalty every loss goes to zero, so the worst share does not differ from the rest: raise `l2`. If the classes of
-    more than a share alpha of the samples cannot be told apart, equal probabilities minimise the worst loss, and the
+    more than a share alpha of the samples cannot be told apart, equal probabilities minimize the worst loss, and the
     weights go to zero: raise `alpha`.
 
     Examples
     --------
-    With four times the shortcut among the features, a penalised model would rather use it.
+    With four times the shortcut among the features, a penalized model would rather use it.
 
     >>> import numpy as np
     >>> from skexmap.datasets import make_shortcut_features

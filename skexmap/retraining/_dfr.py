@@ -36,7 +36,7 @@ def member_scaler(samples, standardize):
 
 
 def balanced_path(samples, rows, Cs, size, rng, balance, scaler):
-    """Fit the strengths on balanced rows, standardised by ``scaler(X, weight)``; return them and mean and scale."""
+    """Fit the strengths on balanced rows, standardized by ``scaler(X, weight)``; return them and mean and scale."""
     chosen, weight = balance(samples.group_codes[rows], rng, size)
     chosen = rows[chosen]
     X = samples.embedding[chosen]
@@ -112,12 +112,12 @@ class DFRClassifier(_DFR):
     r"""Deep feature reweighting (DFR) for one strength of the penalty.
 
     The last layer is refitted on embeddings of held-out data in which every group weighs the same:
-    ``n_retrains`` times all groups are cut down, at random, to the size of the smallest, an L1-penalised
+    ``n_retrains`` times all groups are cut down, at random, to the size of the smallest, an L1-penalized
     logistic regression is fitted,
 
     .. math:: \min_{w, b} \|w\|_1 + |b| + C \sum_i \log(1 + e^{-t_i (w \cdot z_i + b)}),
 
-    on the standardised embeddings z with t = -1, +1 (more than two classes: each against the rest), and the
+    on the standardized embeddings z with t = -1, +1 (more than two classes: each against the rest), and the
     weights are averaged [1]_. With pseudo-groups from clustered heatmaps in place of group labels this is the
     second stage of ExMap [2]_.
 
@@ -133,7 +133,7 @@ class DFRClassifier(_DFR):
     min_group_size : int, default=6
         Groups with fewer samples do not set the subsample size; they stay in whole. (Published: 6.)
     standardize : bool, default=True
-        Whether to standardise the embeddings, by one scaler fitted on the whole set.
+        Whether to standardize the embeddings, by one scaler fitted on the whole set.
     random_state : int, RandomState instance or None, default=None
         Draws the subsamples.
     n_jobs : int, default=None

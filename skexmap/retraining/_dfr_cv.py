@@ -31,13 +31,13 @@ class DFRClassifierCV(_DFR):
         Inverse strengths to choose from.
     tuning : {"stratified", "published"}, default="stratified"
         ``"stratified"``: every group is halved, and both halves are fitted on and scored on. A half is cut down
-        to half the subsample size of the refit and standardised as the refit is. The score is the accuracy of
-        the worst group, with right answers counted over all splits, and the accuracy of each group shrunk towards the
+        to half the subsample size of the refit and standardized as the refit is. The score is the accuracy of
+        the worst group, with right answers counted over all splits, and the accuracy of each group shrunk toward the
         mean over the groups, as if `min_group_size` more of its samples had that mean: the accuracy of a handful of
         samples is mostly chance. The smallest of several strengths with an equal score wins. A strength whose refit
         has no non-zero coefficient is passed over for the next best.
         ``"published"``: the samples are halved at random, whatever their groups, and one half is scored on. Each
-        half decides anew which of its groups are large enough to set the size, and is standardised by itself once
+        half decides anew which of its groups are large enough to set the size, and is standardized by itself once
         it is balanced. The score is the mean over the
         splits of the accuracy of the worst group. The first of several strengths with an equal score wins, even
         if its refit has no non-zero coefficient.

@@ -1,4 +1,4 @@
-"""Diversify and disambiguate: heads that disagree on unlabelled samples, and the choice of one of them."""
+"""Diversify and disambiguate: heads that disagree on unlabeled samples, and the choice of one of them."""
 
 from itertools import combinations
 from numbers import Integral, Real
@@ -50,16 +50,16 @@ def class_shares(samples):
 class DivDisClassifier(TrainedHead):
     r"""Diversify and disambiguate (DivDis): several last layers that disagree, and the choice of one.
 
-    *Diversify* [1]_: heads :math:`f_1, \dots, f_N` all fit the labelled samples, and are as independent as possible
-    on unlabelled samples,
+    *Diversify* [1]_: heads :math:`f_1, \dots, f_N` all fit the labeled samples, and are as independent as possible
+    on unlabeled samples,
 
     .. math:: \min \; \frac{1}{N} \sum_i \text{CE}(f_i) + \lambda_1 \, \underset{i < j}{\text{mean}} \,
        D_{\text{KL}}\big(\hat p(\hat y_i, \hat y_j) \,\|\, \hat p(\hat y_i) \otimes \hat p(\hat y_j)\big)
        + \frac{\lambda_2}{N} \sum_i D_{\text{KL}}\big(\hat p(\hat y_i) \,\|\, p(y)\big),
 
-    with :math:`\hat p` the means over a batch of unlabelled samples and :math:`p(y)` the class shares of the labelled
-    ones. (If the unlabelled samples are drawn from the labelled ones, it is the class shares of that draw.)
-    *Disambiguate*: `fit` chooses the head whose worst (pseudo-)group of the labelled samples has the highest accuracy.
+    with :math:`\hat p` the means over a batch of unlabeled samples and :math:`p(y)` the class shares of the labeled
+    ones. (If the unlabeled samples are drawn from the labeled ones, it is the class shares of that draw.)
+    *Disambiguate*: `fit` chooses the head whose worst (pseudo-)group of the labeled samples has the highest accuracy.
     `select_head` chooses again, as the paper does: by the labels of a few samples on which the heads disagree.
     `predict` uses the chosen head alone.
 
@@ -70,17 +70,17 @@ class DivDisClassifier(TrainedHead):
     diversity : float, default=10.0
         Lambda 1, the weight of the mutual information (published).
     regularization : float, default=10.0
-        Lambda 2; keeps a head from predicting one class for every unlabelled sample (published).
+        Lambda 2; keeps a head from predicting one class for every unlabeled sample (published).
     min_group_size : int, default=6
         (Pseudo-)groups with fewer samples are considered slivers of a clustering. They do not count in the choice of
-        the head, and are not drawn as unlabelled samples.
+        the head, and are not drawn as unlabeled samples.
     l2 : float, default=1e-4
         Penalty on the weights, :math:`\frac{l2}{2} \|w\|^2` (published, as weight decay).
     learning_rate : float, default=0.01
         First step size of Adam; it falls linearly to zero. (The paper trains whole networks by SGD.)
     batch_size : int, default=256
-        Labelled, and as many unlabelled, samples per step. (The paper's batches have 16. A larger one costs little on
-        a last layer, and the mutual information of a small one is biased upwards.)
+        Labeled, and as many unlabeled, samples per step. (The paper's batches have 16. A larger one costs little on
+        a last layer, and the mutual information of a small one is biased upward.)
     n_steps : int, default=1000
         Number of steps.
     random_state : int, RandomState instance or None, default=None
@@ -93,7 +93,7 @@ class DivDisClassifier(TrainedHead):
     head_ : int
         Index of the chosen one.
     head_scores_ : ndarray of shape (n_heads,)
-        The score of each head: accuracy of the worst group, each group's shrunk towards their mean as in
+        The score of each head: accuracy of the worst group, each group's shrunk toward their mean as in
         `DFRClassifierCV`, or (`select_head` without groups) of all samples.
     coef_, intercept_, classes_, groups_, n_features_in_, feature_names_in_
         As in `DFRClassifier`, which takes its groups from the same place; the coefficients are those of the chosen
@@ -106,8 +106,8 @@ class DivDisClassifier(TrainedHead):
 
     Notes
     -----
-    Class and shortcut must disagree on many of the unlabelled samples; the paper takes samples of the target
-    distribution. Without `X_unlabeled`, the labelled samples are used, drawn so that all (pseudo-)groups come equally
+    Class and shortcut must disagree on many of the unlabeled samples; the paper takes samples of the target
+    distribution. Without `X_unlabeled`, the labeled samples are used, drawn so that all (pseudo-)groups come equally
     often: among them the shortcut does not predict the class. That is our addition. It does not help if the groups are
     only the classes: the best head then leans on the shortcut, and nothing tells the heads apart.
 
@@ -121,7 +121,7 @@ class DivDisClassifier(TrainedHead):
 
     Examples
     --------
-    Class and shortcut agree on every labelled sample, so these cannot tell the two apart. Unlabelled samples can, with
+    Class and shortcut agree on every labeled sample, so these cannot tell the two apart. Unlabeled samples can, with
     the labels of the 16 on which the heads disagree most.
 
     >>> import numpy as np
@@ -197,13 +197,13 @@ class DivDisClassifier(TrainedHead):
             self.heads_ = self._diversify(samples, X_unlabeled)
         self._choose_head(samples.embedding, samples.class_codes, samples.group_codes)
         remedy = (
-            "Give unlabelled samples with the class shares of the labelled ones, or lower `regularization`."
+            "Give unlabeled samples with the class shares of the labeled ones, or lower `regularization`."
         )
         self._check_fit(samples.embedding, samples.class_codes, remedy)
         return self
 
     def _diversify(self, samples, unlabeled):
-        """Return (coef, intercept) of heads that fit the labelled samples and disagree on the unlabelled ones."""
+        """Return (coef, intercept) of heads that fit the labeled samples and disagree on the unlabeled ones."""
         generator = torch_generator(self.random_state)
         embedding = samples.embedding
         labeled = self._shuffled(len(embedding), generator)
@@ -261,7 +261,7 @@ class DivDisClassifier(TrainedHead):
         return np.abs(p[:, None] - p[None]).sum(axis=(0, 1, 3))
 
     def select_head(self, X, y, group_labels=None):
-        """Choose the head that predicts from now on, by labelled samples.
+        """Choose the head that predicts from now on, by labeled samples.
 
         Parameters
         ----------

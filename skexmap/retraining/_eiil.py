@@ -29,7 +29,7 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
 
     The objective depends on q through :math:`\sum_i q_i g_i` alone and is convex in it, so its maximum is at an end of
     the range of that sum: one environment holds the samples with :math:`g_i > 0`, the other those with
-    :math:`g_i \le 0`. That is computed here; the paper climbs towards it by Adam from a random start. For two classes,
+    :math:`g_i \le 0`. That is computed here; the paper climbs toward it by Adam from a random start. For two classes,
     :math:`g_i > 0` means that the reference model gets the sample wrong.
 
     Parameters
@@ -68,7 +68,7 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
     -----
     In a pipeline, the block ``heatmap``, if there is one, is replaced by ``cluster``: the environment for each class
     that the sample might have. The next step selects the entry of the sample's class. The paper passes the environments
-    to invariant risk minimisation; here any strategy can follow.
+    to invariant risk minimization; here any strategy can follow.
 
     References
     ----------

@@ -12,9 +12,9 @@ from skexmap.retraining._linear import LinearHead, fold_scaler, standardizer
 
 
 class ERMClassifier(LinearHead):
-    r"""Ordinary retraining of the last layer: logistic regression on standardised embeddings.
+    r"""Ordinary retraining of the last layer: logistic regression on standardized embeddings.
 
-    Empirical risk minimisation, the baseline that the other strategies are compared with:
+    Empirical risk minimization, the baseline that the other strategies are compared with:
 
     .. math:: \min_{w, b} \; C \sum_i s_i \, \text{CE}(W z_i + b, y_i) + \tfrac{1}{2} \|W\|^2.
 
@@ -25,7 +25,7 @@ class ERMClassifier(LinearHead):
     class_weight : dict or "balanced", default=None
         Weight of each class. ``"balanced"`` gives every class the same total weight.
     standardize : bool, default=True
-        Whether to standardise the embeddings.
+        Whether to standardize the embeddings.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Group distributionally robust optimisation (group DRO): the loss of the worst group."""
+"""Group distributionally robust optimization (group DRO): the loss of the worst group."""
 
 from numbers import Real
 
@@ -12,7 +12,7 @@ from skexmap.retraining._training import TrainedHead, losses_per_sample, torch_d
 
 
 class GroupDROLoss(nn.Module):
-    r"""The loss of group distributionally robust optimisation (group DRO), with its exponentiated group weights.
+    r"""The loss of group distributionally robust optimization (group DRO), with its exponentiated group weights.
 
     Algorithm 1 of [1]_: with the mean loss :math:`\ell_g` of each group in the batch and its adjustment
     :math:`C / \sqrt{n_g}`,
@@ -20,7 +20,7 @@ class GroupDROLoss(nn.Module):
     .. math:: q_g \leftarrow q_g \exp\big(\eta (\ell_g + C / \sqrt{n_g})\big), \quad
        q \leftarrow q / \textstyle\sum_g q_g, \quad \text{loss} = \sum_g q_g (\ell_g + C / \sqrt{n_g}).
 
-    A group that the batch lacks keeps its weight before normalisation and adds nothing to the loss. The
+    A group that the batch lacks keeps its weight before normalization and adds nothing to the loss. The
     weights q are a buffer: they are saved in the `state_dict`, and move only while the module is in training
     mode.
 
@@ -31,7 +31,7 @@ class GroupDROLoss(nn.Module):
     eta : float, default=0.01
         Step size of the group weights; 0 keeps them equal.
     adjustment : float, default=0.0
-        C, the generalisation adjustment, at least 0; above 0 it needs `group_counts`.
+        C, the generalization adjustment, at least 0; above 0 it needs `group_counts`.
     group_counts : sequence of int of length n_groups, default=None
         Number of training samples of each group.
 
@@ -139,9 +139,9 @@ def check_batch_groups(group_labels, n_groups, losses):
 
 
 class GroupDROClassifier(TrainedHead):
-    r"""Group distributionally robust optimisation (group DRO) of the last layer.
+    r"""Group distributionally robust optimization (group DRO) of the last layer.
 
-    Minimises the loss of the worst group,
+    Minimizes the loss of the worst group,
 
     .. math:: \min_\theta \max_g \Big( \mathbb{E}[\ell(\theta; x, y) \mid g] + \frac{C}{\sqrt{n_g}} \Big)
        + \frac{\lambda}{2} \|w\|^2,
@@ -154,7 +154,7 @@ class GroupDROClassifier(TrainedHead):
     eta : float, default=0.01
         Step size of the group weights (published).
     adjustment : float, default=0.0
-        C, the generalisation adjustment: it makes small groups count for more. The paper tries 0 to 5.
+        C, the generalization adjustment: it makes small groups count for more. The paper tries 0 to 5.
     l2 : float, default=1e-4
         Lambda, the penalty (published standard strength; the paper's strong one is 0.1 to 1).
     learning_rate : float, default=0.01
@@ -182,7 +182,7 @@ class GroupDROClassifier(TrainedHead):
     Notes
     -----
     The last layer keeps the objective and the algorithm, and loses what the paper gains by training the features. The
-    loss is convex here. It needs no early stopping to be minimised, but it needs the penalty to generalise.
+    loss is convex here. It needs no early stopping to be minimized, but it needs the penalty to generalize.
 
     Examples
     --------

@@ -130,7 +130,7 @@ def _refuse_columns(name, values, what, remedy):
 
 
 def _refuse_a_lone_cluster_column(estimator, embedding):
-    """Recognise what a pipeline without `return_embedding=True` delivers: one column of cluster numbers."""
+    """Recognize what a pipeline without `return_embedding=True` delivers: one column of cluster numbers."""
     if embedding.shape[1] == 1 and (embedding == np.round(embedding)).all():
         raise ValueError(
             f"{type(estimator).__name__} got a single column of integers: the clusters of {len(embedding)} "

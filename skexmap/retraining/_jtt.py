@@ -27,7 +27,7 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     r"""Just train twice (JTT): upweight the samples that a first model gets wrong, and train again.
 
     Stage one fits a reference model and collects its errors on the training samples themselves,
-    :math:`E = \{i : \hat f_{id}(x_i) \ne y_i\}`. (The paper calls it the identification model.) Stage two minimises
+    :math:`E = \{i : \hat f_{id}(x_i) \ne y_i\}`. (The paper calls it the identification model.) Stage two minimizes
     [1]_
 
     .. math:: \lambda \sum_{i \in E} \ell(x_i, y_i; \theta) + \sum_{i \notin E} \ell(x_i, y_i; \theta).

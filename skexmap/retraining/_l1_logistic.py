@@ -1,10 +1,10 @@
-r"""L1-penalised logistic regression by Newton steps on a small working set of features.
+r"""L1-penalized logistic regression by Newton steps on a small working set of features.
 
 Solves, for weights :math:`s_i \ge 0` and targets t = -1, +1,
 
 .. math:: \min_{w, b} \|w\|_1 + |b| + \sum_i s_i \log(1 + e^{-t_i (w \cdot x_i + b)}),
 
-which is liblinear's problem (the intercept penalised, as liblinear does) with ``s_i = C * sample_weight_i``.
+which is liblinear's problem (the intercept penalized, as liblinear does) with ``s_i = C * sample_weight_i``.
 On the few hundred balanced samples by thousands of features of deep feature reweighting, some hundred
 coefficients are not zero. So the gradient of all features is needed only to tell which of them should join;
 the Newton steps live on the working set, whose Hessian is a small dense matrix.
@@ -26,7 +26,7 @@ TOLERANCE = 1e-7
 _MAX_ROUNDS = 500
 _STEPS_PER_ROUND = 2
 _MIN_NEWCOMERS = 20
-# Nearly collinear features: where the projected Newton step does not descend, damping turns it towards the
+# Nearly collinear features: where the projected Newton step does not descend, damping turns it toward the
 # diagonally scaled gradient, which always does.
 _DAMPINGS = (1e-9, 1e-4, 1e-1, 1e2, 1e5)
 _STEPS = 0.5 ** np.arange(12)
@@ -52,7 +52,7 @@ def l1_logistic(X, targets, weight, w_init=None):
     if violation.max() > 1e-3:
         warn(
             f"The L1 logistic regression did not converge: its optimality conditions are violated by "
-            f"{violation.max():.1e} (wanted: {TOLERANCE:.0e}). Standardise the features or lower C.",
+            f"{violation.max():.1e} (wanted: {TOLERANCE:.0e}). Standardize the features or lower C.",
             ConvergenceWarning,
         )
     return w
@@ -146,7 +146,7 @@ def l1_logistic_path(X, class_codes, n_classes, Cs, sample_weight=None):
             solutions[:, row, -1] = targets[0] * np.inf
             continue
         w_init = None
-        # Upwards from the sparsest solution, each fit starts where its neighbour ended.
+        # Upward from the sparsest solution, each fit starts where its neighbor ended.
         for i in np.argsort(Cs):
             w_init = solutions[i, row] = l1_logistic(X, targets, Cs[i] * weight, w_init)
     return solutions[..., :-1], solutions[..., -1]

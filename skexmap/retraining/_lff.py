@@ -41,7 +41,7 @@ def relative_difficulty(biased_losses, debiased_losses):
 class LfFClassifier(TrainedHead):
     r"""Learning from failure (LfF) of the last layer, without group labels.
 
-    Two heads are trained together [1]_. The *biased* one minimises the generalised cross-entropy. It favours the
+    Two heads are trained together [1]_. The *biased* one minimizes the generalized cross-entropy. It favors the
     samples that the head already gets right, and so the shortcut that most of them follow:
 
     .. math:: \text{GCE}(p, y) = \frac{1 - p_y^q}{q}, \qquad
@@ -56,7 +56,7 @@ class LfFClassifier(TrainedHead):
     Parameters
     ----------
     q : float, default=0.7
-        How much the biased head favours what it gets right (published). Towards 0 its loss is the cross-entropy.
+        How much the biased head favors what it gets right (published). Toward 0 its loss is the cross-entropy.
     decay : float, default=0.7
         Share of the old average of a sample's loss that stays at each step (published).
     l2 : float, default=0.01
@@ -81,7 +81,7 @@ class LfFClassifier(TrainedHead):
     Notes
     -----
     The method relies on the *order* in which a network learns its features, the shortcut first. A last layer keeps the
-    two losses and loses that order: on fixed embeddings only the generalised cross-entropy pulls the heads apart. The
+    two losses and loses that order: on fixed embeddings only the generalized cross-entropy pulls the heads apart. The
     weights feed back on themselves, because a sample that the debiased head gives up weighs less. Only the penalty
     stops that. With a weak one and many steps the debiased head turns *against* the shortcut and fails on the samples
     that follow it; with a strong one both heads lean alike. On the embeddings of the demo's net the default turned

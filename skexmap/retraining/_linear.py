@@ -96,7 +96,7 @@ def softmax_probabilities(scores):
 
 
 def one_versus_rest_probabilities(scores):
-    """Return normalised one-versus-rest probabilities, as liblinear gives them; they are not the softmax."""
+    """Return normalized one-versus-rest probabilities, as liblinear gives them; they are not the softmax."""
     probabilities = expit(scores)
     totals = probabilities.sum(axis=1, keepdims=True)
     # Every class rejected to the last bit: the softmax is the limit of the ratio.

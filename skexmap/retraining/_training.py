@@ -85,9 +85,9 @@ def losses_per_sample(logits, targets):
 
 
 def train_heads(embedding, n_classes, loss, batches, *, learning_rate, l2, n_heads=1, generator=None):
-    """Minimise ``loss(rows, *logits) + l2 / 2 ||w||^2`` over linear heads; return (coef, intercept) of each."""
+    """Minimize ``loss(rows, *logits) + l2 / 2 ||w||^2`` over linear heads; return (coef, intercept) of each."""
     # `loss` takes the rows of a batch and the logits of each head, one column for two classes. Adam trains the heads
-    # together on standardised embeddings, its step falls linearly to zero. They start at random weights if a generator
+    # together on standardized embeddings, its step falls linearly to zero. They start at random weights if a generator
     # is given, else at zero, and are returned for raw embeddings.
     mean, scale = standardizer(embedding)
     # In float32, because a step mostly moves memory; the scaler is measured and folded in float64.

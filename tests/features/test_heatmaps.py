@@ -137,7 +137,7 @@ def test_the_block_of_predictions_says_which_label_the_net_gives(images, n_logit
     images = np.concatenate([images, 3 * images, -2 * images])
     with torch.no_grad():
         logits = net(torch.from_numpy(images))
-        # Every answer is given: the logits are centred.
+        # Every answer is given: the logits are centered.
         net.head.bias -= logits.median(0).values
         logits = net(torch.from_numpy(images))
     index = (logits[:, 0] > 0).long() if n_logits == 1 else logits.argmax(1)

@@ -45,7 +45,7 @@ def merged_by_hand(labels, classes, correct, rows, alpha):
 
 
 def random_clusters(seed, n_clusters=9, n_classes=3, n=900):
-    """Return clusters in three regimes of accuracy, and rows around a random centre each; the largest first."""
+    """Return clusters in three regimes of accuracy, and rows around a random center each; the largest first."""
     rng = np.random.default_rng(seed)
     labels = np.sort(rng.choice(n_clusters, size=n, p=np.linspace(3, 1, n_clusters) / (2 * n_clusters)))
     sizes = np.bincount(labels, minlength=n_clusters)
