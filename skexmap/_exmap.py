@@ -22,7 +22,7 @@ from skexmap.features import EmbeddingTransformer, HeatmapTransformer
 from skexmap.groups import PseudoGroupLabeler
 from skexmap.metrics import group_report
 from skexmap.retraining import DFRClassifierCV, EIILLabeler
-from skexmap.retraining._inputs import read_classes
+from skexmap.retraining._inputs import check_classes
 
 # The steps that None stands for.
 DEFAULT_STEPS = {
@@ -175,7 +175,7 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         Accuracy of the *retrained* last layer on each group of the images it was fitted on.
     n_features_in_ : int
         Number of values in one image.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the pixels, if X is a data frame with string columns.
 
     See Also
@@ -269,7 +269,7 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         self : ExMapClassifier
         """
         # Validate y first, because computing heatmaps is expensive.
-        self.classes_, class_codes = read_classes(self, y, _num_samples(X))
+        self.classes_, class_codes = check_classes(self, y, _num_samples(X))
         y = self.classes_[class_codes]
         heatmaps, labeler, strategy = self._steps()
         # If no heatmaps are computed, nothing else validates these parameters.
@@ -463,7 +463,7 @@ def _embeddings_like(transformer, *, fitted=False, **params):
         transformer.model, **{name: getattr(transformer, name) for name in shared}, **params
     )
     embeddings.set_output(transform="default")
-    return embeddings._adopt(transformer) if fitted else embeddings
+    return embeddings._copy_fitted(transformer) if fitted else embeddings
 
 
 def _fit_strategy(strategy, X, y, **groups):

@@ -62,7 +62,7 @@ def export_model(classifier, *, classes=None):
     >>> bool((debiased(X).argmax(1).numpy() == pipe.predict(X)).all())
     True
     """
-    transformer, strategy = _parts(classifier)
+    transformer, strategy = _transformer_and_strategy(classifier)
     head = transformer._head
     if head is None or None in head.names:
         raise ValueError(
@@ -158,7 +158,7 @@ def head_weights(strategy, classes, n_logits):
     return weight, bias
 
 
-def _parts(classifier):
+def _transformer_and_strategy(classifier):
     """Return the image transformer and the fitted last layer of the user's estimator."""
     check_is_fitted(classifier)
     classifier = getattr(classifier, "best_estimator_", classifier)

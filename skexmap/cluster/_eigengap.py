@@ -83,7 +83,7 @@ class EigengapSpectralClustering(ClusterMixin, ClusterBlockMixin, BaseEstimator)
         The fitted clone of `neighbors`.
     n_features_in_ : int
         Number of features (of one flattened heatmap).
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if X was a data frame without blocks and all names were strings.
 
     Raises

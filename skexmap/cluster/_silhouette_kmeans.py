@@ -48,7 +48,7 @@ class SilhouetteKMeans(ClusterMixin, BaseEstimator):
         Mean silhouette for every number of clusters tried; empty if all rows are identical.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if X was a data frame and all names were strings.
 
     Raises

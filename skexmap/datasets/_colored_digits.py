@@ -79,12 +79,14 @@ def make_colored_digits(
         with
 
         ``data`` : ndarray of shape (n_samples, 3, 28, 28), float32, values in [0, 1]
+            The images.
         ``target``, ``attributes``, ``group_labels`` : ndarray of shape (n_samples,), int64
             Class (1 if the digit is above 4), ink (0 green, 1 red), and group ``2 * target + ink``: the shortcut fails
             on groups 1 and 2.
         ``digit``, ``source`` : ndarray of shape (n_samples,)
             The digit, and the index of the handwritten digit (of 1,797) from which the image was made.
         ``target_names``, ``attribute_names``, ``group_names`` : list of str
+            Names of the classes, attributes and groups.
 
     Raises
     ------

@@ -27,9 +27,9 @@ N_TRIAL_IMAGES = 8
 class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
     """Base class of transformers that run a frozen model on images.
 
-    Each call of `fit`, `transform` or `fit_transform` runs a `Replica` of its own. A subclass implements
-    ``_trial(images, replica) -> blocks``, which raises if the model cannot be used, ``_compute(images, replica) ->
-    blocks`` for a batch, and ``_returns_blocks() -> bool``. In the blocks, ``predicted`` is the index of a logit.
+    Each call of `fit`, `transform` or `fit_transform` runs a new `Replica`. A subclass implements ``_compute(images,
+    replica) -> blocks`` for a batch, ``_first_blocks(images, replica) -> blocks``, which also raises if the model cannot
+    be used, and ``_returns_blocks() -> bool``. In the blocks, ``predicted`` is the index of a logit.
     """
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -47,7 +47,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         -------
         self : object
         """
-        self._learn(X, y, self._replica())
+        self._fit(X, y, self._replica())
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -71,7 +71,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
             than the most frequent class alone would be.
         """
         replica = self._replica()
-        self._learn(X, y, replica)
+        self._fit(X, y, replica)
         return self._transform(X, replica, fitting=True, y=y)
 
     def _replica(self):
@@ -129,7 +129,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
 
     # Relevance needs a backward pass, which is not possible in a caller's inference mode.
     @torch.inference_mode(False)
-    def _learn(self, X, y, replica):
+    def _fit(self, X, y, replica):
         """Run the model on a few images; learn the classes, and the names, shapes and types of the blocks."""
         X = self._check_images(X, reset=True)
         if y is not None:
@@ -139,7 +139,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         self.image_shape_ = tuple(images.shape[1:])
         images = self._prepare(images, rows, replica)[:N_TRIAL_IMAGES]
         self.n_logits_ = find_logits(_first_output(replica.module, images), len(images)).shape[1]
-        blocks = {name: as_numpy(values) for name, values in self._trial(images, replica).items()}
+        blocks = {name: as_numpy(values) for name, values in self._first_blocks(images, replica).items()}
         self._block_dtype = np.dtype(
             [(name, values.dtype, values.shape[1:]) for name, values in blocks.items()]
         )
@@ -249,10 +249,7 @@ def as_numpy(values):
 
 
 def classes_of_logits(classes, model, labels, n_logits):
-    """Return the class of each logit: as given, as the model's configuration says, or the sorted labels.
-
-    If there are as many labels as logits, they are taken in their order; else the classes are the logits' indices.
-    """
+    """Return the class of each logit: as given, from the model's configuration, the sorted labels, or the indices."""
     n_classes = max(2, n_logits)
     if classes is not None:
         classes = np.asarray(classes)
@@ -274,4 +271,5 @@ def classes_of_logits(classes, model, labels, n_logits):
     )
     if labels is not None and named is not None and np.isin(labels.astype(str), named).all():
         return named
+    # The labels, in their order, are the classes only if there is one for each logit.
     return labels if labels is not None and len(labels) == n_classes else np.arange(n_classes)

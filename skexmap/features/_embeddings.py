@@ -13,7 +13,7 @@ from skexmap.features._capture import capture_embedding, capture_layer, find_hea
 from skexmap.lrp._method import predicted_classes
 
 # What does not depend on the blocks that a transformer returns.
-LEARNED = {
+FITTED = {
     "image_shape_",
     "n_features_in_",
     "feature_names_in_",
@@ -147,9 +147,9 @@ class EmbeddingTransformer(ImageTransformer):
 
         Returns
         -------
-        embeddings : ndarray of shape (n_samples, n_embedding_features_)
+        embeddings : ndarray of shape (n_samples, n_embedding_features)
             In the model's floating type. With ``return_predicted=True``, a structured ndarray of shape (n_samples,)
-            with the fields ``embedding``, of shape (n_embedding_features_,), and ``predicted``, an integer as in
+            with the fields ``embedding``, of shape (n_embedding_features,), and ``predicted``, an integer as in
             `HeatmapTransformer`.
         """
         check_is_fitted(self)
@@ -158,11 +158,11 @@ class EmbeddingTransformer(ImageTransformer):
     def _returns_blocks(self):
         return self.return_predicted
 
-    def _learn(self, X, y, replica):
-        super()._learn(X, y, replica)
+    def _fit(self, X, y, replica):
+        super()._fit(X, y, replica)
         self.n_embedding_features_ = self._block_dtype[EMBEDDING].shape[0]
 
-    def _trial(self, images, replica):
+    def _first_blocks(self, images, replica):
         if self.return_predicted and self.layer is not None:
             raise ValueError(
                 f"layer={self.layer!r} names the embedding, so that nothing is known of what the model returns. "
@@ -182,9 +182,9 @@ class EmbeddingTransformer(ImageTransformer):
         logits, embedding = capture_embedding(replica.module, images, self._head)
         return {EMBEDDING: embedding, PREDICTED: predicted_classes(logits)}
 
-    def _adopt(self, fitted):
+    def _copy_fitted(self, fitted):
         """Copy what a HeatmapTransformer of the same model, with ``return_embedding=True``, has learned."""
-        vars(self).update({name: value for name, value in vars(fitted).items() if name in LEARNED})
+        vars(self).update({name: value for name, value in vars(fitted).items() if name in FITTED})
         self._block_dtype = np.dtype([(name, fitted._block_dtype[name]) for name in (EMBEDDING, PREDICTED)])
         self.n_embedding_features_ = self._block_dtype[EMBEDDING].shape[0]
         return self

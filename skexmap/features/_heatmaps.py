@@ -204,8 +204,8 @@ class HeatmapTransformer(ImageTransformer):
     def _returns_blocks(self):
         return self.return_embedding
 
-    def _learn(self, X, y, replica):
-        super()._learn(X, y, replica)
+    def _fit(self, X, y, replica):
+        super()._fit(X, y, replica)
         self.heatmap_shape_ = self._block_dtype[HEATMAP].shape
 
     def _batch_function(self, replica):
@@ -225,7 +225,7 @@ class HeatmapTransformer(ImageTransformer):
             replica.engine = RelevanceEngine(replica.module, lrp.resolved())
         return replica
 
-    def _trial(self, images, replica):
+    def _first_blocks(self, images, replica):
         """Raise if the model cannot be attributed correctly; return the blocks of a few images."""
         if replica.engine is not None:
             replica.engine.check(images)

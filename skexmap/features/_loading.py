@@ -91,7 +91,7 @@ class Images(Dataset):
         if not self.are_read:
             # Copy one batch at a time, because X may be a memory map or read-only.
             return rows, scaled(as_tensor(self.X[rows[0] : rows[-1] + 1]))
-        images = [self._read(row) for row in rows]
+        images = [self._load_row(row) for row in rows]
         shapes = {tuple(image.shape) for image in images}
         if len(shapes) > 1:
             odd = next(row for row, image in zip(rows, images, strict=True) if image.shape != images[0].shape)
@@ -101,7 +101,7 @@ class Images(Dataset):
             )
         return rows, scaled(torch.stack(images))
 
-    def _read(self, row):
+    def _load_row(self, row):
         item, shown = None, f"X[{row}]"
         try:
             item = self.X[row]

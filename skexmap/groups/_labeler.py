@@ -84,7 +84,7 @@ class PseudoGroupLabeler(ClusterChoices, ClusterBlockMixin, BaseEstimator):
         means identical, 0 means chance. None if nothing was compared.
     n_features_in_ : int
         Number of features of the clustered block.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if X was a data frame without blocks and all names were strings.
 
     Raises
@@ -199,12 +199,12 @@ class PseudoGroupLabeler(ClusterChoices, ClusterBlockMixin, BaseEstimator):
         -------
         self : PseudoGroupLabeler
         """
-        rows, y = self._read(X, y)
+        rows, y = self._check_rows_and_classes(X, y)
         self.classes_, class_codes = np.unique(y, return_inverse=True)
         clusterer = EigengapSpectralClustering() if self.clusterer is None else self.clusterer
         correct = None
         if self.merge_alpha is not None:
-            correct = self._read_predicted(X, predicted, len(rows)) == class_codes
+            correct = self._check_predicted(X, predicted, len(rows)) == class_codes
         parts = {"the rows": slice(None)}
         if self.scope == "local":
             classes = self.classes_.tolist()
@@ -302,17 +302,17 @@ class PseudoGroupLabeler(ClusterChoices, ClusterBlockMixin, BaseEstimator):
         tags.target_tags.required = True
         return tags
 
-    def _read_rows(self, X, *, reset, **target):
+    def _check_rows(self, X, *, reset, **target):
         rows = flat_block(X, self.block, required_by=self)
         rows = validate_data(
             self, rows, **target, reset=reset, dtype=FLOATS, ensure_min_samples=2 if reset else 1
         )
         return divided_by_largest(rows) if self.block == EMBEDDING else rows
 
-    def _read(self, X, y):
+    def _check_rows_and_classes(self, X, y):
         """Return the rows to cluster and the class of each, checked."""
         # scikit-learn raises its own error for a y of None.
-        rows = self._read_rows(X, reset=True, **({"y": None} if y is None else {}))
+        rows = self._check_rows(X, reset=True, **({"y": None} if y is None else {}))
         y = column_or_1d(y, warn=True)
         if len(y) != len(rows):
             raise ValueError(
@@ -321,7 +321,7 @@ class PseudoGroupLabeler(ClusterChoices, ClusterBlockMixin, BaseEstimator):
         check_classification_targets(y)
         return rows, y
 
-    def _read_predicted(self, X, predicted, n_samples):
+    def _check_predicted(self, X, predicted, n_samples):
         """Return the code of the class that the model predicts for each row."""
         if predicted is not None:
             predicted = column_or_1d(predicted)
@@ -351,7 +351,7 @@ class PseudoGroupLabeler(ClusterChoices, ClusterBlockMixin, BaseEstimator):
 
     def _clusters_of(self, X):
         """Return one cluster per row, or one per row and class."""
-        rows = self._read_rows(X, reset=False)
+        rows = self._check_rows(X, reset=False)
         clusters = [clusters.predict(rows) for clusters in self._clusters]
         return np.stack(clusters, axis=1) if self.scope == "local" else clusters[0]
 

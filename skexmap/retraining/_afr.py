@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from skexmap._validation import HasMethods, Interval, _fit_context
 from skexmap.groups._diagnosis import without_constant_prediction_warnings
 from skexmap.retraining._erm import ERMClassifier
-from skexmap.retraining._inputs import read_classes, read_embedding
+from skexmap.retraining._inputs import check_classes, check_embedding
 from skexmap.retraining._linear import LinearHead, fold_scaler, standardizer
 from skexmap.retraining._reference import check_reference_classes, fit_reference
 from skexmap.retraining._training import losses_per_sample, torch_defaults
@@ -134,8 +134,8 @@ class AFRClassifier(LinearHead):
         -------
         self : object
         """
-        embedding = read_embedding(self, X, reset=True)
-        self.classes_, class_codes = read_classes(self, y, len(embedding))
+        embedding = check_embedding(self, X, reset=True)
+        self.classes_, class_codes = check_classes(self, y, len(embedding))
         y = self.classes_[class_codes]
         reference = fit_reference(self.reference_estimator, ERMClassifier(), embedding, y)
         self.reference_estimator_ = reference
@@ -154,10 +154,10 @@ class AFRClassifier(LinearHead):
         self.sample_weight_ = afr_weights(proba[np.arange(len(y)), class_codes], class_codes, self.gamma)
         mean, scale = standardizer(embedding)
         # The reference layer in the space of the scaler.
-        start = reference.coef_ * scale, reference.intercept_ + reference.coef_ @ mean
+        reference_head = reference.coef_ * scale, reference.intercept_ + reference.coef_ @ mean
         with torch_defaults():
             Z = (embedding - mean) / scale
-            coef, intercept = refit_head(Z, class_codes, self.sample_weight_, self.l2, *start)
+            coef, intercept = refit_head(Z, class_codes, self.sample_weight_, self.l2, *reference_head)
         self.coef_, self.intercept_ = fold_scaler(coef, intercept, mean, scale)
         remedy = "Lower `gamma`: few samples have nearly all the weight."
         self._check_fit(embedding, class_codes, remedy, self.sample_weight_ > 0)

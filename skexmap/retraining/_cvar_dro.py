@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from skexmap._validation import Interval, _fit_context
-from skexmap.retraining._inputs import read_classes, read_embedding
+from skexmap.retraining._inputs import check_classes, check_embedding
 from skexmap.retraining._training import TrainedHead, losses_per_sample, torch_defaults, torch_generator
 
 
@@ -152,8 +152,8 @@ class CVaRDROClassifier(TrainedHead):
         -------
         self : object
         """
-        embedding = read_embedding(self, X, reset=True)
-        self.classes_, class_codes = read_classes(self, y, len(embedding))
+        embedding = check_embedding(self, X, reset=True)
+        self.classes_, class_codes = check_classes(self, y, len(embedding))
         with torch_defaults():
             cvar, targets = CVaRDROLoss(self.alpha), torch.from_numpy(class_codes)
             batches = self._shuffled(len(embedding), torch_generator(self.random_state))

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from skexmap._group_labels import large_enough
 from skexmap._validation import Interval, StrOptions, _fit_context
 from skexmap.retraining._balance import BALANCES, subsample_size
-from skexmap.retraining._inputs import read_samples, refuse_lost_classes
+from skexmap.retraining._inputs import check_samples, refuse_lost_classes
 from skexmap.retraining._l1_logistic import l1_logistic_path
 from skexmap.retraining._linear import LinearHead, fold_scaler, one_versus_rest_probabilities, standardizer
 
@@ -239,7 +239,7 @@ class DFRClassifier(_DFR):
         -------
         self : object
         """
-        samples = read_samples(self, X, y, group_labels)
+        samples = check_samples(self, X, y, group_labels)
         self.classes_, self.groups_ = samples.classes, samples.groups
         self.group_counts_, self.subsample_size_ = samples.group_counts, self._size(samples)
         self.C_ = self.C

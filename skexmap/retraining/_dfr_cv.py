@@ -14,7 +14,7 @@ from skexmap.retraining._group_scores import (
     shrunk_worst_group_accuracies,
     worst_group_accuracies,
 )
-from skexmap.retraining._inputs import read_samples
+from skexmap.retraining._inputs import check_samples
 from skexmap.retraining._linear import fold_scaler, predict_codes, standardizer
 
 
@@ -68,10 +68,11 @@ class DFRClassifierCV(_DFR):
         Worst-group accuracy of each strength on each split. Groups that a split lacks do not count; NaN where a split
         of `cv` lacks all of them.
     scores_ : ndarray of shape (n_Cs,)
-        The curve that C_ is chosen from. With ``tuning="stratified"`` the accuracy of the worst group over all splits
-        together, shrunk as `tuning` says; otherwise the mean of `cv_scores_` over the splits without NaN.
+        Score of each strength. With ``tuning="stratified"``, it is the accuracy of the worst group over all splits
+        together, shrunk as described under `tuning`. Otherwise it is the mean of `cv_scores_` over the splits without
+        NaN.
     best_score_ : float
-        The score of C_.
+        The score of ``C_``.
     coef_, intercept_, classes_, n_features_in_, feature_names_in_, groups_, group_counts_, subsample_size_
         As in `DFRClassifier`.
 
@@ -148,7 +149,7 @@ class DFRClassifierCV(_DFR):
         -------
         self : object
         """
-        samples = read_samples(self, X, y, group_labels)
+        samples = check_samples(self, X, y, group_labels)
         self.classes_, self.groups_ = samples.classes, samples.groups
         self.group_counts_, self.subsample_size_ = samples.group_counts, self._size(samples)
         self.Cs_ = check_strengths(self.Cs)

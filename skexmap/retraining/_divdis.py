@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from skexmap._group_labels import NO_GROUP, large_enough
 from skexmap._validation import Interval, _fit_context, codes_of_known_classes
 from skexmap.retraining._group_scores import count_right, shrunk_worst_group_accuracies
-from skexmap.retraining._inputs import read_embedding, read_groups, read_samples, refuse_lost_classes
+from skexmap.retraining._inputs import check_embedding, check_groups, check_samples, refuse_lost_classes
 from skexmap.retraining._linear import predict_codes, softmax_probabilities
 from skexmap.retraining._training import TrainedHead, losses_per_sample, torch_defaults, torch_generator
 
@@ -184,7 +184,7 @@ class DivDisClassifier(TrainedHead):
         -------
         self : object
         """
-        samples = read_samples(self, X, y, group_labels)
+        samples = check_samples(self, X, y, group_labels)
         self.classes_, self.groups_ = samples.classes, samples.groups
         if not samples.groups_are_classes:
             large = large_enough(samples.group_counts, self.min_group_size)
@@ -192,7 +192,7 @@ class DivDisClassifier(TrainedHead):
                 group_codes=np.where(large[samples.group_codes], samples.group_codes, NO_GROUP)
             )
         if X_unlabeled is not None:
-            X_unlabeled = read_embedding(self, X_unlabeled, reset=False)
+            X_unlabeled = check_embedding(self, X_unlabeled, reset=False)
         with torch_defaults():
             self.heads_ = self._diversify(samples, X_unlabeled)
         self._choose_head(samples.embedding, samples.class_codes, samples.group_codes)
@@ -254,7 +254,7 @@ class DivDisClassifier(TrainedHead):
             From 0 to ``2 * n_heads * (n_heads - 1)``.
         """
         check_is_fitted(self)
-        embedding = read_embedding(self, X, reset=False)
+        embedding = check_embedding(self, X, reset=False)
         p = np.array(
             [softmax_probabilities(embedding @ coef.T + intercept) for coef, intercept in self.heads_]
         )
@@ -283,11 +283,11 @@ class DivDisClassifier(TrainedHead):
             If y holds a class that `fit` did not see, or is of another length.
         """
         check_is_fitted(self)
-        embedding = read_embedding(self, X, reset=False)
+        embedding = check_embedding(self, X, reset=False)
         class_codes = codes_of_known_classes(y, self.classes_, len(embedding))
         if group_labels is None:
             group_codes = np.zeros_like(class_codes)
         else:
-            group_codes = read_groups(self, X, embedding, self.classes_, class_codes, group_labels)[1]
+            group_codes = check_groups(self, X, embedding, self.classes_, class_codes, group_labels)[1]
         self._choose_head(embedding, class_codes, group_codes)
         return self

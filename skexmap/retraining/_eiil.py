@@ -8,7 +8,7 @@ from skexmap._group_labels import cluster_of_class, encode_groups
 from skexmap._validation import HasMethods, _check_feature_names_in, _fit_context, codes_of_known_classes
 from skexmap.cluster._cluster_block import columns_with_cluster, replace_heatmap_by_cluster
 from skexmap.retraining._erm import ERMClassifier
-from skexmap.retraining._inputs import read_classes, read_embedding
+from skexmap.retraining._inputs import check_classes, check_embedding
 from skexmap.retraining._reference import check_reference_classes, fit_reference, warn_of_constant_reference
 
 
@@ -105,8 +105,8 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
         -------
         self : object
         """
-        embedding = read_embedding(self, X, reset=True)
-        self.classes_, class_codes = read_classes(self, y, len(embedding))
+        embedding = check_embedding(self, X, reset=True)
+        self.classes_, class_codes = check_classes(self, y, len(embedding))
         default, y = ERMClassifier(C=1e-4, class_weight="balanced"), self.classes_[class_codes]
         self.reference_estimator_ = fit_reference(self.reference_estimator, default, embedding, y)
         check_reference_classes(self.reference_estimator_, self.classes_)
@@ -152,7 +152,7 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
             If y holds a class that `fit` did not see, or is of another length.
         """
         check_is_fitted(self)
-        environments = self._environments(read_embedding(self, X, reset=False))
+        environments = self._environments(check_embedding(self, X, reset=False))
         class_codes = codes_of_known_classes(y, self.classes_, len(environments))
         return encode_groups(class_codes, cluster_of_class(environments, class_codes), 2)
 
@@ -171,7 +171,7 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
             A data frame if `set_output` was called for one.
         """
         check_is_fitted(self)
-        environments = self._environments(read_embedding(self, X, reset=False))
+        environments = self._environments(check_embedding(self, X, reset=False))
         return replace_heatmap_by_cluster(self, X, environments)
 
     def get_feature_names_out(self, input_features=None):

@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_sample_weight
 
 from skexmap._validation import Interval, StrOptions, _fit_context
-from skexmap.retraining._inputs import read_classes, read_embedding, read_weights
+from skexmap.retraining._inputs import check_classes, check_embedding, check_weights
 from skexmap.retraining._linear import LinearHead, fold_scaler, standardizer
 
 
@@ -37,7 +37,7 @@ class ERMClassifier(LinearHead):
         The classes.
     n_features_in_ : int
         Number of features of the embedding.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if X is a data frame without blocks and with string columns.
 
     Raises
@@ -80,7 +80,7 @@ class ERMClassifier(LinearHead):
         """Return a fitted classifier with the weights of a net's last dense layer.
 
         It predicts what the net predicts from its embeddings. In `sklearn.frozen.FrozenEstimator` it makes the
-        deployed net the `reference_estimator` of `JTTReweighter`, `AFRClassifier` and `EIILLabeler`.
+        deployed net the `reference_estimator` of `JTTClassifier`, `AFRClassifier` and `EIILLabeler`.
 
         Parameters
         ----------
@@ -142,9 +142,9 @@ class ERMClassifier(LinearHead):
         -------
         self : object
         """
-        embedding = read_embedding(self, X, reset=True)
-        self.classes_, class_codes = read_classes(self, y, len(embedding))
-        weight = read_weights(sample_weight, len(embedding))
+        embedding = check_embedding(self, X, reset=True)
+        self.classes_, class_codes = check_classes(self, y, len(embedding))
+        weight = check_weights(sample_weight, len(embedding))
         mean, scale = standardizer(embedding, weight, standardize=self.standardize)
         if self.class_weight == "balanced":
             totals = np.bincount(class_codes, weight)

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from skexmap._validation import Interval, _fit_context
-from skexmap.retraining._inputs import read_samples, refuse_lost_classes
+from skexmap.retraining._inputs import check_samples, refuse_lost_classes
 from skexmap.retraining._training import TrainedHead, losses_per_sample, torch_defaults, torch_generator
 
 
@@ -231,7 +231,7 @@ class GroupDROClassifier(TrainedHead):
         -------
         self : object
         """
-        samples = read_samples(self, X, y, group_labels)
+        samples = check_samples(self, X, y, group_labels)
         refuse_lost_classes(samples, "no group (-1)")
         self.classes_, self.groups_, self.group_counts_ = (
             samples.classes,

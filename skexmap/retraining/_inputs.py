@@ -39,15 +39,15 @@ class Samples(NamedTuple):
         return self._replace(**{part: getattr(self, part)[rows] for part in parts})
 
 
-def read_samples(estimator, X, y, group_labels):
+def check_samples(estimator, X, y, group_labels):
     """Return what `fit` of a strategy that reads groups is given."""
-    embedding = read_embedding(estimator, X, reset=True)
-    classes, class_codes = read_classes(estimator, y, len(embedding))
-    groups = read_groups(estimator, X, embedding, classes, class_codes, group_labels)
+    embedding = check_embedding(estimator, X, reset=True)
+    classes, class_codes = check_classes(estimator, y, len(embedding))
+    groups = check_groups(estimator, X, embedding, classes, class_codes, group_labels)
     return Samples(embedding, classes, class_codes, *groups)
 
 
-def read_embedding(estimator, X, *, reset, allow_nd=False):
+def check_embedding(estimator, X, *, reset, allow_nd=False):
     """Return the embedding as a finite float array, from the block of that name or from X itself."""
     if has_blocks(X):
         X = get_block(X, EMBEDDING, required_by=estimator)
@@ -59,7 +59,7 @@ def read_embedding(estimator, X, *, reset, allow_nd=False):
     return validate_data(estimator, X, reset=reset, **checks)
 
 
-def read_classes(estimator, y, n_samples):
+def check_classes(estimator, y, n_samples):
     """Return the sorted classes of y and the code of each sample's class."""
     name = type(estimator).__name__
     if y is None:
@@ -80,7 +80,7 @@ def read_classes(estimator, y, n_samples):
     return classes, class_codes.astype(np.int64)
 
 
-def read_groups(estimator, X, embedding, classes, class_codes, group_labels):
+def check_groups(estimator, X, embedding, classes, class_codes, group_labels):
     """Return the groups that occur, the group of each sample (-1: none), and whether they are just the classes."""
     # In this order: `group_labels` as given are the groups; else class x ``cluster`` where X carries that block; else
     # the classes.
@@ -140,7 +140,7 @@ def _refuse_a_lone_cluster_column(estimator, embedding):
         )
 
 
-def read_weights(sample_weight, n_samples):
+def check_weights(sample_weight, n_samples):
     """Return one finite, non-negative weight per sample; ones for None."""
     if sample_weight is None:
         return np.ones(n_samples)

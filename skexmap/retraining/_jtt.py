@@ -11,7 +11,7 @@ from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context, 
 from skexmap.exceptions import PredictionWarning
 from skexmap.groups._diagnosis import warn_of_constant_predictions, without_constant_prediction_warnings
 from skexmap.retraining._erm import ERMClassifier
-from skexmap.retraining._inputs import read_classes, read_embedding
+from skexmap.retraining._inputs import check_classes, check_embedding
 from skexmap.retraining._reference import fit_reference, warn_of_constant_reference
 
 
@@ -23,7 +23,7 @@ def _estimator_has(method):
     return check
 
 
-class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
+class JTTClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     r"""Just train twice (JTT): upweight the samples that a first model gets wrong, and train again.
 
     Stage one fits a reference model and collects its errors on the training samples themselves,
@@ -90,9 +90,9 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     --------
     >>> import numpy as np
     >>> from skexmap.datasets import make_shortcut_features
-    >>> from skexmap.retraining import ERMClassifier, JTTReweighter
+    >>> from skexmap.retraining import ERMClassifier, JTTClassifier
     >>> X, y, shortcut = make_shortcut_features(n_features=4, agreement=0.95, noise=0.5, random_state=0)
-    >>> jtt = JTTReweighter(reference_estimator=ERMClassifier(C=1e-3)).fit(X, y)
+    >>> jtt = JTTClassifier(reference_estimator=ERMClassifier(C=1e-3)).fit(X, y)
     >>> float(np.mean(shortcut[jtt.error_set_] != y[jtt.error_set_]))
     1.0
     """
@@ -129,8 +129,8 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         -------
         self : object
         """
-        X = read_embedding(self, X, reset=True, allow_nd=True)
-        self.classes_, class_codes = read_classes(self, y, len(X))
+        X = check_embedding(self, X, reset=True, allow_nd=True)
+        self.classes_, class_codes = check_classes(self, y, len(X))
         y = self.classes_[class_codes]
         reference = fit_reference(self.reference_estimator, ERMClassifier(C=1e-4), X, y)
         self.reference_estimator_ = reference
@@ -188,9 +188,9 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         """Intercepts of `estimator_`."""
         return self.estimator_.intercept_
 
-    def _read(self, X):
+    def _check_X(self, X):
         check_is_fitted(self)
-        return read_embedding(self, X, reset=False, allow_nd=True)
+        return check_embedding(self, X, reset=False, allow_nd=True)
 
     def predict(self, X):
         """Return the class of each sample, by the model of stage two.
@@ -204,7 +204,7 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         -------
         y_pred : ndarray of shape (n_samples,)
         """
-        X = self._read(X)
+        X = self._check_X(X)
         return self.estimator_.predict(X)
 
     @available_if(_estimator_has("predict_proba"))
@@ -220,7 +220,7 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         -------
         probabilities : ndarray of shape (n_samples, n_classes)
         """
-        X = self._read(X)
+        X = self._check_X(X)
         return self.estimator_.predict_proba(X)
 
     @available_if(_estimator_has("decision_function"))
@@ -236,5 +236,5 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         -------
         scores : ndarray of shape (n_samples,) for two classes, else (n_samples, n_classes)
         """
-        X = self._read(X)
+        X = self._check_X(X)
         return self.estimator_.decision_function(X)

@@ -5,7 +5,7 @@ from numbers import Real
 import torch
 
 from skexmap._validation import Interval, _fit_context
-from skexmap.retraining._inputs import read_classes, read_embedding
+from skexmap.retraining._inputs import check_classes, check_embedding
 from skexmap.retraining._training import TrainedHead, losses_per_sample, torch_defaults, torch_generator
 
 
@@ -138,8 +138,8 @@ class LfFClassifier(TrainedHead):
         -------
         self : object
         """
-        embedding = read_embedding(self, X, reset=True)
-        self.classes_, class_codes = read_classes(self, y, len(embedding))
+        embedding = check_embedding(self, X, reset=True)
+        self.classes_, class_codes = check_classes(self, y, len(embedding))
         with torch_defaults():
             targets = torch.from_numpy(class_codes)
             running = RunningLosses(2, targets, self.decay)

@@ -7,7 +7,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from skexmap.groups._diagnosis import warn_of_constant_predictions
-from skexmap.retraining._inputs import read_embedding
+from skexmap.retraining._inputs import check_embedding
 
 
 class LinearHead(ClassifierMixin, BaseEstimator):
@@ -33,7 +33,7 @@ class LinearHead(ClassifierMixin, BaseEstimator):
         scores : ndarray of shape (n_samples,) for two classes, else (n_samples, n_classes)
         """
         check_is_fitted(self)
-        embedding = read_embedding(self, X, reset=False)
+        embedding = check_embedding(self, X, reset=False)
         scores = embedding @ self.coef_.T + self.intercept_
         return scores.ravel() if len(self.classes_) == 2 else scores
 
