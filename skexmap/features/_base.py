@@ -20,7 +20,7 @@ from skexmap.features._loading import (
 from skexmap.groups._diagnosis import warn_of_frozen_model
 from skexmap.lrp._logits import find_logits
 
-# Number of images on which `fit` runs the model, to learn shapes and to check that it can be attributed.
+# Number of images on which `fit` runs the model, to determine shapes and to check that it can be attributed.
 N_TRIAL_IMAGES = 8
 
 
@@ -28,13 +28,13 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
     """Base class of transformers that run a frozen model on images.
 
     Each call of `fit`, `transform` or `fit_transform` runs a new `Replica`. A subclass implements ``_compute(images,
-    replica) -> blocks`` for a batch, ``_first_blocks(images, replica) -> blocks``, which also raises if the model cannot
-    be used, and ``_returns_blocks() -> bool``. In the blocks, ``predicted`` is the index of a logit.
+    replica) -> blocks`` for a batch, ``_first_blocks(images, replica) -> blocks``, which raises if the model cannot be
+    used, and ``_returns_blocks() -> bool``. In the blocks, ``predicted`` is the index of a logit.
     """
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
-        """Check the model on a few images, and learn the shapes and classes.
+        """Check the model on a few images, and determine the shapes and classes.
 
         Parameters
         ----------
@@ -88,7 +88,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
 
     def _check_images(self, X, *, reset):
         """Check X as far as possible without reading all of it, and return it in a form that can be indexed by rows."""
-        # A text can be indexed, too, as far as `_parameter_constraints` sees.
+        # `_parameter_constraints` accepts a string, because it can be indexed.
         if isinstance(self.load, str):
             raise ValueError(
                 f"The 'load' parameter of {type(self).__name__} must be a function or a data set, got {self.load!r}."
@@ -130,7 +130,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
     # Relevance needs a backward pass, which is not possible in a caller's inference mode.
     @torch.inference_mode(False)
     def _fit(self, X, y, replica):
-        """Run the model on a few images; learn the classes, and the names, shapes and types of the blocks."""
+        """Run the model on a few images; set the classes, and the names, shapes and types of the blocks."""
         X = self._check_images(X, reset=True)
         if y is not None:
             check_consistent_length(X, y)

@@ -12,7 +12,7 @@ from skexmap.features._base import ImageTransformer
 from skexmap.features._capture import capture_embedding, capture_layer, find_head, no_head
 from skexmap.lrp._method import predicted_classes
 
-# What does not depend on the blocks that a transformer returns.
+# Fitted attributes that do not depend on the blocks that a transformer returns.
 FITTED = {
     "image_shape_",
     "n_features_in_",
@@ -165,7 +165,7 @@ class EmbeddingTransformer(ImageTransformer):
     def _first_blocks(self, images, replica):
         if self.return_predicted and self.layer is not None:
             raise ValueError(
-                f"layer={self.layer!r} names the embedding, so that nothing is known of what the model returns. "
+                f"layer={self.layer!r} names the embedding, so the model's predictions are not available. "
                 "`return_predicted=True` needs layer=None."
             )
         self._head = self.head_ = None
@@ -183,7 +183,7 @@ class EmbeddingTransformer(ImageTransformer):
         return {EMBEDDING: embedding, PREDICTED: predicted_classes(logits)}
 
     def _copy_fitted(self, fitted):
-        """Copy what a HeatmapTransformer of the same model, with ``return_embedding=True``, has learned."""
+        """Copy what a HeatmapTransformer of the same model, with ``return_embedding=True``, has set in `fit`."""
         vars(self).update({name: value for name, value in vars(fitted).items() if name in FITTED})
         self._block_dtype = np.dtype([(name, fitted._block_dtype[name]) for name in (EMBEDDING, PREDICTED)])
         self.n_embedding_features_ = self._block_dtype[EMBEDDING].shape[0]

@@ -65,20 +65,20 @@ class AFRClassifier(LinearHead):
     Parameters
     ----------
     gamma : float, default=4.0
-        How much more doubted samples weigh: a sample with :math:`\hat p = 0` weighs :math:`e^\gamma` times as much as
-        one with :math:`\hat p = 1`. The paper has no single default; it tunes gamma by worst-group accuracy.
+        How strongly doubted samples are upweighted: a sample with :math:`\hat p = 0` weighs :math:`e^\gamma` times as
+        much as one with :math:`\hat p = 1`. The paper has no single default; it tunes gamma by worst-group accuracy.
     l2 : float, default=0.0
-        Lambda; for standardized embeddings. Tuned in the paper, 0 among the values tried.
+        Lambda, for standardized embeddings. The paper tunes it; 0 is among the values tried.
     reference_estimator : classifier, default=None
         The ordinarily trained model, linear in the embedding (with ``coef_`` and ``predict_proba``); cloned.
-        None is `ERMClassifier`, with probabilities out of fold (5 folds), because a model is too certain of samples
-        that it was fitted on. For a model fitted on other data, for example the net's own head, use
-        `sklearn.frozen.FrozenEstimator`; that is the paper's setting.
+        If None, `ERMClassifier` with out-of-fold probabilities (5 folds), because a model is overconfident about
+        samples that it was fitted on. Wrap a model fitted on other data, such as the net's own head, in
+        `sklearn.frozen.FrozenEstimator`; this is the paper's setting.
 
     Attributes
     ----------
     sample_weight_ : ndarray of shape (n_samples,)
-        Mu.
+        The weights :math:`\mu_i`.
     reference_estimator_ : classifier
         The fitted reference model.
     coef_, intercept_, classes_, n_features_in_, feature_names_in_
@@ -87,12 +87,12 @@ class AFRClassifier(LinearHead):
     Raises
     ------
     ValueError
-        From `fit`: as `ERMClassifier` (whose warning it shares), and if the reference model has no ``coef_`` or other
-        classes.
+        In `fit`: as in `ERMClassifier` (whose warning it shares), and if the reference model has no ``coef_`` or
+        other classes than y.
 
     Notes
     -----
-    The paper's method *is* one of the last layer, so nothing is lost if the reference model is the net.
+    The paper also retrains only the last layer, so nothing is lost if the reference model is the net.
 
     References
     ----------

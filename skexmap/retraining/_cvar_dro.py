@@ -66,14 +66,13 @@ class CVaRDROLoss(nn.Module):
         Raises
         ------
         ValueError
-            If the batch is empty: it has no worst samples.
+            If the batch is empty.
         """
         losses = losses_per_sample(logits, targets)
         if not len(losses):
             raise ValueError("The batch is empty: there are no worst samples to take the mean loss of.")
         share = self.alpha * len(losses)
-        # The minimum over eta is attained at the loss that completes the share; it counts with what is left
-        # of it.
+        # The minimum over eta is at the loss that completes the share. This loss counts only in part.
         worst = losses.sort(descending=True).values[: int(-(-share // 1))]
         parts = torch.ones_like(worst)
         parts[-1] = share - (len(worst) - 1)
@@ -109,14 +108,14 @@ class CVaRDROClassifier(TrainedHead):
 
     Notes
     -----
-    The last layer keeps the objective and loses the training of the features. On separable embeddings with a weak
-    penalty every loss goes to zero, so the worst share does not differ from the rest: raise `l2`. If the classes of
-    more than a share alpha of the samples cannot be told apart, equal probabilities minimize the worst loss, and the
-    weights go to zero: raise `alpha`.
+    Only the last layer is trained, so the features do not improve. On separable embeddings with a weak penalty, every
+    loss goes to zero, and the worst share does not differ from the rest. Then raise `l2`. If the classes of more than a
+    share alpha of the samples cannot be separated, equal probabilities minimize the worst loss, and the weights go to
+    zero. Then raise `alpha`.
 
     Examples
     --------
-    With four times the shortcut among the features, a penalized model would rather use it.
+    The features hold the shortcut four times, so a penalized model prefers it to the class:
 
     >>> import numpy as np
     >>> from skexmap.datasets import make_shortcut_features
