@@ -98,7 +98,7 @@ class LRP(BaseEstimator):
         if not callable(self.target):
             if self.target >= n_classes:
                 raise ValueError(
-                    f"target={self.target} is out of range: the model tells {n_classes} classes apart."
+                    f"target={self.target} is out of range: the model has {n_classes} classes."
                 )
             return torch.full_like(logits[:, 0], self.target, dtype=torch.long)
         target = torch.as_tensor(self.target(logits), device=logits.device)

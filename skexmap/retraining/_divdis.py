@@ -58,10 +58,10 @@ class DivDisClassifier(TrainedHead):
        + \frac{\lambda_2}{N} \sum_i D_{\text{KL}}\big(\hat p(\hat y_i) \,\|\, p(y)\big),
 
     with :math:`\hat p` the means over a batch of unlabeled samples and :math:`p(y)` the class shares of the labeled
-    ones. (If the unlabeled samples are drawn from the labeled ones, it is the class shares of that draw.)
-    *Disambiguate*: `fit` chooses the head whose worst (pseudo-)group of the labeled samples has the highest accuracy.
-    `select_head` chooses again, as the paper does: by the labels of a few samples on which the heads disagree.
-    `predict` uses the chosen head alone.
+    ones. (If the unlabeled samples are drawn from the labeled ones, these are the class shares of that draw.)
+    *Disambiguate*: `fit` chooses the head with the highest accuracy on its worst (pseudo-)group of the labeled samples.
+    `select_head` chooses again, as in the paper, by the labels of a few samples on which the heads disagree. `predict`
+    uses only the chosen head.
 
     Parameters
     ----------
@@ -70,7 +70,8 @@ class DivDisClassifier(TrainedHead):
     diversity : float, default=10.0
         Lambda 1, the weight of the mutual information (published).
     regularization : float, default=10.0
-        Lambda 2; keeps a head from predicting one class for every unlabeled sample (published).
+        Lambda 2, the weight of the last term (published). It prevents a head from predicting one class for every
+        unlabeled sample.
     min_group_size : int, default=6
         (Pseudo-)groups with fewer samples are considered slivers of a clustering. They do not count in the choice of
         the head, and are not drawn as unlabeled samples.
@@ -79,8 +80,8 @@ class DivDisClassifier(TrainedHead):
     learning_rate : float, default=0.01
         First step size of Adam; it falls linearly to zero. (The paper trains whole networks by SGD.)
     batch_size : int, default=256
-        Labeled, and as many unlabeled, samples per step. (The paper's batches have 16. A larger one costs little on
-        a last layer, and the mutual information of a small one is biased upward.)
+        Number of labeled samples per step, and of unlabeled ones. (The paper uses 16. A larger batch costs little on a
+        last layer, and the mutual information of a small batch is biased upward.)
     n_steps : int, default=1000
         Number of steps.
     random_state : int, RandomState instance or None, default=None
@@ -89,30 +90,28 @@ class DivDisClassifier(TrainedHead):
     Attributes
     ----------
     heads_ : list of tuple (coef, intercept)
-        All heads, as the two above.
+        Coefficients and intercepts of all heads.
     head_ : int
-        Index of the chosen one.
+        Index of the chosen head.
     head_scores_ : ndarray of shape (n_heads,)
-        The score of each head: accuracy of the worst group, each group's shrunk toward their mean as in
-        `DFRClassifierCV`, or (`select_head` without groups) of all samples.
+        Score of each head: the accuracy of the worst group, shrunk as in `DFRClassifierCV`, or of all samples after
+        `select_head` without groups.
     coef_, intercept_, classes_, groups_, n_features_in_, feature_names_in_
-        As in `DFRClassifier`, which takes its groups from the same place; the coefficients are those of the chosen
-        head.
+        As in `DFRClassifier`, which finds its groups in the same way. The coefficients are those of the chosen head.
 
     Raises
     ------
     ValueError
-        From `fit`: as `ERMClassifier` (whose warning it shares), and if no group has `min_group_size` samples.
+        In `fit`: as in `ERMClassifier` (whose warning it shares), and if no group has `min_group_size` samples.
 
     Notes
     -----
-    Class and shortcut must disagree on many of the unlabeled samples; the paper takes samples of the target
-    distribution. Without `X_unlabeled`, the labeled samples are used, drawn so that all (pseudo-)groups come equally
-    often: among them the shortcut does not predict the class. That is our addition. It does not help if the groups are
-    only the classes: the best head then leans on the shortcut, and nothing tells the heads apart.
+    Class and shortcut must disagree on many of the unlabeled samples; the paper uses samples of the target
+    distribution. Without `X_unlabeled`, the labeled samples are used, and all (pseudo-)groups are drawn equally often,
+    so the shortcut does not predict the class. This is our addition. It does not help if the groups are only the
+    classes, because the best head then leans on the shortcut.
 
-    The last layer keeps the objective and loses the training of the features: only functions that the embedding
-    already holds can be told apart.
+    Only the last layer is trained, so the heads can only use features that the embedding already has.
 
     References
     ----------
@@ -121,8 +120,8 @@ class DivDisClassifier(TrainedHead):
 
     Examples
     --------
-    Class and shortcut agree on every labeled sample, so these cannot tell the two apart. Unlabeled samples can, with
-    the labels of the 16 on which the heads disagree most.
+    Class and shortcut agree on every labeled sample, so the labels allow both explanations. Unlabeled samples separate
+    the two, with the labels of the 16 samples on which the heads disagree most:
 
     >>> import numpy as np
     >>> from skexmap.retraining import DivDisClassifier, ERMClassifier
@@ -177,7 +176,7 @@ class DivDisClassifier(TrainedHead):
         X, y, group_labels
             As in `DFRClassifier.fit`.
         X_unlabeled : array-like of shape (n_unlabeled, n_features), or blocks with ``embedding``, default=None
-            Embeddings of samples on which the heads shall disagree. None draws from X, all groups equally
+            Embeddings of samples on which the heads should disagree. If None, they are drawn from X, all groups equally
             often. A `sklearn.pipeline.Pipeline` transforms them if its `transform_input` names them.
 
         Returns
@@ -241,7 +240,7 @@ class DivDisClassifier(TrainedHead):
     def disagreement(self, X):
         r"""Return how far the heads disagree about each sample: :math:`\sum_{i \ne j} \|f_i(x) - f_j(x)\|_1`.
 
-        The labels of the samples with the largest values tell the heads apart (`select_head`); the paper uses 16.
+        Pass the labels of the samples with the largest values to `select_head`. The paper uses 16 samples.
 
         Parameters
         ----------
@@ -261,7 +260,7 @@ class DivDisClassifier(TrainedHead):
         return np.abs(p[:, None] - p[None]).sum(axis=(0, 1, 3))
 
     def select_head(self, X, y, group_labels=None):
-        """Choose the head that predicts from now on, by labeled samples.
+        """Choose the head that predicts, by its accuracy on labeled samples.
 
         Parameters
         ----------
@@ -270,12 +269,13 @@ class DivDisClassifier(TrainedHead):
         y : array-like of shape (n_samples,)
             Their classes.
         group_labels : array-like of shape (n_samples,), default=None
-            Their groups, -1 for none: the accuracy of the worst one decides. None takes the accuracy of all samples.
+            Their groups, -1 for none; the accuracy on the worst group decides. If None, the accuracy on all samples
+            decides.
 
         Returns
         -------
         self : object
-            With `head_`, `head_scores_`, `coef_` and `intercept_` of that choice.
+            With `head_`, `head_scores_`, `coef_` and `intercept_` of the chosen head.
 
         Raises
         ------

@@ -27,18 +27,18 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
        + \Big(\frac{1}{n} \sum_i (1 - q_i) g_i\Big)^2,
        \qquad g_i = \frac{d}{ds} \ell(s f(x_i), y_i) \Big|_{s=1}.
 
-    The objective depends on q through :math:`\sum_i q_i g_i` alone and is convex in it, so its maximum is at an end of
-    the range of that sum: one environment holds the samples with :math:`g_i > 0`, the other those with
-    :math:`g_i \le 0`. That is computed here; the paper climbs toward it by Adam from a random start. For two classes,
-    :math:`g_i > 0` means that the reference model gets the sample wrong.
+    The objective is a convex function of :math:`\sum_i q_i g_i`, so its maximum is at an end of the range of that sum:
+    one environment holds the samples with :math:`g_i > 0`, the other those with :math:`g_i \le 0`. This solution is
+    computed directly; the paper approaches it by Adam from a random start. For two classes, :math:`g_i > 0` means that
+    the reference model gets the sample wrong.
 
     Parameters
     ----------
     reference_estimator : classifier, default=None
-        The model whose unfairness is measured, with ``predict_proba`` and all classes of y; cloned. None is a
-        logistic regression with a strong penalty, ``ERMClassifier(C=1e-4, class_weight="balanced")``. (A model that
-        gets everything right separates nothing; one that predicts the largest class for all samples separates only
-        the classes.) For a fitted model, use `sklearn.frozen.FrozenEstimator`.
+        The model whose unfairness is measured, with ``predict_proba`` and all classes of y; cloned. If None, a logistic
+        regression with a strong penalty, ``ERMClassifier(C=1e-4, class_weight="balanced")``. (A model that gets
+        everything right separates nothing. A model that predicts the largest class for all samples separates only the
+        classes.) Wrap a fitted model in `sklearn.frozen.FrozenEstimator`.
 
     Attributes
     ----------
@@ -56,8 +56,8 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
     Raises
     ------
     ValueError
-        From `fit`: one class only, several classes per sample, a missing ``embedding`` block, or a reference model of
-        other classes.
+        In `fit`: if y holds only one class or several classes per sample, if the block ``embedding`` is missing, or if
+        the reference model has other classes.
 
     Warns
     -----
@@ -68,7 +68,7 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
     -----
     In a pipeline, the block ``heatmap``, if there is one, is replaced by ``cluster``: the environment for each class
     that the sample might have. The next step selects the entry of the sample's class. The paper passes the environments
-    to invariant risk minimization; here any strategy can follow.
+    to invariant risk minimization, but any strategy can follow.
 
     References
     ----------
@@ -110,7 +110,7 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
         default, y = ERMClassifier(C=1e-4, class_weight="balanced"), self.classes_[class_codes]
         self.reference_estimator_ = fit_reference(self.reference_estimator, default, embedding, y)
         check_reference_classes(self.reference_estimator_, self.classes_)
-        remedy = "Weaken its penalty, weigh the classes, or give a model that leans on the shortcut."
+        remedy = "Weaken its penalty, weight the classes, or pass a model that leans on the shortcut."
         predicted = self.reference_estimator_.predict(embedding)
         warn_of_constant_reference(predicted, self.reference_estimator_, remedy)
         environments = self._environments(embedding)
@@ -135,7 +135,7 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
         return self.fit(X, y).group_labels_
 
     def predict_groups(self, X, y):
-        """Return the pseudo-groups of new samples of known class.
+        """Return the pseudo-groups of new samples whose class is known.
 
         Parameters
         ----------

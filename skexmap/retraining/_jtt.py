@@ -32,22 +32,22 @@ class JTTClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
 
     .. math:: \lambda \sum_{i \in E} \ell(x_i, y_i; \theta) + \sum_{i \notin E} \ell(x_i, y_i; \theta).
 
-    No group label is used. How much JTT helps depends on the strength of stage one and on lambda: choose both
-    by the accuracy of ExMap's worst pseudo-group.
+    No group labels are used. How much JTT helps depends on the strength of stage one and on lambda. Choose both by the
+    accuracy on ExMap's worst pseudo-group.
 
     Parameters
     ----------
     estimator : classifier, default=None
-        The model of stage two; cloned. None is `ERMClassifier`, a logistic regression.
+        The model of stage two; cloned. If None, `ERMClassifier`, a logistic regression.
     reference_estimator : classifier, default=None
         The model of stage one; cloned. It must be *weak*: it must err on samples against the shortcut (the paper stops
-        it early). None is a logistic regression with a strong penalty, ``ERMClassifier(C=1e-4)``. A fitted model in
-        `sklearn.frozen.FrozenEstimator` is used as it is: the deployed net, for example.
+        it early). If None, a logistic regression with a strong penalty, ``ERMClassifier(C=1e-4)``. A fitted model in
+        `sklearn.frozen.FrozenEstimator`, such as the deployed net, is not fitted again.
     upweight : float, default=20
-        Lambda, the weight of an error; others weigh 1.
+        Lambda, the weight of an error. Other samples have weight 1.
     method : {"auto", "weight", "repeat"}, default="auto"
-        ``"weight"`` passes ``sample_weight`` to `estimator`, ``"repeat"`` repeats the errors as the original
-        does (lambda is then an integer), ``"auto"`` repeats only if `estimator` takes no weights.
+        ``"weight"`` passes ``sample_weight`` to `estimator`. ``"repeat"`` repeats the errors, as published; lambda must
+        then be an integer. ``"auto"`` repeats only if `estimator` takes no weights.
 
     Attributes
     ----------
@@ -65,21 +65,20 @@ class JTTClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     Raises
     ------
     ValueError
-        From `fit`: one class only, several classes per sample, a missing ``embedding`` block,
-        ``method="weight"`` with an estimator that takes no weights, or repeats with an `upweight` that is not an
-        integer.
+        In `fit`: if y holds only one class or several classes per sample, if the block ``embedding`` is missing, if
+        ``method="weight"`` is set but the estimator takes no weights, or if errors are repeated but `upweight` is not
+        an integer.
 
     Warns
     -----
     PredictionWarning
-        If stage one gets all samples right or all wrong: all samples then weigh the same.
-    PredictionWarning
-        If one of the two models predicts one class for all samples.
+        If stage one gets all samples right or all wrong, because all samples then have the same weight; and if one of
+        the two models predicts one class for all samples.
 
     Notes
     -----
-    If X has blocks, the embedding is read. Any other X is passed to both estimators as an array with its own number
-    of dimensions, so a network (for example skorch's ``NeuralNetClassifier``) can be trained twice on images.
+    If X has blocks, the embedding is used. Any other X is passed to both estimators in its own shape, so a network (for
+    example skorch's ``NeuralNetClassifier``) can be trained twice on images.
 
     References
     ----------
@@ -114,7 +113,7 @@ class JTTClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y, group_labels=None):
-        """Find the errors of a first model, and fit a second one that weighs them more.
+        """Find the errors of a first model, and fit a second one that gives them more weight.
 
         Parameters
         ----------
@@ -123,7 +122,7 @@ class JTTClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         y : array-like of shape (n_samples,)
             Their classes.
         group_labels : array-like of shape (n_samples,), default=None
-            Not used; it makes the strategies interchangeable.
+            Not used; present so that the strategies are interchangeable.
 
         Returns
         -------
@@ -161,12 +160,12 @@ class JTTClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         warn_of_constant_predictions(
             self.estimator_.predict(X),
             f"The second model {type(estimator).__name__}",
-            "Lower `upweight`, or see whether X tells the classes apart at all.",
+            "Lower `upweight`, or check whether X separates the classes at all.",
         )
         return self
 
     def _repeats(self, estimator):
-        """Return whether the errors are repeated, not weighed; raise if `estimator` or `upweight` does not allow it."""
+        """Return whether errors are repeated, not weighted; raise if `estimator` or `upweight` does not allow it."""
         takes_weights, name = has_fit_parameter(estimator, "sample_weight"), type(estimator).__name__
         if self.method == "weight" and not takes_weights:
             raise ValueError(f"{name} takes no sample_weight. Use method='repeat' (or 'auto').")

@@ -1,4 +1,4 @@
-"""What all linear heads on embeddings share once they are fitted."""
+"""The base class of linear heads on embeddings, and the arithmetic of their scores."""
 
 import numpy as np
 from scipy.special import expit, softmax
@@ -11,17 +11,16 @@ from skexmap.retraining._inputs import check_embedding
 
 
 class LinearHead(ClassifierMixin, BaseEstimator):
-    """A fitted linear classifier on embeddings: ``coef_``, ``intercept_`` and ``classes_`` say everything.
+    """Base class of linear classifiers on embeddings, which predict by ``coef_``, ``intercept_`` and ``classes_``.
 
-    Two classes have one row of coefficients, more have one row per class. `fit` of a subclass sets the
-    attributes.
+    There is one row of coefficients for two classes, else one per class. `fit` of a subclass sets the attributes.
     """
 
-    # Group labels passed to a search reach the scorer and not `fit`, unless the user asks for it.
+    # Group labels that are passed to a search go to its scorer, not to `fit`, unless the user requests it.
     __metadata_request__fit = {"group_labels": False}
 
     def decision_function(self, X):
-        """Return the score of each sample: for the second of two classes, else for every class.
+        """Return the score of each sample for the second of two classes, else for every class.
 
         Parameters
         ----------
@@ -99,7 +98,7 @@ def one_versus_rest_probabilities(scores):
     """Return normalized one-versus-rest probabilities, as liblinear gives them; they are not the softmax."""
     probabilities = expit(scores)
     totals = probabilities.sum(axis=1, keepdims=True)
-    # Every class rejected to the last bit: the softmax is the limit of the ratio.
+    # If all probabilities are rounded to 0, use the softmax, which is the limit of the ratio.
     return np.where(totals > 0, probabilities / np.where(totals > 0, totals, 1.0), softmax(scores, axis=1))
 
 

@@ -399,7 +399,7 @@ def test_a_grid_search_reaches_the_settings_of_lrp(images):
 @pytest.mark.parametrize(
     "target, match",
     [
-        (2, "target=2 is out of range: the model tells 2 classes apart"),
+        (2, "target=2 is out of range: the model has 2 classes"),
         (lambda z: z.argmax(1) + 2, "`target` must return one class index from 0 to 1 for each of 8 images"),
         (lambda z: torch.zeros(3).long(), r"must return one class index .* got shape \(3,\)"),
     ],
