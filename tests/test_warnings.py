@@ -42,7 +42,7 @@ def blind_net(net):
 
 
 class Answers(ClassifierMixin, BaseEstimator):
-    """A classifier that gives the answers it was told."""
+    """A classifier that returns given answers."""
 
     def __init__(self, answers=None):
         self.answers = answers

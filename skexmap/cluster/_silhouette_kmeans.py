@@ -140,7 +140,7 @@ class SilhouetteKMeans(ClusterMixin, BaseEstimator):
         if self.min_clusters > self.max_clusters:
             raise ValueError(
                 f"min_clusters={self.min_clusters} is greater than max_clusters={self.max_clusters}. "
-                "Lower the one or raise the other."
+                "Lower `min_clusters` or raise `max_clusters`."
             )
         # A silhouette needs a cluster with at least 2 rows.
         if self.min_clusters >= n_samples:

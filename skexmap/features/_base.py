@@ -82,7 +82,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         tags.input_tags.two_d_array = True
         tags.input_tags.three_d_array = True
         tags.requires_fit = True
-        # The maps have the model's type, whatever that of the images is.
+        # The maps have the model's type, regardless of the type of the images.
         tags.transformer_tags.preserves_dtype = []
         return tags
 

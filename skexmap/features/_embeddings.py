@@ -42,46 +42,23 @@ class EmbeddingTransformer(ImageTransformer):
     return_predicted : bool, default=False
         Whether `transform` returns a structured array with the blocks ``embedding`` and ``predicted``, the class that
         the model predicts, instead of a plain 2-D array of embeddings.
-    classes : array-like of shape (n_logits,) or None, default=None
-        Class of each logit (two classes for one logit). If None, it is what a ``config.id2label`` of the model says, if
-        the labels are among its names. Else it is the sorted labels, if there are as many as logits.
-    load : callable or None, default=None
-        Function from an item of X to an image tensor. If None, X holds arrays, or file paths, which are opened with
-        `ImageLoader`.
-    batch_size : int, default=64
-        Images per forward pass.
-    device : str, default="auto"
-        Where to compute; "auto" selects a GPU if there is one.
-    num_workers : int, default=0
-        Number of processes that load images; with 0, this process loads them.
-    verbose : bool, default=False
-        Whether to show progress.
+    classes, load, batch_size, device, num_workers, verbose
+        As in `HeatmapTransformer`.
 
     Attributes
     ----------
-    classes_ : ndarray of shape (n_classes,)
-        Class of each logit: `classes`, the names in the model's configuration, the sorted labels if there are as many
-        as logits (two for one logit), or else the indices of the logits.
-    model_accuracy_ : float
-        Accuracy of the frozen model on the images of `fit_transform`; absent after `fit`, or if a label in y is not in
-        `classes_`.
     head_ : str, tuple of str, or None
         Name of the dense layer (or convolution by 1 x 1) that outputs the logits; the names of two layers if the logits
         are their mean; None if `layer` names another module.
-    n_logits_ : int
-        Number of logits that the model returns.
-    image_shape_ : tuple of int
-        Shape of one image.
-    n_features_in_ : int
-        Number of values in one image.
     n_embedding_features_ : int
         Length of the embedding.
+    classes_, model_accuracy_, n_logits_, image_shape_, n_features_in_
+        As in `HeatmapTransformer`.
 
     Raises
     ------
     skexmap.exceptions.UnreadableImagesError
-        If image files cannot be read. Its `indices` are the rows of all of them. Files are checked if X holds paths and
-        `load` is None, an `ImageLoader` or an `ImageNetTransform`.
+        If image files cannot be read, as in `HeatmapTransformer`.
 
     See Also
     --------

@@ -28,9 +28,8 @@ class PseudoGroupLabeler(ClusterChoices, ClusterBlockMixin, BaseEstimator):
     """Pseudo-groups from any clusterer: group = class x cluster.
 
     ExMap [1]_ clusters the heatmaps of all images at once (G-ExMap, ``scope="global"``) or inside each
-    class (L-ExMap, ``scope="local"``) and crosses the clusters with the classes. The groups are numbered
-    class-major: group ``class * n_clusters_ + cluster``, so that every pair has a fixed number, whether
-    or not an image falls into it.
+    class (L-ExMap, ``scope="local"``) and crosses the clusters with the classes. The number of a group is ``class *
+    n_clusters_ + cluster``, so every pair has a fixed number, even if it has no images.
 
     A clusterer also separates images for reasons unrelated to a shortcut, for example bags from shoes. Each part of
     such a split would weigh as much as a true group. So neighboring clusters on which the frozen model is right equally

@@ -68,7 +68,7 @@ def test_the_names_in_the_configuration_of_a_model_are_read(animals):
     assert transformer.model_accuracy_ == 1
 
 
-def test_names_that_are_not_the_labels_are_no_classes(animals):
+def test_names_that_are_not_the_labels_are_not_used_as_classes(animals):
     codes = np.unique(animals[1], return_inverse=True)[1]
     assert HeatmapTransformer(named_net()).fit(animals[0], codes).classes_.tolist() == [0, 1, 2]
 

@@ -108,7 +108,7 @@ def test_clusters_that_share_no_class_are_alike():
     assert merges == [(0, 1, 1.0)]
 
 
-def test_a_class_in_which_the_model_is_always_right_or_always_wrong_tells_nothing_apart():
+def test_a_class_in_which_the_model_is_always_right_or_always_wrong_separates_no_clusters():
     assert p_value_alike(table((50, 0)), table((3, 0))) == 1
     assert p_value_alike(table((0, 50)), table((0, 3))) == 1
     assert p_value_alike(table((50, 0)), table((0, 50))) == pytest.approx(0, abs=1e-20)
@@ -172,7 +172,7 @@ def test_clusters_are_numbered_by_size_after_merging_and_rows_of_none_stay_so():
 
 
 class Given:
-    """A clusterer that gives the clusters it was told."""
+    """A clusterer that returns given clusters."""
 
     def __init__(self, labels):
         self.labels = labels
