@@ -268,7 +268,7 @@ class EigengapSpectralClustering(ClusterMixin, ClusterBlockMixin, BaseEstimator)
         if self.min_clusters > self.max_clusters:
             raise ValueError(
                 f"min_clusters={self.min_clusters} is greater than max_clusters={self.max_clusters}. "
-                "Lower the one or raise the other."
+                "Lower `min_clusters` or raise `max_clusters`."
             )
         given = self.n_clusters != "eigengap"
         fewest = self.n_clusters if given else self.min_clusters

@@ -1,12 +1,12 @@
 """Environment inference: split each class where a reference model is most unfair."""
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from skexmap._group_labels import cluster_of_class, encode_groups
-from skexmap._validation import HasMethods, _check_feature_names_in, _fit_context, codes_of_known_classes
-from skexmap.cluster._cluster_block import columns_with_cluster, replace_heatmap_by_cluster
+from skexmap._validation import HasMethods, _fit_context, codes_of_known_classes
+from skexmap.cluster._cluster_block import ClusterBlockMixin, columns_with_cluster
 from skexmap.retraining._erm import ERMClassifier
 from skexmap.retraining._inputs import check_classes, check_embedding
 from skexmap.retraining._reference import check_reference_classes, fit_reference, warn_of_constant_reference
@@ -18,7 +18,7 @@ def scale_slopes(log_p):
     return (np.exp(log_p) * log_p).sum(axis=1, keepdims=True) - log_p
 
 
-class EIILLabeler(TransformerMixin, BaseEstimator):
+class EIILLabeler(ClusterBlockMixin, BaseEstimator):
     r"""Pseudo-groups by environment inference for invariant learning (EIIL).
 
     Splits the samples into the two environments between which a reference model violates invariance most [1]_:
@@ -113,7 +113,7 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
         remedy = "Weaken its penalty, weight the classes, or pass a model that leans on the shortcut."
         predicted = self.reference_estimator_.predict(embedding)
         warn_of_constant_reference(predicted, self.reference_estimator_, remedy)
-        environments = self._environments(embedding)
+        environments = self._environments_of(embedding)
         self.environment_labels_ = cluster_of_class(environments, class_codes)
         self.group_labels_ = encode_groups(class_codes, self.environment_labels_, 2)
         self._columns_out = columns_with_cluster(X, environments)
@@ -152,53 +152,19 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
             If y holds a class that `fit` did not see, or is of another length.
         """
         check_is_fitted(self)
-        environments = self._environments(check_embedding(self, X, reset=False))
+        environments = self._clusters_of(X)
         class_codes = codes_of_known_classes(y, self.classes_, len(environments))
         return encode_groups(class_codes, cluster_of_class(environments, class_codes), 2)
-
-    def transform(self, X):
-        """Add the environments, for each class that a sample might have.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features), or blocks with ``embedding``
-            Embeddings.
-
-        Returns
-        -------
-        X_out : structured ndarray of shape (n_samples,), or ndarray of shape (n_samples, n_classes)
-            The blocks of X with ``heatmap`` replaced by ``cluster``; if X has no blocks, the environments as columns.
-            A data frame if `set_output` was called for one.
-        """
-        check_is_fitted(self)
-        environments = self._environments(check_embedding(self, X, reset=False))
-        return replace_heatmap_by_cluster(self, X, environments)
-
-    def get_feature_names_out(self, input_features=None):
-        """Return the names of the columns of `transform`.
-
-        Parameters
-        ----------
-        input_features : array-like of str, default=None
-            Only checked against the features seen in `fit`.
-
-        Returns
-        -------
-        names : ndarray of str objects
-            ``cluster_0`` to ``cluster_{n_classes - 1}``; after a fit on blocks, preceded by the columns of
-            the blocks passed through.
-        """
-        check_is_fitted(self)
-        _check_feature_names_in(self, input_features)
-        return self._columns_out
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
-        tags.transformer_tags.preserves_dtype = []
         return tags
 
-    def _environments(self, embedding):
+    def _clusters_of(self, X):
+        return self._environments_of(check_embedding(self, X, reset=False))
+
+    def _environments_of(self, embedding):
         """Return the environment of each sample for each class: shape (n_samples, n_classes)."""
         probabilities = self.reference_estimator_.predict_proba(embedding)
         log_p = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
