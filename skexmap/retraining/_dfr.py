@@ -15,7 +15,7 @@ from skexmap.retraining._l1_logistic import l1_logistic_path
 from skexmap.retraining._linear import LinearHead, fold_scaler, one_versus_rest_probabilities, standardizer
 
 
-def run(function, arguments, description, n_jobs, verbose):
+def run_in_threads(function, arguments, description, n_jobs, verbose):
     """Return the results of a function for each tuple of arguments, with a progress bar if `verbose`."""
     # Always use threads: the matrix products release the GIL, and each worker process would need a copy of the
     # embedding. The caller's context may still set the number of jobs.
@@ -55,7 +55,7 @@ def retrain(samples, scaler, C, seeds, balance, min_group_size, n_jobs=None, ver
         rng = np.random.RandomState(seed)
         return balanced_path(samples, members, [C], size, rng, balance, lambda *_: scaler)[:2]
 
-    refits = run(refit, [(seed,) for seed in seeds], "refits", n_jobs, verbose)
+    refits = run_in_threads(refit, [(seed,) for seed in seeds], "refits", n_jobs, verbose)
     [coef], [intercept] = (np.mean(values, axis=0) for values in zip(*refits, strict=True))
     return fold_scaler(coef, intercept, *scaler)
 

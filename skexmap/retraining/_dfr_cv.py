@@ -8,7 +8,7 @@ from sklearn.utils import check_random_state
 
 from skexmap._validation import Interval, StrOptions, _fit_context
 from skexmap.retraining._balance import BALANCES, TUNINGS
-from skexmap.retraining._dfr import _DFR, balanced_path, draw_seeds, member_scaler, run
+from skexmap.retraining._dfr import _DFR, balanced_path, draw_seeds, member_scaler, run_in_threads
 from skexmap.retraining._group_scores import (
     count_right,
     shrunk_worst_group_accuracies,
@@ -206,7 +206,7 @@ class DFRClassifierCV(_DFR):
                 right, counts = right + of_half[0], counts + of_half[1]
             return right, counts
 
-        scored = run(count, [(seed,) for seed in seeds], "halvings", self.n_jobs, self.verbose)
+        scored = run_in_threads(count, [(seed,) for seed in seeds], "halvings", self.n_jobs, self.verbose)
         return map(np.array, zip(*scored, strict=True))
 
     def _count_in_folds(self, samples, seeds):
@@ -220,7 +220,9 @@ class DFRClassifierCV(_DFR):
             return self._count(samples, test, coef[None], intercept[None])
 
         fits = [(train, test, C) for train, test in splits for C in self.Cs_]
-        right, counts = zip(*run(count, fits, "candidates", self.n_jobs, self.verbose), strict=True)
+        right, counts = zip(
+            *run_in_threads(count, fits, "candidates", self.n_jobs, self.verbose), strict=True
+        )
         shape = len(splits), len(self.Cs_), -1
         return np.reshape(right, shape), np.reshape(counts, shape)[:, 0]
 

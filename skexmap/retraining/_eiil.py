@@ -12,7 +12,7 @@ from skexmap.retraining._inputs import check_classes, check_embedding
 from skexmap.retraining._reference import check_reference_classes, fit_reference, warn_of_constant_reference
 
 
-def scale_slopes(log_p):
+def scale_derivatives(log_p):
     r"""Return :math:`\frac{d}{ds} \text{CE}(s f, y) |_{s=1} = \sum_k p_k \log p_k - \log p_y` for every y."""
     # The logits f are log p up to a constant per sample, which cancels.
     return (np.exp(log_p) * log_p).sum(axis=1, keepdims=True) - log_p
@@ -168,4 +168,4 @@ class EIILLabeler(ClusterBlockMixin, BaseEstimator):
         """Return the environment of each sample for each class: shape (n_samples, n_classes)."""
         probabilities = self.reference_estimator_.predict_proba(embedding)
         log_p = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
-        return (scale_slopes(log_p) > 0).astype(np.int64)
+        return (scale_derivatives(log_p) > 0).astype(np.int64)
