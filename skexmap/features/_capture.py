@@ -123,7 +123,7 @@ def _line(outputs, logits):
     scale = (deviations * logits).sum(0) / (deviations**2).sum(0)
     shift = logits.mean(0) - scale * outputs.mean(0)
     distance = np.abs(scale * outputs + shift - logits).max(0)
-    # A curve looks like a line where the images differ little.
+    # A curve looks like a line if the images differ little.
     is_line = (distance <= MAX_DISTANCE * logits.std(0) + 1e-6 * np.abs(logits).max(0)).all()
     return (scale, shift) if is_line else (np.nan, np.nan)
 

@@ -58,9 +58,10 @@ class HeatmapTransformer(ImageTransformer):
     classes : array-like of shape (n_logits,) or None, default=None
         Class of each logit (two classes for one logit). If None, the names in ``config.id2label`` of the model, if the
         labels are among them. Otherwise the sorted labels, if there are as many as logits.
-    load : callable or None, default=None
-        Function from an item of X to an image tensor of shape (channels, height, width). If None, X holds arrays, or
-        file paths, which are opened with `ImageLoader`. It must be picklable to be cached or sent to workers.
+    load : callable, data set or None, default=None
+        How an item of X becomes an image. A function is called with the item, a transform of torchvision, timm or
+        transformers with the opened image, and a data set is indexed by the item. If None, X holds images, or file
+        paths, which are opened with `ImageLoader`. It must be picklable to be cached or sent to workers.
     memory : str, joblib.Memory or None, default=None
         Caches the maps and embedding of each image, keyed by weights, settings and pixels.
     batch_size : int, default=64
