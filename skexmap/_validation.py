@@ -20,8 +20,8 @@ __all__ = [
     "StrOptions",
     "_check_feature_names_in",
     "_fit_context",
-    "check_classes",
     "check_group_labels",
+    "check_labels",
     "codes_of_known_classes",
     "l1_logistic_regression",
     "output_container",
@@ -45,13 +45,13 @@ def warn(message, category):
     warnings.warn(message, category, stacklevel=level)
 
 
-def check_classes(y, n_samples):
+def check_labels(y, n_samples):
     """Return y as a one-dimensional array; raise unless it holds one class per sample."""
     remedy = "If an image can have several labels, fit one classifier for each column."
     refuse_columns("y", y, "class", remedy)
     y = column_or_1d(y, warn=True)
     if y.dtype.kind in "fc":
-        # Checks for NaN and infinity; strings and integers cannot hold them.
+        # Check for NaN and infinity, which strings and integers cannot hold.
         check_array(y, ensure_2d=False, input_name="y")
     if len(y) != n_samples:
         raise ValueError(f"y has {len(y)} entries for {n_samples} samples. Pass one label per sample.")
