@@ -42,7 +42,8 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, channels, height, width), or paths or indices of shape (n_samples,)
-            Images, or what `load` turns into them. Plain inputs of shape (n_samples, n_features) work too.
+            Images, or what `load` turns into them. Plain inputs of shape (n_samples, n_features) work too. "Your own
+            images" in ``docs/datasets.md`` lists all forms of X.
         y : array-like of shape (n_samples,) or None, default=None
             Labels, which are used only for `classes_`.
 

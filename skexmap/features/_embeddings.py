@@ -57,6 +57,8 @@ class EmbeddingTransformer(ImageTransformer):
 
     Raises
     ------
+    skexmap.lrp.UnsupportedOperationError
+        In `fit`, if the logits of an image depend on the other images of its batch, or on chance.
     skexmap.exceptions.UnreadableImagesError
         If image files cannot be read, as in `HeatmapTransformer`.
 

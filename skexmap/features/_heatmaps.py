@@ -97,6 +97,7 @@ class HeatmapTransformer(ImageTransformer):
     ------
     skexmap.lrp.UnsupportedOperationError
         In `fit`, if an operation of the model has no relevance rule; the message names the operation and its location.
+        Also if the logits of an image depend on the other images of its batch, or on chance.
     skexmap.exceptions.UnreadableImagesError
         If image files cannot be read. Its `indices` are the rows of all of them. Files are checked if X holds paths and
         `load` is None, an `ImageLoader` or an `ImageNetTransform`.
@@ -108,7 +109,8 @@ class HeatmapTransformer(ImageTransformer):
     Notes
     -----
     Every call of `fit`, `transform` and `fit_transform` copies the model and runs the copy, in evaluation mode. So
-    changes of the model always take effect, several threads may use one model, and nothing writes to it. In the copy,
+    several threads may use one model, and nothing writes to it. A fitted transformer follows the model: if its weights
+    are changed after `fit`, `transform` uses the new ones. To keep the old ones, deep-copy the transformer. In the copy,
     compiled modules are replaced by their originals, and backward hooks are removed. Forward hooks run. A hook that
     returns or writes a value is explained as part of the model, and a hook that only reads may call any function. The
     functions of the model and its hooks write to copies of your dicts and lists.
