@@ -110,10 +110,10 @@ class HeatmapTransformer(ImageTransformer):
     -----
     Every call of `fit`, `transform` and `fit_transform` copies the model and runs the copy, in evaluation mode. So
     several threads may use one model, and nothing writes to it. A fitted transformer follows the model: if its weights
-    are changed after `fit`, `transform` uses the new ones. To keep the old ones, deep-copy the transformer. In the copy,
-    compiled modules are replaced by their originals, and backward hooks are removed. Forward hooks run. A hook that
-    returns or writes a value is explained as part of the model, and a hook that only reads may call any function. The
-    functions of the model and its hooks write to copies of your dicts and lists.
+    are changed after `fit`, `transform` uses the new ones. To keep the old ones, deep-copy the transformer. In the
+    copy, compiled modules are replaced by their originals, and backward hooks are removed. Forward hooks run. A hook
+    that returns or writes a value is explained as part of the model, and a hook that only reads may call any function.
+    The functions of the model and its hooks write to copies of your dicts and lists.
 
     References
     ----------
