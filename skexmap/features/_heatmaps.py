@@ -65,7 +65,8 @@ class HeatmapTransformer(ImageTransformer):
     memory : str, joblib.Memory or None, default=None
         Caches the maps and embedding of each image, keyed by weights, settings and pixels.
     batch_size : int, default=64
-        Images per pass; only one batch of full-size maps is in memory.
+        Images per pass; only one batch of full-size maps is in memory. `fit` shows the model up to 8 images together,
+        whatever the batch size.
     device : str, default="auto"
         Where to compute; "auto" selects a GPU if there is one.
     num_workers : int, default=0
