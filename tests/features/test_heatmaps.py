@@ -403,6 +403,7 @@ def test_a_temperature_is_found_whatever_the_batch_size(images, batch_size):
         (np.eye(11, dtype=int), r"`y` has the shape \(11, 11\), but every image has one class"),
         (np.linspace(0, 1, 11), "continuous"),
         (np.r_[np.nan, np.zeros(10)], "NaN"),
+        (np.array(["a", None] * 5 + ["b"], dtype=object), "5 of 11 labels in y are missing"),
     ],
 )
 @pytest.mark.parametrize("make", [HeatmapTransformer, EmbeddingTransformer])
