@@ -87,7 +87,9 @@ def test_a_net_that_no_order_explains_is_noticed_and_so_are_images_without_negat
     X, _ = animals
     y = np.where(np.random.default_rng(0).random(90) < 0.95, "cat", "dog")
     transformer = HeatmapTransformer(Brightest(), return_embedding=True, classes=NAMES)
-    with pytest.warns(PredictionWarning, match="most frequent class alone .* Check that its weights") as record:
+    with pytest.warns(
+        PredictionWarning, match="most frequent class alone .* Check that its weights"
+    ) as record:
         transformer.fit_transform(X - np.float32(subtracted), y)
     (warning,) = record
     assert ("No pixel is negative" in str(warning.message)) == is_hinted
