@@ -45,7 +45,8 @@ class HeatmapTransformer(ImageTransformer):
         supports the explained class.
     size : int or None, default=28
         Side of the square maps, in pixels; None keeps the resolution. Maps are shrunk bilinearly, as published, but 1
-        averages all pixels. Smaller maps are not enlarged. Ignored if X does not contain images of shape (channels, height, width).
+        averages all pixels. Smaller maps are not enlarged. Ignored if X does not contain images of shape
+        (channels, height, width).
     normalize : {"max_abs"} or None, default="max_abs"
         Whether each map is divided by its largest absolute value. A map that is zero everywhere stays zero.
     return_embedding : bool, default=False
