@@ -7,7 +7,7 @@ from skexmap.cluster import EigengapSpectralClustering
 from skexmap.export import export_model
 from skexmap.features import EmbeddingTransformer, HeatmapTransformer
 from skexmap.groups import PseudoGroupLabeler
-from skexmap.retraining import DFRClassifier, DFRClassifierCV, JTTClassifier
+from skexmap.retraining import DFRClassifier, DFRClassifierCV, JTTReweighter
 
 __version__ = "0.1.0"
 
@@ -18,7 +18,7 @@ __all__ = [
     "EmbeddingTransformer",
     "ExMapClassifier",
     "HeatmapTransformer",
-    "JTTClassifier",
+    "JTTReweighter",
     "PseudoGroupLabeler",
     "export_model",
     "make_exmap_pipeline",

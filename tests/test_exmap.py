@@ -20,7 +20,7 @@ from skexmap import (
 )
 from skexmap._blocks import make_blocks
 from skexmap.metrics import group_report, make_worst_pseudo_group_scorer
-from skexmap.retraining import EIILLabeler, ERMClassifier, JTTClassifier
+from skexmap.retraining import EIILLabeler, ERMClassifier, JTTReweighter
 
 
 @pytest.fixture
@@ -233,7 +233,7 @@ class TestSteps:
         [
             (DFRClassifier(min_group_size=1, random_state=0), {"C": [1.0, 0.1]}),
             (
-                JTTClassifier(reference_estimator=ERMClassifier()),
+                JTTReweighter(reference_estimator=ERMClassifier()),
                 {"upweight": [1, 10], "reference_estimator__C": [1e-4, 1e-2]},
             ),
         ],

@@ -25,7 +25,7 @@ from skexmap.exceptions import (
     SkexmapWarning,
 )
 from skexmap.lrp import LRP
-from skexmap.retraining import JTTClassifier
+from skexmap.retraining import JTTReweighter
 
 Y = np.arange(80) // 2 % 2
 HALVES = np.arange(80) % 2
@@ -94,7 +94,7 @@ def resample():
 
 PIECES = np.repeat(1000.0 * np.arange(13), 10)[:, None] + np.random.default_rng(0).random((130, 2))
 LABELER = PseudoGroupLabeler(KMeans(8, n_init=1, random_state=0), merge_alpha=None)
-RIGHT, WRONG = (JTTClassifier(reference_estimator=Answers(answers)) for answers in (Y, 1 - Y))
+RIGHT, WRONG = (JTTReweighter(reference_estimator=Answers(answers)) for answers in (Y, 1 - Y))
 # Two classes, of which class 0 lies in cluster 0 but for a few rows in no cluster.
 ONE_CLASS = np.where(Y == 0, np.where(np.arange(80) < 16, -1, 0), HALVES)
 

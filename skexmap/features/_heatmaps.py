@@ -44,8 +44,9 @@ class HeatmapTransformer(ImageTransformer):
         before the maps are shrunk. ``"signed"`` (as published) keeps the sign, which is positive where the image
         supports the explained class.
     size : int or None, default=28
-        Side of the square maps, in pixels; None keeps the resolution. Maps are shrunk bilinearly, as published; smaller
-        ones are not enlarged. Ignored if X does not contain images of shape (channels, height, width).
+        Side of the square maps, in pixels; None keeps the resolution. Maps are shrunk bilinearly, as published, but 1
+        averages all pixels. Smaller maps are not enlarged. Ignored if X does not contain images of shape
+        (channels, height, width).
     normalize : {"max_abs"} or None, default="max_abs"
         Whether each map is divided by its largest absolute value. A map that is zero everywhere stays zero.
     return_embedding : bool, default=False
@@ -320,6 +321,9 @@ def resize(maps, size):
     """Shrink maps of shape (n, channels, height, width) to (n, channels, size, size); smaller ones are unchanged."""
     if max(maps.shape[-2:]) <= size:
         return maps
+    if size == 1:
+        # Bilinear interpolation would read four pixels of the whole map.
+        return maps.mean((-2, -1), keepdim=True)
     return F.interpolate(maps, (size, size), mode="bilinear", align_corners=False)
 
 

@@ -80,7 +80,7 @@ class ERMClassifier(LinearHead):
         """Return a fitted classifier with the weights of a net's last dense layer.
 
         It predicts what the net predicts from its embeddings. Wrapped in `sklearn.frozen.FrozenEstimator`, the deployed
-        net can be the `reference_estimator` of `JTTClassifier`, `AFRClassifier` and `EIILLabeler`.
+        net can be the `reference_estimator` of `JTTReweighter`, `AFRClassifier` and `EIILLabeler`.
 
         Parameters
         ----------

@@ -23,7 +23,7 @@ def _estimator_has(method):
     return check
 
 
-class JTTClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
+class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     r"""Just train twice (JTT): upweight the samples that a first model gets wrong, and train again.
 
     Stage one fits a reference model and collects its errors on the training samples themselves,
@@ -89,9 +89,9 @@ class JTTClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     --------
     >>> import numpy as np
     >>> from skexmap.datasets import make_shortcut_features
-    >>> from skexmap.retraining import ERMClassifier, JTTClassifier
+    >>> from skexmap.retraining import ERMClassifier, JTTReweighter
     >>> X, y, shortcut = make_shortcut_features(n_features=4, agreement=0.95, noise=0.5, random_state=0)
-    >>> jtt = JTTClassifier(reference_estimator=ERMClassifier(C=1e-3)).fit(X, y)
+    >>> jtt = JTTReweighter(reference_estimator=ERMClassifier(C=1e-3)).fit(X, y)
     >>> float(np.mean(shortcut[jtt.error_set_] != y[jtt.error_set_]))
     1.0
     """

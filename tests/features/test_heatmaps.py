@@ -573,3 +573,9 @@ def test_transform_before_fit_is_refused(images):
 
     with pytest.raises(NotFittedError):
         HeatmapTransformer(SmallNet()).transform(images)
+
+
+def test_maps_of_one_pixel_are_the_mean_of_all_pixels(images):
+    full = maps_of(SmallNet(), images, size=None, normalize=None).reshape(11, 3, -1)
+    one = maps_of(SmallNet(), images, size=1, normalize=None)
+    np.testing.assert_allclose(one, full.mean(2), rtol=1e-4, atol=1e-7)
