@@ -57,7 +57,9 @@ def check_labels(y, n_samples):
         raise ValueError(f"y has {len(y)} entries for {n_samples} samples. Pass one label per sample.")
     missing = sum(label is None or label != label for label in y.tolist())
     if missing:
-        raise ValueError(f"{missing} of {n_samples} labels in y are missing. Remove these samples from X and y.")
+        raise ValueError(
+            f"{missing} of {n_samples} labels in y are missing. Remove these samples from X and y."
+        )
     check_classification_targets(y)
     return y
 
