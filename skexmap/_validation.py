@@ -21,7 +21,7 @@ __all__ = [
     "_check_feature_names_in",
     "_fit_context",
     "check_group_labels",
-    "check_labels",
+    "check_one_label_each",
     "codes_of_known_classes",
     "l1_logistic_regression",
     "output_container",
@@ -45,7 +45,7 @@ def warn(message, category):
     warnings.warn(message, category, stacklevel=level)
 
 
-def check_labels(y, n_samples):
+def check_one_label_each(y, n_samples):
     """Return y as a one-dimensional array; raise unless it holds one class per sample."""
     remedy = "If an image can have several labels, fit one classifier for each column."
     refuse_columns("y", y, "class", remedy)

@@ -8,7 +8,7 @@ from tqdm.auto import tqdm
 
 from skexmap._blocks import PREDICTED, block_columns, blocks_to_columns, without_block
 from skexmap._torch import FrozenModelMixin, Replica, pick_device
-from skexmap._validation import _check_feature_names_in, _fit_context, check_labels, output_container
+from skexmap._validation import _check_feature_names_in, _fit_context, check_one_label_each, output_container
 from skexmap.features._capture import refuse_features_as_logits
 from skexmap.features._loading import (
     check_finite,
@@ -136,7 +136,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         X = self._check_images(X, reset=True)
         if y is not None:
             check_consistent_length(X, y)
-            y = check_labels(y, len(X))
+            y = check_one_label_each(y, len(X))
         check_readable(X, self.load)
         n_read = max(self.batch_size, N_TRIAL_IMAGES)
         rows, images = next(image_batches(X, self.load, n_read, num_workers=0))

@@ -8,7 +8,7 @@ from sklearn.utils.validation import check_array, validate_data
 
 from skexmap._blocks import CLUSTER, EMBEDDING, HEATMAP, block_names, get_block, has_blocks
 from skexmap._group_labels import NO_GROUP, class_by_cluster, cluster_of_class
-from skexmap._validation import check_group_labels, check_labels, refuse_columns
+from skexmap._validation import check_group_labels, check_one_label_each, refuse_columns
 from skexmap.groups._diagnosis import warn_of_undivided_classes
 
 FLOATS = (np.float64, np.float32)
@@ -63,7 +63,7 @@ def check_classes(estimator, y, n_samples):
     name = type(estimator).__name__
     if y is None:
         raise ValueError(f"{name} requires y to be passed, but the target y is None.")
-    y = check_labels(y, n_samples)
+    y = check_one_label_each(y, n_samples)
     classes, class_codes = np.unique(y, return_inverse=True)
     if len(classes) < 2:
         only = classes.tolist()[0]
