@@ -280,6 +280,18 @@ def samples_of(seed):
     add("tile", image, input=X, dims=(1, 2, 1, 1))
     for index in ((slice(None), 1), (Ellipsis, slice(0, None, 2)), (slice(None), [1, 0]), (image > 0,)):
         add("__getitem__", image, input=X, index=index)
+
+    def written(function, x, index, values):
+        output = x.clone()
+        output[index] = values
+        return output
+
+    for values in (2.0, draw(n, h + 3, w + 3)):
+        add("__setitem__", image, written, gate="kept", input=X, index=(slice(None), 1), value=values)
+    part = FromImage(lambda x: x[:, 0] * 0.75)
+    add("__setitem__", image, written, gate="kept", input=X, index=(slice(None), 1), value=part)
+    add("__setitem__", image, written, gate="kept", input=X, index=image > 0, value=0.5)
+    add("__setitem__", image, written, gate="kept", input=draw(*image.shape), index=Ellipsis, value=X)
     add("narrow", image, input=X, dim=1, start=1, length=2)
     add("select", image, input=X, dim=1, index=-1)
     add("index_select", image, input=X, dim=1, index=torch.tensor([1, 0, 1]))
