@@ -367,7 +367,12 @@ def samples_of(seed):
 
     for options in ({}, {"value": 0.5}):
         for name, path, other in (("addcmul", add_product, Z), ("addcdiv", add_quotient, POSITIVE_Y)):
-            for first, left, right in ((X, Y, other), (numbers, X, other), (X, numbers, numbers), (X, Y, numbers)):
+            for first, left, right in (
+                (X, Y, other),
+                (numbers, X, other),
+                (X, numbers, numbers),
+                (X, Y, numbers),
+            ):
                 add(name, image, path, input=first, tensor1=left, tensor2=right, options=options)
 
     def gated_linear_unit(function, x, dim):
