@@ -17,12 +17,12 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from skexmap import DFRClassifierCV, ExMapClassifier, HeatmapTransformer, PseudoGroupLabeler, export_model
 from skexmap.datasets import make_colored_digits
 from skexmap.metrics import group_report, make_worst_pseudo_group_scorer
-from skexmap.retraining import GroupDROClassifier, JTTReweighter
+from skexmap.retraining import GroupDROClassifier, JTTClassifier
 
 OUTPUT = Path("demo_output")
 STRATEGIES = {
     "DFR": DFRClassifierCV(random_state=0),
-    "JTT": JTTReweighter(),
+    "JTT": JTTClassifier(),
     "Group-DRO": GroupDROClassifier(random_state=0),
 }
 

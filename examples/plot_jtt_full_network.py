@@ -2,7 +2,7 @@
 Just train twice, the whole network, chosen without group labels
 ================================================================
 
-:class:`~skexmap.retraining.JTTReweighter` trains a network twice: the errors of a first, short training are repeated in
+:class:`~skexmap.retraining.JTTClassifier` trains a network twice: the errors of a first, short training are repeated in
 the second. How short, and how often repeated, decides everything; the original chooses both by the accuracy of the
 worst *true* group of a validation split. Here the pseudo-groups that ExMap finds in that split take their place: true
 groups appear in the printed report alone.
@@ -27,7 +27,7 @@ from skorch import NeuralNetClassifier
 from skexmap import HeatmapTransformer, PseudoGroupLabeler
 from skexmap.datasets import make_colored_digits
 from skexmap.metrics import group_report, worst_group_accuracy
-from skexmap.retraining import JTTReweighter
+from skexmap.retraining import JTTClassifier
 
 start = time.perf_counter()
 
@@ -90,7 +90,7 @@ images = np.concatenate([train.data, validation.data])
 y = np.concatenate([train.target, validation.target])
 only_validation = np.r_[np.full(len(train.target), -1), np.zeros(len(validation.target), dtype=int)]
 groups = np.r_[np.full(len(train.target), -1), pseudo_groups]
-jtt = JTTReweighter(network, reference_estimator=network)
+jtt = JTTClassifier(network, reference_estimator=network)
 grid = {"reference_estimator__max_epochs": [3, 10], "upweight": [5, 20, 50]}
 with sklearn.config_context(enable_metadata_routing=True):
     search = GridSearchCV(

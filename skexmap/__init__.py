@@ -1,11 +1,13 @@
 """Find and repair the shortcuts of trained image classifiers without group labels."""
 
+import importlib
+
 from skexmap._exmap import ExMapClassifier, make_exmap_pipeline
 from skexmap.cluster import EigengapSpectralClustering
 from skexmap.export import export_model
 from skexmap.features import EmbeddingTransformer, HeatmapTransformer
 from skexmap.groups import PseudoGroupLabeler
-from skexmap.retraining import DFRClassifier, DFRClassifierCV, JTTReweighter
+from skexmap.retraining import DFRClassifier, DFRClassifierCV, JTTClassifier
 
 __version__ = "0.1.0"
 
@@ -16,8 +18,15 @@ __all__ = [
     "EmbeddingTransformer",
     "ExMapClassifier",
     "HeatmapTransformer",
-    "JTTReweighter",
+    "JTTClassifier",
     "PseudoGroupLabeler",
     "export_model",
     "make_exmap_pipeline",
 ]
+
+
+def __getattr__(name):
+    # Only those who draw wait for the import of the displays.
+    if name == "display":
+        return importlib.import_module("skexmap.display")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,7 +20,7 @@ from skexmap import (
 )
 from skexmap._blocks import make_blocks
 from skexmap.metrics import group_report, make_worst_pseudo_group_scorer
-from skexmap.retraining import EIILLabeler, ERMClassifier, JTTReweighter
+from skexmap.retraining import EIILLabeler, ERMClassifier, JTTClassifier
 
 
 @pytest.fixture
@@ -233,7 +233,7 @@ class TestSteps:
         [
             (DFRClassifier(min_group_size=1, random_state=0), {"C": [1.0, 0.1]}),
             (
-                JTTReweighter(reference_estimator=ERMClassifier()),
+                JTTClassifier(reference_estimator=ERMClassifier()),
                 {"upweight": [1, 10], "reference_estimator__C": [1e-4, 1e-2]},
             ),
         ],
@@ -255,7 +255,7 @@ class TestSteps:
     )
     def test_a_strategy_that_reads_no_blocks_is_named_with_one_that_does(self, exmap, images, given, what):
         exmap.set_params(strategy=LogisticRegression())
-        message = f"strategy LogisticRegression .* given (the )?{what}.* ERMClassifier is"
+        message = f"strategy LogisticRegression .* must accept (the )?{what}.* ERMClassifier is"
         with pytest.raises(TypeError, match=message):
             exmap.fit(*images, group_labels=given)
 

@@ -25,7 +25,7 @@ from skexmap.exceptions import (
     SkexmapWarning,
 )
 from skexmap.lrp import LRP
-from skexmap.retraining import JTTReweighter
+from skexmap.retraining import JTTClassifier
 
 Y = np.arange(80) // 2 % 2
 HALVES = np.arange(80) % 2
@@ -42,7 +42,7 @@ def blind_net(net):
 
 
 class Answers(ClassifierMixin, BaseEstimator):
-    """A classifier that gives the answers it was told."""
+    """A classifier that returns given answers."""
 
     def __init__(self, answers=None):
         self.answers = answers
@@ -94,7 +94,7 @@ def resample():
 
 PIECES = np.repeat(1000.0 * np.arange(13), 10)[:, None] + np.random.default_rng(0).random((130, 2))
 LABELER = PseudoGroupLabeler(KMeans(8, n_init=1, random_state=0), merge_alpha=None)
-RIGHT, WRONG = (JTTReweighter(reference_estimator=Answers(answers)) for answers in (Y, 1 - Y))
+RIGHT, WRONG = (JTTClassifier(reference_estimator=Answers(answers)) for answers in (Y, 1 - Y))
 # Two classes, of which class 0 lies in cluster 0 but for a few rows in no cluster.
 ONE_CLASS = np.where(Y == 0, np.where(np.arange(80) < 16, -1, 0), HALVES)
 
@@ -102,7 +102,7 @@ ONE_CLASS = np.where(Y == 0, np.where(np.arange(80) < 16, -1, 0), HALVES)
 @pytest.mark.parametrize(
     "category, words, act, args",
     [
-        (ClusteringWarning, "^All samples lie in one cluster.*Ask for more", retrain_on, (0 * Y,)),
+        (ClusteringWarning, "^All samples lie in one cluster.*Use more", retrain_on, (0 * Y,)),
         (ClusteringWarning, "^Each of 2 classes lies in one cluster", retrain_on, (Y,)),
         (ClusteringWarning, r"^1 of 2 classes \(\[0\]\) lie in one cluster.*more", retrain_on, (ONE_CLASS,)),
         (

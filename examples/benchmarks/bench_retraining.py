@@ -35,7 +35,7 @@ from skexmap.retraining import (
     EIILLabeler,
     ERMClassifier,
     GroupDROClassifier,
-    JTTReweighter,
+    JTTClassifier,
     LfFClassifier,
 )
 
@@ -67,7 +67,7 @@ def fit_strategies(seed, blocks, y, pseudo_groups, true_groups, source, net_head
     yield "`DFRClassifierCV()`, classes as groups", shown, fit(DFRClassifierCV())
     yield "`CVaRDROClassifier()`", shown, fit(CVaRDROClassifier())
     yield "`LfFClassifier()`", shown, fit(LfFClassifier())
-    yield "`JTTReweighter()`, net identifies", shown, fit(JTTReweighter(reference_estimator=frozen))
+    yield "`JTTClassifier()`, net identifies", shown, fit(JTTClassifier(reference_estimator=frozen))
     yield "`AFRClassifier()`, net as reference", shown, fit(AFRClassifier(reference_estimator=frozen))
     environments = EIILLabeler(frozen).fit_predict(embedding, y)
     yield "`EIILLabeler(net)`, then `DFRClassifierCV()`", shown, fit(DFRClassifierCV(), environments)
@@ -80,8 +80,8 @@ def fit_strategies(seed, blocks, y, pseudo_groups, true_groups, source, net_head
 
     shown = "pseudo-groups"
     strengths = {"upweight": [5, 20], "reference_estimator__C": [1e-5, 1e-4]}
-    jtt = JTTReweighter(reference_estimator=ERMClassifier())
-    yield "`JTTReweighter`, upweight and strength chosen", shown, chosen(jtt, strengths)
+    jtt = JTTClassifier(reference_estimator=ERMClassifier())
+    yield "`JTTClassifier`, upweight and strength chosen", shown, chosen(jtt, strengths)
     afr = AFRClassifier(reference_estimator=frozen)
     yield (
         "`AFRClassifier(net)`, gamma and l2 chosen",

@@ -8,7 +8,7 @@ from skexmap.retraining._divdis import DivDisClassifier
 from skexmap.retraining._eiil import EIILLabeler
 from skexmap.retraining._erm import ERMClassifier
 from skexmap.retraining._group_dro import GroupDROClassifier, GroupDROLoss
-from skexmap.retraining._jtt import JTTReweighter
+from skexmap.retraining._jtt import JTTClassifier
 from skexmap.retraining._lff import LfFClassifier
 
 __all__ = [
@@ -22,6 +22,6 @@ __all__ = [
     "ERMClassifier",
     "GroupDROClassifier",
     "GroupDROLoss",
-    "JTTReweighter",
+    "JTTClassifier",
     "LfFClassifier",
 ]

@@ -120,7 +120,7 @@ def test_the_exported_module_decides_as_the_strategy(classifier, n_logits):
 
 @each_classifier
 def test_a_fit_that_predicts_one_class_says_so_once_and_what_to_do(classifier):
-    name = "second model ERMClassifier" if isinstance(classifier, retraining.JTTReweighter) else None
+    name = "second model ERMClassifier" if isinstance(classifier, retraining.JTTClassifier) else None
     X, y = np.full((60, 3), 0.5), np.array(["cat", "dog"])[np.arange(60) // 40]
     with pytest.warns(PredictionWarning) as caught:
         fitted = seeded(classifier).fit(X, y)

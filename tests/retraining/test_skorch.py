@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from skexmap.retraining import GroupDROLoss, JTTReweighter
+from skexmap.retraining import GroupDROLoss, JTTClassifier
 
 skorch = pytest.importorskip("skorch")
 
@@ -43,7 +43,7 @@ def accuracy_against(model):
 def test_a_whole_network_is_trained_twice():
     images, y, _ = shortcut_images()
     erm = classifier().fit(images, y)
-    jtt = JTTReweighter(classifier(), reference_estimator=classifier(max_epochs=2, lr=0.02)).fit(images, y)
+    jtt = JTTClassifier(classifier(), reference_estimator=classifier(max_epochs=2, lr=0.02)).fit(images, y)
     assert len(jtt.error_set_) > 0
     assert accuracy_against(jtt) > accuracy_against(erm) + 0.05
 

@@ -6,7 +6,7 @@ from paper import base_model, methods
 from skorch import NeuralNetClassifier
 from skorch.callbacks import LRScheduler
 
-from skexmap.retraining import JTTReweighter
+from skexmap.retraining import JTTClassifier
 
 # Errors of the first net weigh so much in training the second.
 UPWEIGHTS = (5, 20)
@@ -45,7 +45,7 @@ def jtt(setting, v, seed, recipe, score):
     n_batches = -(-len(y) // 128)
     models, scores = {}, {}
     for upweight in UPWEIGHTS:
-        model = JTTReweighter(
+        model = JTTClassifier(
             network(seed, n_epochs, learning_rate, n_batches),
             reference_estimator=network(seed, 1, learning_rate, n_batches),
             upweight=upweight,

@@ -22,7 +22,7 @@ from skexmap.retraining import (
     EIILLabeler,
     ERMClassifier,
     GroupDROClassifier,
-    JTTReweighter,
+    JTTClassifier,
     LfFClassifier,
 )
 
@@ -103,7 +103,7 @@ def jtt_candidates(v):
     """JTT on the last layer; the errors are those of the net itself or of a strongly penalized refit."""
     identify = {"the net": FrozenEstimator(v.head), "C=1e-4": ERMClassifier(C=1e-4)}
     return {
-        f"{name} identifies, upweight={weight}": JTTReweighter(reference_estimator=model, upweight=weight)
+        f"{name} identifies, upweight={weight}": JTTClassifier(reference_estimator=model, upweight=weight)
         for name, model in identify.items()
         for weight in (5, 20, 100)
     }
