@@ -16,15 +16,25 @@ _STATES = WeakTensorKeyDictionary()
 def pick_device(device):
     """Return the torch device of a `device` argument; "auto" selects a GPU if there is one, else the CPU."""
     if device != "auto":
+        try:
+            chosen = torch.empty(0, device=device).device
+        # Without a GPU, torch raises an AssertionError or a RuntimeError.
+        except (AssertionError, NotImplementedError, RuntimeError) as error:
+            raise ValueError(
+                f'device={str(device)!r} cannot be used here: {str(error).splitlines()[0]}. Pass "auto", "cpu", or '
+                'the name of a device that torch has, such as "cuda" or "mps".'
+            ) from error
+        if chosen.type == "meta":
+            raise ValueError("device='meta' holds no values: nothing can be computed there. Pass \"auto\".")
         return torch.device(device)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Replica:
-    """A copy of a user's model in evaluation mode that runs in its place, with its own tensors in channels-last format.
+    """A copy of a user's model that runs in its place, in evaluation mode and channels-last format.
 
-    Nothing that happens to it, even an exception or Ctrl-C, can change the user's module. Every call of `fit` or
-    `transform` makes its own and drops it at the end: it is always the model as it is, and no other thread runs it.
+    Nothing that happens to the copy, even an exception or Ctrl-C, can change the user's module. Every call of `fit` or
+    `transform` makes a new copy and drops it at the end. So it is always up to date, and no other thread runs it.
 
     Attributes
     ----------
@@ -34,7 +44,7 @@ class Replica:
         Floating type of its weights.
     device : torch.device
     engine : RelevanceEngine or None
-        What explains the module; set by those who need it.
+        Engine that explains the module; set by callers that need it.
     """
 
     # A copy made in a caller's inference mode could not take part in a backward pass.
@@ -45,6 +55,12 @@ class Replica:
             raise TypeError(
                 f"{which} is scripted or traced: what it computes cannot be followed. Pass the original Python module."
             )
+        n_without = sum(values.is_meta for values in _tensors_of(model))
+        if n_without:
+            raise ValueError(
+                f"{n_without} tensors of the model ({type(model).__name__}) are on the device 'meta', so they have no "
+                "values. Make the model on the CPU, or call `model.to_empty(device='cpu')`, and load its weights."
+            )
         self.device = device
         try:
             self.module, memo = copy_of_model(model, lambda values: _copy_tensor(values, device, dtype))
@@ -52,8 +68,8 @@ class Replica:
                 _detach_from_user(part, memo)
         except Exception as error:
             raise TypeError(
-                f"The model ({type(model).__name__}) cannot be copied ({error}). Attributions run on a copy, so that "
-                "yours stays as it is: remove what cannot be copied from its attributes, or give it a `__deepcopy__`."
+                f"The model ({type(model).__name__}) cannot be copied ({error}). Attributions run on a copy, so "
+                "that yours is not changed. Remove the attribute that cannot be copied, or give it a `__deepcopy__`."
             ) from error
         self.module.eval().requires_grad_(False)
         self.dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), None)
@@ -174,8 +190,8 @@ class _ForwardHook:
             if result is None and not any(
                 isinstance(value, torch.Tensor) and value._version for value in tree_leaves(shown)
             ):
-                # The model may use what the hook keeps, so show it the tensors themselves. It may fail on these, which
-                # require gradients; then it has kept what it made of the others.
+                # The model may use what the hook stores, so call the hook with the original tensors too. It may fail
+                # on these, because they require gradients. Then it has stored its result for the clones.
                 with contextlib.suppress(RuntimeError):
                     self.hook(module, *args)
                 return None

@@ -11,7 +11,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_params
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.fixes import parse_version
-from sklearn.utils.validation import _check_feature_names_in, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_feature_names_in, check_array, column_or_1d
 
 __all__ = [
     "HasMethods",
@@ -21,11 +22,13 @@ __all__ = [
     "_fit_context",
     "check_group_labels",
     "check_labels",
+    "check_one_label_each",
     "codes_of_known_classes",
     "in_a_group",
     "l1_logistic_regression",
     "output_container",
     "parameters_named",
+    "refuse_columns",
     "seed_parts",
     "validate_params",
     "warn",
@@ -56,9 +59,33 @@ def in_a_group(group_labels):
 def check_labels(labels, *, name="y", warn=True):
     """Return labels as a 1-dimensional array; raise if some are missing, or if they mix text and numbers."""
     array = column_or_1d(labels, warn=warn)
-    _refuse_missing(array, name, "Give every sample a label.")
+    _refuse_missing(array, f"labels in {name}", "Give every sample a label, or remove it.")
     _refuse_mixed(labels, array, np.ones(len(array), dtype=bool), name)
     return array
+
+
+def check_one_label_each(y, n_samples):
+    """Return y as a one-dimensional array; raise unless it holds one class per sample."""
+    remedy = "If an image can have several labels, fit one classifier for each column."
+    refuse_columns("y", y, "class", remedy)
+    y = check_labels(y)
+    if y.dtype.kind in "fc":
+        # Check for NaN and infinity, which strings and integers cannot hold.
+        check_array(y, ensure_2d=False, input_name="y")
+    if len(y) != n_samples:
+        raise ValueError(f"y has {len(y)} entries for {n_samples} samples. Pass one label per sample.")
+    check_classification_targets(y)
+    return y
+
+
+def refuse_columns(name, values, what, remedy):
+    """Raise ValueError if values have several columns."""
+    shape = np.asarray(values).shape
+    if len(shape) > 1 and shape[1:] != (1,):
+        raise ValueError(
+            f"`{name}` has the shape {shape}, but every image has one {what}. If the rows are one-hot, pass "
+            f"`{name}.argmax(axis=1)`. {remedy}"
+        )
 
 
 def check_group_labels(group_labels, n_samples, *, name="group_labels"):
@@ -74,15 +101,15 @@ def check_group_labels(group_labels, n_samples, *, name="group_labels"):
         raise ValueError(
             f"`{name}` has {len(array)} entries for {n_samples} samples. Pass one group label per sample."
         )
-    _refuse_missing(array, name, "Give every sample a label, or -1 for 'belongs to no group'.")
+    _refuse_missing(array, f"`{name}`", "Give every sample a label, or -1 for 'belongs to no group'.")
     _refuse_mixed(group_labels, array, in_a_group(array), name)
     return array
 
 
-def _refuse_missing(array, name, remedy):
+def _refuse_missing(array, what, remedy):
     missing = sum(map(_is_missing, array.tolist())) if array.dtype.kind in "fOM" else 0
     if missing:
-        raise ValueError(f"{missing} of {len(array)} `{name}` are missing (None, NaN or NA). {remedy}")
+        raise ValueError(f"{missing} of {len(array)} {what} are missing (None, NaN or NA). {remedy}")
 
 
 def _is_missing(label):

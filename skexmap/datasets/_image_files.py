@@ -46,6 +46,7 @@ def load_waterbirds(root, foreground_only=False):
         ``target``, ``attributes``, ``group_labels`` : ndarray of shape (n_samples,), int64
             Class, spurious attribute, and group ``n_attributes * target + attribute``.
         ``target_names``, ``attribute_names``, ``group_names`` : list of str
+            Names of the classes, attributes and groups.
         ``transform`` : ImageNetTransform
             Turns a path into the array that the published models expect. Pass it as `load`:
             ``HeatmapTransformer(net, load=dataset.test.transform)``.
@@ -227,7 +228,7 @@ def load_image_folder(
         the column ``split`` then holds these names.
     root : path-like or None, default=None
         Folder that the paths are relative to, and that must contain them. If None, it is the folder of the CSV file;
-        paths in a data frame may then lead anywhere.
+        paths in a data frame may then point to any folder.
     path_column, target_column : str, default="path" and "target"
         Columns with the path and the class of each image.
     attribute_column : str or None, default=None

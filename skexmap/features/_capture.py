@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from skexmap.lrp._logits import check_finite, find_logits, first_tensor
+from skexmap.lrp._logits import check_finite, find_logits, first_tensor, first_was_taken
 
 DENSE = {"linear", "matmul", "__matmul__", "mm", "conv2d"}
 # A model's last layers are among the last dense layers that run. Older calls are dropped, to free their tensors.
@@ -86,8 +86,28 @@ def capture_embedding(module, images, head):
     """Return the logits and the embedding, by a head that was found in `fit`."""
     logits, embedding, found = find_head(module, images, head)
     if found is None:
-        raise no_head(module)
+        raise no_head(module, images)
     return logits, embedding
+
+
+def refuse_features_as_logits(module, images):
+    """Raise ValueError if a model returns, in a tuple, the input of its last dense layer before the output of it."""
+    with torch.no_grad(), _DenseCalls() as seen:
+        output = module(images)
+    first, *others = [values for values in output if isinstance(values, torch.Tensor)]
+    for func, args, kwargs in seen.calls:
+        x = args[0] if args else kwargs["input"]
+        if x.shape != first.shape or x.data_ptr() != first.data_ptr():
+            continue
+        computed = func(*args, **kwargs)
+        # A layer that keeps the number of values may correct logits.
+        if computed.shape != first.shape and any(
+            values.shape == computed.shape and torch.equal(values, computed) for values in others
+        ):
+            raise ValueError(
+                f"The first tensor that the model returns, of shape {tuple(first.shape)}, is the input of the dense "
+                f"layer that computes another one: it is features, not logits. {first_was_taken(output)}"
+            )
 
 
 def _readings(func, args, kwargs, shape):
@@ -97,7 +117,7 @@ def _readings(func, args, kwargs, shape):
     n, n_logits = shape
     if len(x) != n or n_logits not in weight.shape[:2] or weight.ndim != (4 if x.ndim == 4 else 2):
         return
-    # Compute the output again: the model may have written to it since.
+    # Compute the output again, because the model may have written to it since.
     output = func(*args, **kwargs)
     if func.__name__ == "conv2d":
         if weight.shape[2:] != (1, 1) or weight.shape[1] != x.shape[1] or x.shape[2:] != output.shape[2:]:
@@ -123,7 +143,7 @@ def _line(outputs, logits):
     scale = (deviations * logits).sum(0) / (deviations**2).sum(0)
     shift = logits.mean(0) - scale * outputs.mean(0)
     distance = np.abs(scale * outputs + shift - logits).max(0)
-    # A curve looks like a line where the images differ little.
+    # A curve looks like a line if the images differ little.
     is_line = (distance <= MAX_DISTANCE * logits.std(0) + 1e-6 * np.abs(logits).max(0)).all()
     return (scale, shift) if is_line else (np.nan, np.nan)
 
@@ -140,16 +160,22 @@ def _joined(inputs):
     return torch.cat(list(different.values()), 1)
 
 
-def no_head(module):
+def no_head(module, images):
     """Return the error for a model without a `Head`."""
+    with torch.no_grad():
+        reasons = [first_was_taken(module(images))]
+    if len(images) < MIN_IMAGES:
+        reasons.append(
+            f"These are too few images ({len(images)}) to see a scale or shift: that takes {MIN_IMAGES} that differ."
+        )
     layers = [
         name for name, part in module.named_modules() if isinstance(part, (torch.nn.Linear, torch.nn.Conv2d))
     ]
     before = f" that comes before its last layer, {layers[-1]!r}" if layers else ""
     return ValueError(
-        "The model's logits are not the output of a dense layer (scaled and shifted at most), so that there is no "
-        "input of it to take as the embedding. Use EmbeddingTransformer(model, layer=...) with the name of the module "
-        f"whose output is the embedding, for example one{before}."
+        "The model's logits are not the output of a dense layer (scaled and shifted at most), whose input would be "
+        "the embedding. Use EmbeddingTransformer(model, layer=...) with the name of the module "
+        f"whose output is the embedding, for example one{before}. {' '.join(reasons)}".rstrip()
     )
 
 

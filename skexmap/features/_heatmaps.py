@@ -44,8 +44,9 @@ class HeatmapTransformer(ImageTransformer):
         before the maps are shrunk. ``"signed"`` (as published) keeps the sign, which is positive where the image
         supports the explained class.
     size : int or None, default=28
-        Side of the square maps, in pixels; None keeps the resolution. Maps are shrunk bilinearly, as published; smaller
-        ones are not enlarged. Ignored if X does not contain images of shape (channels, height, width).
+        Side of the square maps, in pixels; None keeps the resolution. Maps are shrunk bilinearly, as published, but 1
+        averages all pixels. Smaller maps are not enlarged. Ignored if X does not contain images of shape
+        (channels, height, width).
     normalize : {"max_abs"} or None, default="max_abs"
         Whether each map is divided by its largest absolute value. A map that is zero everywhere stays zero.
     return_embedding : bool, default=False
@@ -56,15 +57,17 @@ class HeatmapTransformer(ImageTransformer):
         embedding then has half precision too, and the output is converted to float32. "float16" has a small range:
         `fit` raises an error if the maps of the first images differ from those in float32.
     classes : array-like of shape (n_logits,) or None, default=None
-        Class of each logit (two classes for one logit). If None, it is what a ``config.id2label`` of the model says, if
-        the labels are among its names. Else it is the sorted labels, if there are as many as logits.
-    load : callable or None, default=None
-        Function from an item of X to an image tensor of shape (channels, height, width). If None, X holds arrays, or
-        file paths, which are opened with `ImageLoader`. It must be picklable to be cached or sent to workers.
+        Class of each logit (two classes for one logit). If None, the names in ``config.id2label`` of the model, if the
+        labels are among them. Otherwise the sorted labels, if there are as many as logits.
+    load : callable, data set or None, default=None
+        How an item of X becomes an image. A function is called with the item, a transform of torchvision, timm or
+        transformers with the opened image, and a data set is indexed by the item. If None, X holds images, or file
+        paths, which are opened with `ImageLoader`. It must be picklable to be cached or sent to workers.
     memory : str, joblib.Memory or None, default=None
         Caches the maps and embedding of each image, keyed by weights, settings and pixels.
     batch_size : int, default=64
-        Images per pass; only one batch of full-size maps is in memory.
+        Images per pass; only one batch of full-size maps is in memory. `fit` shows the model up to 8 images together,
+        whatever the batch size.
     device : str, default="auto"
         Where to compute; "auto" selects a GPU if there is one.
     num_workers : int, default=0
@@ -76,7 +79,7 @@ class HeatmapTransformer(ImageTransformer):
     ----------
     classes_ : ndarray of shape (n_classes,)
         Class of each logit: `classes`, the names in the model's configuration, the sorted labels if there are as many
-        as logits (two for one logit), or else the indices of the logits.
+        as logits (two for one logit), or otherwise the indices of the logits.
     model_accuracy_ : float
         Accuracy of the frozen model on the images of `fit_transform`; absent after `fit`, or if a label in y is not in
         `classes_`.
@@ -96,6 +99,7 @@ class HeatmapTransformer(ImageTransformer):
     ------
     skexmap.lrp.UnsupportedOperationError
         In `fit`, if an operation of the model has no relevance rule; the message names the operation and its location.
+        Also if the logits of an image depend on the other images of its batch, or on chance.
     skexmap.exceptions.UnreadableImagesError
         If image files cannot be read. Its `indices` are the rows of all of them. Files are checked if X holds paths and
         `load` is None, an `ImageLoader` or an `ImageNetTransform`.
@@ -107,10 +111,11 @@ class HeatmapTransformer(ImageTransformer):
     Notes
     -----
     Every call of `fit`, `transform` and `fit_transform` copies the model and runs the copy, in evaluation mode. So
-    changes of the model always take effect, several threads may use one model, and nothing writes to it. In the copy,
-    compiled modules are replaced by their originals, and backward hooks are left out. Forward hooks run: one that
-    returns or writes a value takes part in what is explained, and one that only reads may do anything. The functions of
-    the model and its hooks write to copies of your dicts and lists.
+    several threads may use one model, and nothing writes to it. A fitted transformer follows the model: if its weights
+    are changed after `fit`, `transform` uses the new ones. To keep the old ones, deep-copy the transformer. In the
+    copy, compiled modules are replaced by their originals, and backward hooks are removed. Forward hooks run. A hook
+    that returns or writes a value is explained as part of the model, and a hook that only reads may call any function.
+    The functions of the model and its hooks write to copies of your dicts and lists.
 
     References
     ----------
@@ -201,12 +206,31 @@ class HeatmapTransformer(ImageTransformer):
         check_is_fitted(self)
         return self._transform(X, self._replica())
 
+    def set_params(self, **params):
+        """Set parameters, also those of the LRP that ``attribution="lrp"`` stands for.
+
+        Parameters
+        ----------
+        **params : dict
+            Values by name. A nested name, such as ``attribution__gamma``, replaces ``"lrp"`` by `LRP()`, and sets its
+            parameter.
+
+        Returns
+        -------
+        self : HeatmapTransformer
+        """
+        is_nested = any(name.startswith("attribution__") for name in params)
+        if is_nested and isinstance(params.get("attribution", self.attribution), str):
+            params["attribution"] = LRP()
+        return super().set_params(**params)
+
     def _returns_blocks(self):
         return self.return_embedding
 
-    def _learn(self, X, y, replica):
-        super()._learn(X, y, replica)
+    def _fit(self, X, y, replica):
+        y = super()._fit(X, y, replica)
         self.heatmap_shape_ = self._block_dtype[HEATMAP].shape
+        return y
 
     def _batch_function(self, replica):
         compute = super()._batch_function(replica)
@@ -225,14 +249,12 @@ class HeatmapTransformer(ImageTransformer):
             replica.engine = RelevanceEngine(replica.module, lrp.resolved())
         return replica
 
-    def _trial(self, images, replica):
-        """Raise if the model cannot be attributed correctly; return the blocks of a few images."""
-        if replica.engine is not None:
-            replica.engine.check(images)
+    def _first_blocks(self, images, replica):
+        """Return the blocks of a few images; raise if they lack an embedding or the range of their type."""
         _, _, self._head = find_head(replica.module, images)
         self.head_ = None if self._head is None else self._head.name
         if self.return_embedding and self._head is None:
-            raise no_head(replica.module)
+            raise no_head(replica.module, images)
         blocks = self._compute(images, replica)
         if images.dtype == torch.float16:
             self._check_range(images, blocks[HEATMAP])
@@ -299,6 +321,9 @@ def resize(maps, size):
     """Shrink maps of shape (n, channels, height, width) to (n, channels, size, size); smaller ones are unchanged."""
     if max(maps.shape[-2:]) <= size:
         return maps
+    if size == 1:
+        # Bilinear interpolation would read four pixels of the whole map.
+        return maps.mean((-2, -1), keepdim=True)
     return F.interpolate(maps, (size, size), mode="bilinear", align_corners=False)
 
 

@@ -22,7 +22,7 @@ from skexmap.datasets._tables import first_offenders
 from skexmap.datasets._transforms import mask_path
 from skexmap.exceptions import UnreadableImagesError
 
-# Where a row that is a dict has its image, as data sets and processors of Hugging Face have it.
+# Keys under which a dict may hold its image, as in data sets and processors of Hugging Face.
 IMAGE_KEYS = ("image", "img", "pixel_values")
 AN_IMAGE = (
     "an image: a tensor or array of shape (channels, height, width), a PIL image, a tuple with one of them first, or a "
@@ -30,7 +30,7 @@ AN_IMAGE = (
 )
 # Libraries whose callable objects take an opened image, never a path.
 LIBRARIES_OF_TRANSFORMS = ("torchvision", "timm", "transformers")
-# The value that stands for 1.
+# The value that is scaled to 1.
 FULL_SCALES = {torch.uint8: 255, torch.uint16: 65535}
 
 
@@ -75,7 +75,7 @@ class ImageLoader:
 
 
 class Images(Dataset):
-    """The images of X, whatever X is: how many there are, and batches of them by rows."""
+    """A data set of the images of X, for any supported X, which is indexed by batches of rows."""
 
     def __init__(self, X, load):
         self.X = X.to_numpy() if hasattr(X, "to_numpy") else X
@@ -91,7 +91,7 @@ class Images(Dataset):
         if not self.are_read:
             # Copy one batch at a time, because X may be a memory map or read-only.
             return rows, scaled(as_tensor(self.X[rows[0] : rows[-1] + 1]))
-        images = [self._read(row) for row in rows]
+        images = [self._load_row(row) for row in rows]
         shapes = {tuple(image.shape) for image in images}
         if len(shapes) > 1:
             odd = next(row for row, image in zip(rows, images, strict=True) if image.shape != images[0].shape)
@@ -101,7 +101,7 @@ class Images(Dataset):
             )
         return rows, scaled(torch.stack(images))
 
-    def _read(self, row):
+    def _load_row(self, row):
         item, shown = None, f"X[{row}]"
         try:
             item = self.X[row]
@@ -115,7 +115,7 @@ class Images(Dataset):
                 f"Could not load image {row}: {error} Repair it, or take it out of X and y; "
                 "`skexmap.datasets.readable_images` finds all damaged files of a list of paths."
             ) from error
-        # X and `load` may raise any exception. The row is known only here.
+        # X and `load` may raise any exception. Only this place can name the row.
         except Exception as error:
             advice = f"Items of X must be paths or {AN_IMAGE}."
             if self.given is not None:
@@ -128,7 +128,7 @@ class Images(Dataset):
 
 
 def loader_of(load):
-    """Return the function that `load` stands for: by default it opens files, and a transform gets the opened image."""
+    """Return a function for `load`: by default it opens files, and a transform gets the opened image."""
     if load is None:
         return ImageLoader()
     if not callable(load):
@@ -139,7 +139,7 @@ def loader_of(load):
 
 
 def _row_of(dataset, key):
-    # NumPy's integers are not keys of every data set.
+    # Some data sets do not accept NumPy integers as keys.
     return dataset[key.item() if isinstance(key, np.generic) else key]
 
 
@@ -158,7 +158,13 @@ def image_in(item):
         )
         return found[0] if is_batch and getattr(found[0], "ndim", 0) == 3 else found
     is_pair = isinstance(item, tuple | list) and len(item) > 0 and is_image(item[0])
-    # A list of texts may be numbers of a table.
+    if isinstance(item, tuple | list) and not is_pair and any(is_image(value) for value in item):
+        kinds = ", ".join(text_of(value) for value in item)
+        raise TypeError(
+            f"The items are tuples ({kinds}) in which the image is not first. Pass the images alone, for example "
+            "[image for label, image in pairs], and the labels as y"
+        )
+    # A list of strings may be a row of a table.
     return item[0] if is_pair and not (isinstance(item, list) and isinstance(item[0], PATH_TYPES)) else item
 
 
@@ -173,7 +179,7 @@ def is_picture(item):
 
 
 def text_of(item):
-    """Return what an error message calls an item: its value, or the type and shape of a large one."""
+    """Describe an item in an error message: by its value, or by its type and shape if it is large."""
     if isinstance(item, PATH_TYPES):
         return repr(path_text(item))
     if item is None or isinstance(item, Number | np.generic):
@@ -189,14 +195,14 @@ def as_tensor(image):
     if is_picture(image):
         return torch.from_numpy(pixels_of(standard_mode(image)))
     if isinstance(image, torch.Tensor):
-        return image
+        return image.detach()
     image = np.asarray(image)
-    # Copy, because it may be read-only; torch has no other order of bytes.
+    # Copy, because the array may be read-only. torch supports only the native byte order.
     return torch.from_numpy(np.array(image, dtype=image.dtype.newbyteorder("=")))
 
 
 def scaled(images):
-    """Return a batch of images in floats, with 255 (or 65535, in 16 bits) as 1; rows of numbers stay as they are."""
+    """Return a batch of images as floats, with 255 (65535 for 16 bits) scaled to 1; rows of numbers are unchanged."""
     if images.ndim < 3 or images.is_floating_point() or images.is_complex() or images.dtype == torch.bool:
         return images
     *_, n_channels, height, width = (1, *images.shape)
@@ -222,6 +228,11 @@ def indexable_rows(X):
         raise TypeError(
             "X is a DataLoader, which has no rows. Pass its data set, `loader.dataset`, and y in the order of the data "
             "set; `batch_size` and `num_workers` are parameters of the transformer."
+        )
+    if isinstance(X, PATH_TYPES):
+        raise TypeError(
+            f"X is a single path, {text_of(X)}. Pass a list of paths, for example [{path_text(X)!r}]; the paths in a "
+            "folder are `sorted(pathlib.Path(folder).glob('*.png'))`."
         )
     if isinstance(X, Mapping):
         raise TypeError(f"X is a {text_of(X)}. Pass one of them, for example X[{next(iter(X), 'train')!r}].")
@@ -254,9 +265,9 @@ def refuse_paths_in_columns(X):
     if X.ndim != 2 or not (isinstance(X, np.ndarray) or hasattr(X, "columns")):
         return
     row = np.asarray(X.iloc[:1] if hasattr(X, "iloc") else X[:1]).ravel()
-    if any(isinstance(value, PATH_TYPES) and not _is_number(value) for value in row[:1]):
+    if any(isinstance(value, PATH_TYPES) and not _is_number(value) for value in row):
         raise ValueError(
-            f"Paths must come one per image, in the shape (n_samples,), got {tuple(X.shape)}. Pass the column alone: "
+            f"Paths must come one per image, in the shape (n_samples,), got {tuple(X.shape)}. Pass their column alone: "
             "X['path'] of a data frame, X[:, 0] of an array."
         )
 
@@ -324,5 +335,5 @@ def check_finite(images, rows):
     if bad:
         shown = ", ".join(str(rows[i]) for i in bad[:5])
         raise ValueError(
-            f"{len(bad)} image(s) contain NaN or infinity (first: index {shown}). Remove or repair them before."
+            f"{len(bad)} image(s) contain NaN or infinity (first: index {shown}). Remove or repair them first."
         )

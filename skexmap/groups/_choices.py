@@ -21,7 +21,7 @@ _KINDS = {
 
 
 class ClusterChoices:
-    """What a person may change about the clusters of a fitted labeler. The numbers of other clusters stay."""
+    """Changes of a fitted labeler's clusters by hand. The other clusters keep their numbers."""
 
     def merge(self, clusters):
         """Merge clusters into the one with the smallest number.
@@ -161,7 +161,7 @@ def read_choices(choices):
         raise TypeError(f"Choices must be a dict with the keys {list(_KINDS)}, got {choices!r}.")
     unknown = sorted(map(str, set(choices) - set(_KINDS)))
     if unknown:
-        raise ValueError(f"Choices may hold {list(_KINDS)}, got {unknown} too.")
+        raise ValueError(f"Choices may have the keys {list(_KINDS)}, but also have {unknown}.")
     names = choices.get("rename", {})
     if not isinstance(names, Mapping):
         raise TypeError(f"`rename` takes {_KINDS['rename']}, got {names!r}.")

@@ -28,14 +28,14 @@ def warn_of_undivided_classes(classes, class_codes, clusters):
             else f"Each of {len(classes)} classes lies in one cluster"
         )
         warn(
-            f"{what}: the pseudo-groups are the classes, and a shortcut inside a class stays hidden. Ask for more "
+            f"{what}: the pseudo-groups are the classes, and a shortcut inside a class stays hidden. Use more "
             "clusters, cluster inside each class (`scope='local'`), or look at the heatmaps: there may be no shortcut.",
             ClusteringWarning,
         )
     elif len(undivided):
         warn(
             f"{len(undivided)} of {len(classes)} classes ({undivided[:5].tolist()}) lie in one cluster each: a "
-            "shortcut inside them stays hidden. Ask for more clusters, or cluster inside each class (`scope='local'`).",
+            "shortcut inside them stays hidden. Use more clusters, or cluster inside each class (`scope='local'`).",
             ClusteringWarning,
         )
 
@@ -54,10 +54,10 @@ def warn_of_frozen_model(name, classes, codes, y, *, standardized=True):
     labels, y_codes = np.unique(y, return_inverse=True)
     if len(labels) < 2:
         return
-    remedy = "See that its weights were loaded, and that the images are scaled as those of its training were."
+    remedy = "Check that its weights were loaded, and that the images are scaled as in its training."
     if len(codes) > 1 and (codes == codes[0]).all():
         who = f"The frozen model ({name})"
-        remedy = f"What it looks at then says little about what tells the groups apart. {remedy}"
+        remedy = f"Its heatmaps then reveal little about the groups. {remedy}"
         warn_of_constant_predictions(classes[codes], who, remedy)
         return
     n, right, most = len(y), int(np.sum(classes[codes] == y)), int(np.bincount(y_codes).max())
@@ -74,8 +74,8 @@ def warn_of_frozen_model(name, classes, codes, y, *, standardized=True):
         )
     elif not standardized:
         remedy += (
-            " No pixel is negative: if it was trained on standardized images, these lack that step (`ImageNetTransform`"
-            " has ImageNet's)."
+            " No pixel is negative. If the model was trained on standardized images, standardize these too"
+            " (`ImageNetTransform` does it for ImageNet)."
         )
     warn(
         f"The frozen model ({name}) is right for {right / n:.1%} of {n} images, but the most frequent class alone "

@@ -9,7 +9,6 @@ import torch
 from skexmap.lrp._initial_relevance import initial_coefficient, within_range, without_residue
 from skexmap.lrp._logits import (
     check_finite,
-    companions_matter,
     find_logits,
     first_tensor,
     logits_differ,
@@ -51,10 +50,8 @@ class RelevanceEngine:
         self._weights = WeightCache(model)
 
     def attribute(self, images, choose_target, initial_relevance="one", layer=None):
-        """Return the `Attribution` of one logit per image; `layer` is where the propagation stops.
-
-        `choose_target` takes the logits and returns the index of the class to explain for each image.
-        """
+        """Return the `Attribution` of one logit per image, whose index `choose_target` returns for given logits."""
+        # `layer` is where the propagation stops.
         with self._catch_output(layer) as caught, self.traced(images) as (tracer, leaf, logits):
             detached = logits.detach()
             with torch.no_grad():
@@ -69,36 +66,19 @@ class RelevanceEngine:
         return Attribution(detached, relevance, None if dense is None else dense[0])
 
     def check(self, images):
-        """Raise if the model cannot be attributed on these images; return the name of its last dense layer, or None.
-
-        The traced logits must equal the plain ones: they differ if the values are changed where nothing is intercepted.
-        Those of an image must not depend on its companions.
-        """
+        """Raise if the model cannot be attributed on these images; return the name of its last dense layer, or None."""
         with torch.no_grad():
             plain = find_logits(self.model(images), len(images))
         check_finite(plain)
         with self.traced(images) as (_, _, logits):
             if probabilities(logits):
                 raise ValueError(probabilities(logits))
+            # They differ if values are changed where nothing is intercepted.
             difference = logits_differ(logits.detach(), plain)
             if difference:
                 raise UnsupportedOperationError(difference)
             dense = tag_of(logits).dense
-        with torch.no_grad():
-            difference = companions_matter(self._alone(images), plain[:1])
-        if difference:
-            raise UnsupportedOperationError(difference)
         return None if dense is None else dense[1]
-
-    def _alone(self, images):
-        """Return the logits of the first image, shown without the others."""
-        try:
-            return find_logits(self.model(images[:1]), 1)
-        except RuntimeError as error:
-            raise UnsupportedOperationError(
-                f"The model takes {len(images)} images, but fails on one ({type(error).__name__}: {error}). It must "
-                "take batches of any size."
-            ) from error
 
     @contextlib.contextmanager
     def traced(self, images, notes=None):

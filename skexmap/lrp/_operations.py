@@ -35,6 +35,14 @@ def share(tracer, call):
     return tracer.tag_all(call.compute(), _joint_tag(call))
 
 
+def write(tracer, call):
+    """Write values into a part of a tensor: relevance follows the values that are there afterwards."""
+    x, index, values = call.args
+    output = x.clone()
+    output[index] = values
+    return tracer.tag_all(output, _joint_tag(call))
+
+
 def _joint_tag(call):
     """Return what is known of a result to which all arguments that depend on the image contribute alike."""
     return Tag(gate=all(tag.gate for tag in call.tags), pixels=all(tag.pixels for tag in call.tags))
@@ -222,10 +230,8 @@ def drop_out(tracer, call):
 
 
 def activation(tracer, call, *, gate=False, low=-math.inf, high=math.inf, ratio=any_ratio):
-    """Any elementwise function passes relevance on; a ReLU is folded into the weighted layer before it if possible.
-
-    `low` and `high` are the range that it clips to, and `ratio` gives output / input.
-    """
+    """Any elementwise function passes relevance on; a ReLU is folded into the weighted layer before it if possible."""
+    # The function clips to the range from `low` to `high`, and `ratio` gives output / input.
     x = call.args[0]
     tag = tag_of(x)
     if len(call.tags) > 1 or tag is None:
@@ -289,6 +295,7 @@ TABLE = [
         chunk split split_with_sizes tensor_split unbind pixel_shuffle pixel_unshuffle channel_shuffle
         amax amin max_pool#d max_pool#d_with_indices adaptive_max_pool#d"""),
     (share, "pass", "cat concat concatenate stack hstack vstack where masked_fill pad constant_pad_nd"),
+    (write, "pass", "__setitem__"),
     (extreme, "pass", "maximum minimum max min"),
     (share, "norm", """
         mean sum cumsum avg_pool#d adaptive_avg_pool#d fold interpolate std norm linalg_norm linalg_vector_norm"""),

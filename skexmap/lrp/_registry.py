@@ -96,6 +96,12 @@ def register(step, rule):
     return undo
 
 
+def declared_rules():
+    """Return the rules that are registered now: name of the step -> rule."""
+    rules = {name: rule for name, (rule, _) in RULES.items() if isinstance(rule, partial)}
+    return {name: rule.keywords["rule"] for name, rule in rules.items() if rule.func is by_declared_rule}
+
+
 def _overridable(original, name):
     """Return a function that torch function modes intercept under a name, as they do torch's own."""
 
@@ -115,8 +121,8 @@ def _names_of(function, written_in):
     namespaces = [vars(module) for module in list(sys.modules.values()) if module is not None]
     # Each access to `Swish.apply` makes another object, which is equal to the one before.
     methods = (types.MethodType, types.BuiltinMethodType)
-    own = getattr(written_in, "__globals__", {})
-    namespaces += [] if any(own is names for names in namespaces) else [own]
+    of_definition = getattr(written_in, "__globals__", {})
+    namespaces += [] if any(of_definition is names for names in namespaces) else [of_definition]
     return [
         (names, name)
         for names in namespaces

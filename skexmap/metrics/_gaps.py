@@ -59,7 +59,7 @@ def shortcut_gaps(y_true, y_pred, *, shortcuts, group_labels=None, weights=None,
     """
     if group_labels is None:
         if weights is not None:
-            raise ValueError("`weights` weigh groups: pass `group_labels` too.")
+            raise ValueError("`weights` refer to groups, so pass `group_labels` too.")
         group_labels = np.zeros(len(y_true), dtype=int)
     sample_weight = np.ones(len(y_true)) if sample_weight is None else column_or_1d(sample_weight)
     mean = mean_accuracy(
@@ -99,7 +99,8 @@ def _uncommon(y_true, shortcuts):
         if uncommon[name].all():
             raise ValueError(
                 f"Shortcut {name!r} agrees with y_true on none of the {len(y_true)} samples. Give the class "
-                f"that it points to, written as in y_true (such as {y_true[0]!r}, here {pointed[0]!r})."
+                f"that it points to, written as in y_true (such as {y_true.tolist()[0]!r}, here "
+                f"{pointed.tolist()[0]!r})."
             )
     return uncommon
 

@@ -68,7 +68,33 @@ def test_the_names_in_the_configuration_of_a_model_are_read(animals):
     assert transformer.model_accuracy_ == 1
 
 
-def test_names_that_are_not_the_labels_are_no_classes(animals):
+@pytest.mark.parametrize(
+    "id2label, labels",
+    [
+        # As in a config.json.
+        ({"0": "dog", "1": "cat", "2": "bird"}, NAMES),
+        ({0: "Dog", 1: "CAT", 2: "bird"}, NAMES),
+        (dict(enumerate(NAMES)), ["Dog", "Cat", "Bird"]),
+    ],
+)
+def test_names_with_keys_of_text_or_in_other_capitals_are_read(animals, id2label, labels):
+    net = Brightest()
+    net.config = types.SimpleNamespace(id2label=id2label)
+    y = np.array(labels)[animals[0].mean((2, 3)).argmax(1)]
+    transformer = HeatmapTransformer(net, return_embedding=True)
+    transformer.fit_transform(animals[0], y)
+    assert transformer.classes_.tolist() == labels
+    assert transformer.model_accuracy_ == 1
+
+
+def test_names_that_differ_in_capitals_only_are_kept_apart(animals):
+    net = Brightest()
+    net.config = types.SimpleNamespace(id2label={0: "dog", 1: "Dog", 2: "cat"})
+    y = np.array(["dog", "Dog", "cat"])[animals[0].mean((2, 3)).argmax(1)]
+    assert HeatmapTransformer(net).fit(animals[0], y).classes_.tolist() == ["dog", "Dog", "cat"]
+
+
+def test_names_that_are_not_the_labels_are_not_used_as_classes(animals):
     codes = np.unique(animals[1], return_inverse=True)[1]
     assert HeatmapTransformer(named_net()).fit(animals[0], codes).classes_.tolist() == [0, 1, 2]
 
@@ -87,7 +113,9 @@ def test_a_net_that_no_order_explains_is_noticed_and_so_are_images_without_negat
     X, _ = animals
     y = np.where(np.random.default_rng(0).random(90) < 0.95, "cat", "dog")
     transformer = HeatmapTransformer(Brightest(), return_embedding=True, classes=NAMES)
-    with pytest.warns(PredictionWarning, match="most frequent class alone .* See that its weights") as record:
+    with pytest.warns(
+        PredictionWarning, match="most frequent class alone .* Check that its weights"
+    ) as record:
         transformer.fit_transform(X - np.float32(subtracted), y)
     (warning,) = record
     assert ("No pixel is negative" in str(warning.message)) == is_hinted

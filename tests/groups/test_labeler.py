@@ -24,7 +24,7 @@ KMEANS = KMeans(2, n_init=3, random_state=0)
 
 
 def labeler_of(clusterer=KMEANS, **params):
-    """Return a labeler that merges nothing, unless told to."""
+    """Return a labeler that by default merges nothing."""
     return PseudoGroupLabeler(**{"clusterer": clusterer, "merge_alpha": None, **params})
 
 
@@ -192,7 +192,7 @@ def test_bad_input_is_refused_with_what_and_how_many(params, X, y, message):
     [
         (["cat"], r"1 class\(es\) that `fit` did not see: \['cat'\]"),
         ([1], r"1 class\(es\) that `fit` did not see: \[1\]"),
-        ([None], "1 of 1 `y` are missing"),
+        ([None], "1 of 1 labels in y are missing"),
         (["bird", "ship"], "y has 2 entries for 1 samples"),
         (None, "y is None. Pass the class of each of 1 samples"),
     ],

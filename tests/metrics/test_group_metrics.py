@@ -118,7 +118,7 @@ def test_mean_accuracy_is_the_plain_accuracy_and_with_macro_weights_the_mean_ove
         ({"group_labels": np.array([1, "a", "b", 1], dtype=object)}, "`group_labels` mix int and str"),
         ({"group_labels": [-1] * 4}, "None of the 4 samples belongs to a group"),
         ({"y_true": [0, np.nan, 1, 1]}, "NaN"),
-        ({"y_true": ["a", None, "a", None]}, "2 of 4 `y_true` are missing"),
+        ({"y_true": ["a", None, "a", None]}, "2 of 4 labels in y_true are missing"),
         ({"y_pred": np.array(["a", 1, 1, 1], dtype=object)}, "`y_pred` mix int and str"),
         ({"group_labels": [0, "a", "b", 1]}, "`group_labels` mix int and str"),
         ({"y_pred": [0.1, 0.7, 0.2, 0.9]}, "continuous"),

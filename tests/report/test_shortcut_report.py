@@ -202,7 +202,7 @@ class TestEstimators:
         report = ShortcutReport.from_estimator(pipeline.fit(marked.X, marked.y), marked.X, marked.y)
         assert report.rows[0]["place"] == "bottom right corner"
 
-    def test_clusters_inside_each_class_are_told_apart(self, marked, fit_classifier):
+    def test_clusters_inside_each_class_are_distinguished(self, marked, fit_classifier):
         classifier = fit_classifier(marked.net, marked.X, marked.y, scope="local")
         report = ShortcutReport.from_estimator(classifier, marked.X, marked.y)
         sizes = {key: row["size"] for key, row in rows_by_group(report).items()}
@@ -302,7 +302,7 @@ class TestRefusals:
             ({"y": ["coat"]}, "y has 1 entries for 300"),
             ({"y": ["hat"] * 300}, "y holds 1 class"),
             ({"y": None}, "y is None. Pass the class of each of 300 samples"),
-            ({"y": [None] * 300}, "300 of 300 `y` are missing"),
+            ({"y": [None] * 300}, "300 of 300 labels in y are missing"),
             (
                 {"X_test": np.zeros((2, 3, 14, 14))},
                 "`X_test` is given without `y_test`. Pass both, or neither",

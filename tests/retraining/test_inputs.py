@@ -106,7 +106,7 @@ REFUSED = {
         list(zip(Y.tolist(), SHORTCUT.tolist(), strict=True)),
         r"`group_labels` .*\(300, 2\), but every image has one group.*number: `a \* \(b\.max\(\) \+ 1\) \+ b`",
     ),
-    "a missing label": (X, np.where(Y == 1, "a", None), None, r"\d+ of 300 `y` are missing \(None"),
+    "a missing label": (X, np.where(Y == 1, "a", None), None, r"\d+ of 300 labels in y are missing \(None"),
     "text and numbers as labels": (X, ["a", *Y[1:].tolist()], None, "`y` mix int and str"),
     "text and numbers as groups": (X, Y, ["a", *Y[1:].tolist()], "`group_labels` mix int and str"),
     "group labels of another length": (X, Y, GROUPS[:299], "299 entries for 300 samples"),
@@ -153,7 +153,7 @@ def test_dfr_refuses_groups_that_are_all_below_min_group_size(strategy):
         strategy().fit(X, Y, group_labels=np.arange(300) // 5)
 
 
-def test_a_pipeline_that_delivers_only_the_cluster_column_is_told_the_missing_argument():
+def test_the_error_for_a_lone_cluster_column_names_the_missing_argument():
     cluster_column = FunctionTransformer(lambda X: (X[:, :1] > 1).astype(int))
     with pytest.raises(ValueError, match=r"single column of integers.*return_embedding=True"):
         make_pipeline(cluster_column, DFRClassifier()).fit(X, Y)
