@@ -89,10 +89,7 @@ def refuse_columns(name, values, what, remedy):
 
 
 def check_group_labels(group_labels, n_samples, *, name="group_labels"):
-    """Return the group labels as an array; raise if some are missing or mixed, or there is not one per sample.
-
-    The number -1 of any type, and the text "-1", mean "belongs to no group".
-    """
+    """Return the group labels as an array; raise if some are missing or mixed, or there is not one per sample."""
     try:
         array = column_or_1d(group_labels)
     except ValueError as error:
