@@ -1,5 +1,6 @@
 """EmbeddingTransformer: the features at the input of the last dense layer."""
 
+import os
 from numbers import Integral
 
 import numpy as np
@@ -22,6 +23,7 @@ LEARNED = {
     "head_",
     "_head",
     "_labels",
+    "_has_negative_pixels",
 }
 
 
@@ -48,6 +50,8 @@ class EmbeddingTransformer(ImageTransformer):
     load : callable or None, default=None
         Function from an item of X to an image tensor. If None, X holds arrays, or file paths, which are opened with
         `ImageLoader`.
+    cache : str, path-like or None, default=None
+        Folder that keeps the embedding of each image, as in `HeatmapTransformer`.
     batch_size : int, default=64
         Images per forward pass.
     device : str, default="auto"
@@ -109,6 +113,7 @@ class EmbeddingTransformer(ImageTransformer):
         "return_predicted": ["boolean"],
         "classes": ["array-like", None],
         "load": [callable, HasMethods("__getitem__"), None],
+        "cache": [str, os.PathLike, None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device],
         "num_workers": [Interval(Integral, 0, None, closed="left")],
@@ -123,6 +128,7 @@ class EmbeddingTransformer(ImageTransformer):
         return_predicted=False,
         classes=None,
         load=None,
+        cache=None,
         batch_size=64,
         device="auto",
         num_workers=0,
@@ -133,6 +139,7 @@ class EmbeddingTransformer(ImageTransformer):
         self.return_predicted = return_predicted
         self.classes = classes
         self.load = load
+        self.cache = cache
         self.batch_size = batch_size
         self.device = device
         self.num_workers = num_workers
@@ -175,6 +182,9 @@ class EmbeddingTransformer(ImageTransformer):
                 raise no_head(replica.module)
             self.head_ = self._head.name
         return self._compute(images, replica)
+
+    def _settings(self):
+        return self.layer
 
     def _compute(self, images, replica):
         if self.layer is not None:

@@ -77,8 +77,8 @@ def warn_of_frozen_model(name, classes, codes, y, *, standardized=True, stacklev
         )
     elif not standardized:
         remedy += (
-            " No pixel is negative: if it was trained on standardized images, these lack that step (`ImageNetTransform`"
-            " has ImageNet's)."
+            " No pixel of the first images is negative: if it was trained on standardized images, these lack that step "
+            "(`ImageNetTransform` has ImageNet's)."
         )
     warnings.warn(
         f"The frozen model ({name}) is right for {right / n:.1%} of {n} images, but the most frequent class alone "

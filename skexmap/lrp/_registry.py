@@ -96,6 +96,12 @@ def register(step, rule):
     return undo
 
 
+def declared_rules():
+    """Return the rules that are registered now: name of the step -> rule."""
+    rules = {name: rule for name, (rule, _) in RULES.items() if isinstance(rule, partial)}
+    return {name: rule.keywords["rule"] for name, rule in rules.items() if rule.func is by_declared_rule}
+
+
 def _overridable(original, name):
     """Return a function that torch function modes intercept under a name, as they do torch's own."""
 
