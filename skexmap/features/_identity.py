@@ -2,9 +2,11 @@
 
 import functools
 import hashlib
+import sys
 import sysconfig
 import types
 import weakref
+from collections import deque
 from functools import partial
 from pathlib import Path
 
@@ -12,18 +14,21 @@ import numpy as np
 import torch
 from torch.utils.hooks import RemovableHandle
 
-LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+LIBRARIES = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
 # What a module holds besides what it computes: its replica is in evaluation mode and has no backward hooks.
 NOT_COMPUTED = {
     "training",
     "_compiled_call_impl",
+    "_is_torch_compile",
     "_backward_hooks",
     "_backward_pre_hooks",
     "_is_full_backward_hook",
 }
-CONSTANTS = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
+CONSTANTS = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, types.UnionType)
 # What cannot change while it is referred to, so that a function that reads it computes the same.
 FIXED = (*CONSTANTS, tuple, frozenset, torch.Tensor, np.ndarray, np.generic)
+# What code refers to by name.
+REFERRED = (types.FunctionType, type, partial, *FIXED)
 BUILT_IN = (types.BuiltinFunctionType, types.MethodWrapperType, types.WrapperDescriptorType)
 BUILT_IN += (
     types.MethodDescriptorType,
@@ -37,6 +42,12 @@ def digest(value):
     """Return the SHA-256 of a value, which is the same in every process; raise ValueError if it has none."""
     walk = _Walk()
     walk.add(value)
+    # Functions and classes refer to each other, so to follow them at once could exceed the recursion limit.
+    while walk.waiting:
+        code = walk.waiting.popleft()
+        # A default value may be an object of the model, and in a copy of the model it is not.
+        walk.seen = {}
+        walk.add_class(code) if isinstance(code, type) else walk.add_function(code)
     return walk.hash.digest()
 
 
@@ -44,9 +55,10 @@ def digest(value):
 def library_digest():
     """Return the SHA-256 of the code of this library that computes maps and embeddings."""
     package = Path(__file__).parents[1]
-    files = sorted(file for part in ("lrp", "features") for file in (package / part).glob("*.py"))
-    sources = [(file.name, file.read_bytes()) for file in (*files, package / "_torch.py")]
-    return digest((torch.__version__, np.__version__, sources))
+    parts = ("lrp", "features", "datasets")
+    files = [package / "_torch.py", *sorted(file for part in parts for file in (package / part).glob("*.py"))]
+    versions = [_version(name) for name in ("torch", "numpy", "PIL")]
+    return digest((versions, [(file.name, file.read_bytes()) for file in files]))
 
 
 class _Walk:
@@ -55,19 +67,29 @@ class _Walk:
     def __init__(self):
         self.hash = hashlib.sha256()
         # Keeps what it has seen alive, because an id may be used again.
-        self.seen = {}
+        self.seen, self.codes = {}, {}
+        self.waiting = deque()
 
     def add(self, value):
         """Add a value; one that was added before counts by its place among them."""
+        if isinstance(value, torch.nn.Module):
+            # A compiled module computes what its original computes.
+            value = value._modules.get("_orig_mod", value)
         if isinstance(value, CONSTANTS):
             self._text(f"{type(value).__name__} {value!r}")
             return
+        is_code = isinstance(value, (types.FunctionType, type))
+        seen = self.codes if is_code else self.seen
         # Equal constants of code may be one object in one process and two in another.
         if not isinstance(value, (tuple, types.CodeType)):
-            if id(value) in self.seen:
-                self._text(f"seen {self.seen[id(value)][0]}")
+            if id(value) in seen:
+                self._text(f"seen {seen[id(value)][0]}")
                 return
-            self.seen[id(value)] = len(self.seen), value
+            seen[id(value)] = len(seen), value
+        if is_code:
+            self.waiting.append(value)
+            self._text(f"{type(value).__name__} {value.__module__}.{value.__qualname__}")
+            return
         for kinds, method in WALKS.items():
             if isinstance(value, kinds):
                 method(self, value)
@@ -111,16 +133,20 @@ class _Walk:
             "names", [code.co_code, code.co_names, code.co_varnames, code.co_freevars, *code.co_consts]
         )
 
-    def _function(self, function):
-        self._text(f"function {function.__module__}.{function.__qualname__}")
-        self.add(function.__code__)
-        cells = [cell.cell_contents for cell in function.__closure__ or () if not _is_empty(cell)]
-        self._many("scope", [function.__defaults__, function.__kwdefaults__, *cells])
-        if not _of_library(function.__module__, function.__code__.co_filename):
+    def add_function(self, function):
+        """Add the code of a function and what it refers to."""
+        scope = [function.__defaults__, function.__kwdefaults__]
+        scope += [cell.cell_contents for cell in function.__closure__ or () if not _is_empty(cell)]
+        if _of_library(function.__module__, function.__code__.co_filename):
+            # A decorator of a library holds the function that it decorates.
+            self.add(_version(function.__module__))
+            scope = [value for value in scope if isinstance(value, REFERRED)]
+        else:
             self._many("globals", _read_globals(function))
+        self._many("function", [function.__code__, *scope])
 
-    def _class(self, cls):
-        self._text(f"class {cls.__module__}.{cls.__qualname__}")
+    def add_class(self, cls):
+        """Add the functions and constants of a class and of the classes that it inherits from."""
         for part in cls.__mro__[:-1]:
             # The rest of torch changes with its version only.
             is_of_torch = part.__module__.partition(".")[0] == "torch"
@@ -149,8 +175,6 @@ class _Walk:
         self._text(f"{type(value).__name__} {getattr(value, '__name__', '')}")
 
     def _net(self, module):
-        # A compiled module computes what its original computes.
-        module = module._modules.get("_orig_mod", module)
         self.add(type(module))
         for name, value in vars(module).items():
             if name not in NOT_COMPUTED:
@@ -185,10 +209,8 @@ WALKS = {
     dict: _Walk._dict,
     (set, frozenset): _Walk._set,
     types.CodeType: _Walk._code,
-    types.FunctionType: _Walk._function,
     types.MethodType: _Walk._method,
     BUILT_IN: _Walk._built_in,
-    type: _Walk._class,
     (types.ModuleType, RemovableHandle, weakref.ref): _Walk._named,
 }
 
@@ -201,10 +223,16 @@ def _is_empty(cell):
     return False
 
 
+def _version(module):
+    """Return the version of the library that a module belongs to; None if it names none or is not loaded."""
+    return getattr(sys.modules.get(str(module).partition(".")[0]), "__version__", None)
+
+
 @functools.cache
 def _of_library(module, file):
     """Return whether code belongs to an installed library, whose helpers change with its version only."""
-    return file.startswith(LIBRARIES) or str(module).partition(".")[0] in ("torch", "skexmap")
+    is_installed = "site-packages" in file or "dist-packages" in file or file.startswith(LIBRARIES)
+    return is_installed or str(module).partition(".")[0] in ("torch", "skexmap")
 
 
 def _read_globals(function):
@@ -212,9 +240,11 @@ def _read_globals(function):
     names = _names_in(function.__code__)
     spaces = [function.__globals__]
     spaces += [vars(spaces[0][name]) for name in names if _is_own_module(spaces[0].get(name))]
-    kinds = (types.FunctionType, type, partial, *FIXED)
     return [
-        (name, space[name]) for space in spaces for name in names if isinstance(space.get(name, ...), kinds)
+        (name, space[name])
+        for space in spaces
+        for name in names
+        if isinstance(space.get(name, ...), REFERRED)
     ]
 
 

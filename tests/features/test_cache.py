@@ -1,6 +1,7 @@
 """Clones, pickles and hashes of the transformers."""
 
 import copy
+import os
 import pickle
 import subprocess
 import sys
@@ -87,13 +88,29 @@ def test_hashes_are_equal_across_processes():
     script = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import joblib\n"
+        "import torchvision\n"
         "from small_nets import SmallNet\n"
         "from skexmap.features import HeatmapTransformer\n"
+        "from skexmap.features._identity import digest\n"
         "print(joblib.hash(HeatmapTransformer(SmallNet(), size=4)))\n"
+        "net = SmallNet()\n"
+        "net.inner = torchvision.models.resnet18(weights=None).requires_grad_(False)\n"
+        "for weights in net.inner.state_dict().values(): weights.zero_()\n"
+        "net.again.register_forward_hook(lambda *args: args[2] if args[1] in ({1, 'a', 'b', 'c'}, 2) else None)\n"
+        "print(digest((net, {'a', 'b', 'c'}, frozenset(['x', 'y']))).hex())\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == joblib.hash(HeatmapTransformer(SmallNet(), size=4))
+    found = set()
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        )
+        assert done.returncode == 0, done.stderr
+        found.add(done.stdout)
+    (text,) = found
+    assert text.split()[0] == joblib.hash(HeatmapTransformer(SmallNet(), size=4))
 
 
 def keep_three_channels(module, inputs, output):

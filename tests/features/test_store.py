@@ -1,8 +1,10 @@
 """`cache=`: what is computed again and what is not, after changes, damage, interruptions and in other processes."""
 
+import copy
 import errno
 import io
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -270,6 +272,23 @@ def test_functions_that_cannot_be_pickled_are_told_apart_by_what_they_do():
     cyclic = [1]
     cyclic.append(cyclic)
     assert digest(cyclic) != digest([1, [1]])
+
+
+class WithDefault(CountingNet):
+    """Holds the object that is the default of an argument, which a copy of the net does not."""
+
+    def __init__(self, make_layer=partial(torch.nn.LayerNorm, eps=1e-6)):
+        super().__init__()
+        self.make_layer, self.norm = make_layer, make_layer((4, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "copied_by", [copy.deepcopy, torch.compile, lambda net: pickle.loads(pickle.dumps(net))]
+)
+def test_a_copied_and_a_compiled_model_have_the_digest_of_the_original(copied_by):
+    net = WithDefault()
+    expected = digest(net)
+    assert digest(copied_by(net)) == digest(net) == expected
 
 
 def test_what_cannot_be_compared_is_refused(images, tmp_path):
