@@ -274,10 +274,13 @@ def test_functions_that_cannot_be_pickled_are_told_apart_by_what_they_do():
     assert digest(cyclic) != digest([1, [1]])
 
 
+NORM = partial(torch.nn.LayerNorm, eps=1e-6)
+
+
 class WithDefault(CountingNet):
     """Holds the object that is the default of an argument, which a copy of the net does not."""
 
-    def __init__(self, make_layer=partial(torch.nn.LayerNorm, eps=1e-6)):
+    def __init__(self, make_layer=NORM):
         super().__init__()
         self.make_layer, self.norm = make_layer, make_layer((4, 8, 8))
 
