@@ -29,17 +29,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class BlockStore:
-    """The results that one model with one set of settings has in a folder.
-
-    Parameters
-    ----------
-    folder : str or path-like
-        Each model with its settings has a subfolder here.
-    settings : bytes
-        Digest of everything except the image that a result depends on.
-    dtype : numpy.dtype
-        Names, types and shapes of the blocks of one image.
-    """
+    """The results, as blocks of a dtype, that one model with one set of settings (their digest) has in a folder."""
 
     def __init__(self, folder, settings, dtype):
         self.folder = Path(folder) / settings.hex()[:32]
@@ -164,21 +154,10 @@ def _no_room(error, folder, n_bytes):
 
 
 def stored_batches(store, files, load, run, batch_size):
-    """Yield ``(rows, blocks)`` for all images, in any order, and compute only what the store does not hold.
+    """Yield ``(rows, blocks)`` for all images, in any order: ``run(images)`` for those that the store lacks.
 
-    An interrupted run goes on with the batches that it would have had, so its results are bitwise the same.
-
-    Parameters
-    ----------
-    files : list of bytes of shape (n_samples,) or None
-        What identifies each image; None if it is its pixels.
-    load : callable
-        ``load(rows=None)`` yields ``(rows, images)`` in batches.
-    run : callable
-        From a batch of images to its blocks.
-    batch_size : int
-        Images per batch.
-    """
+    ``load(rows=None)`` yields ``(rows, images)``. `files` is what identifies the images; None if it is their pixels."""
+    # An interrupted run goes on with the batches that it would have had, so its results are bitwise the same.
     if files is None:
         keys = {}
         batches = _missing_batches(load(), keys, store, batch_size)
@@ -245,10 +224,8 @@ def _identity_of_file(path, has_mask):
 
 
 def empty_rows(folder, n_rows, dtype):
-    """Return an array for results; a large one is in a file without a name, which lives as long as the array.
-
-    Its pages leave the memory when others need it. It is not an `np.memmap`, whose file joblib would open by its name.
-    """
+    """Return an array for results; a large one is in a file without a name, which lives as long as the array."""
+    # Its pages leave the memory when others need it. It is not an `np.memmap`, whose file joblib would open by name.
     n_bytes = n_rows * dtype.itemsize
     if n_bytes <= LARGEST_IN_MEMORY:
         return np.empty(n_rows, dtype)

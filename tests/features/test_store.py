@@ -74,6 +74,16 @@ def test_each_image_is_computed_once_whatever_the_order_the_batches_and_the_tran
     assert n_computed(other.transform, torch.from_numpy(images)) == 0
 
 
+def test_missing_images_are_gathered_into_full_batches(images, tmp_path):
+    expected = cached_in(None).fit_transform(images)
+    cached = cached_in(tmp_path).fit(images)
+    cached.transform(images[::2])
+    SHOWN.clear()
+    found = cached.transform(images)
+    assert SHOWN == [4, 1]
+    np.testing.assert_allclose(found["heatmap"], expected["heatmap"], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "transformer",
     [
