@@ -16,9 +16,9 @@ import torch
 from sklearn.utils import Bunch
 from torch import nn
 
-from skexmap import ExMapClassifier, HeatmapTransformer, PseudoGroupLabeler
+from skexmap import ExMapClassifier, PseudoGroupLabeler
 from skexmap.datasets import make_colored_digits
-from skexmap.display import EigengapDisplay, GroupHeatmapDisplay
+from skexmap.display import EigengapDisplay, GroupGalleryDisplay
 from skexmap.metrics import purity_score, worst_group_accuracy
 
 CORRELATION = 0.9
@@ -131,17 +131,15 @@ def save_figures(validation, net, exmap):
     # No window: the demo also runs where there is no screen.
     matplotlib.use("Agg")
     OUTPUT.mkdir(exist_ok=True)
-    shown = np.concatenate([np.flatnonzero(validation.groups == group)[:2] for group in range(8)])
-    # ExMap clusters the magnitude of the relevance; the sign is for the eye.
-    signed = HeatmapTransformer(net, evidence="signed").fit_transform(validation.data[shown])
-    misled = ("nothing misleads", "mark misleads", "ink misleads", "both mislead")
-    looked_at = GroupHeatmapDisplay.from_arrays(
-        validation.data[shown],
-        signed.reshape(len(shown), 3, 28, 28),
-        group_labels=validation.groups[shown],
-        pseudo_groups=exmap.group_labels_[shown],
-        group_names=[f"digit {digit}\n{what}" for digit in ("0-4", "5-9") for what in misled],
-        n_examples=2,
+    kinds = ("nothing misleads", "mark misleads", "ink misleads", "both mislead")
+    names = np.array([f"{digit}, {kind}" for digit in ("0 to 4", "5 to 9") for kind in kinds])
+    looked_at = GroupGalleryDisplay.from_estimator(
+        net,
+        validation.data,
+        validation.target,
+        group_labels=names[validation.groups],
+        class_names=["0 to 4", "5 to 9"],
+        n_images=2,
     )
     paths = [OUTPUT / "heatmaps.png", OUTPUT / "eigenvalues.png"]
     looked_at.figure_.savefig(paths[0], dpi=70)

@@ -1,5 +1,7 @@
 """Find and repair the shortcuts of trained image classifiers without group labels."""
 
+import importlib
+
 from skexmap._exmap import ExMapClassifier, make_exmap_pipeline
 from skexmap.cluster import EigengapSpectralClustering
 from skexmap.export import export_model
@@ -21,3 +23,10 @@ __all__ = [
     "export_model",
     "make_exmap_pipeline",
 ]
+
+
+def __getattr__(name):
+    # Only those who draw wait for the import of the displays.
+    if name == "display":
+        return importlib.import_module("skexmap.display")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

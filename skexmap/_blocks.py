@@ -73,7 +73,7 @@ def get_block(X, name, *, required_by):
     values = X[columns].to_numpy()
     if name in (PREDICTED, CLUSTER):
         values = values.astype(np.int64)
-        # In a frame, one column means one number per sample: a list of one number cannot be told from it.
+        # In a frame, one column means one number per sample. A list of one number would look the same.
         return values[:, 0] if values.shape[1] == 1 else values
     return values
 

@@ -22,9 +22,9 @@ from skexmap.features import EmbeddingTransformer, HeatmapTransformer
 from skexmap.groups import PseudoGroupLabeler
 from skexmap.metrics import group_report
 from skexmap.retraining import DFRClassifierCV, EIILLabeler
-from skexmap.retraining._inputs import read_classes
+from skexmap.retraining._inputs import check_classes
 
-# The steps that None stands for.
+# The default of each step, for None.
 DEFAULT_STEPS = {
     "heatmaps": HeatmapTransformer(),
     "clusterer": PseudoGroupLabeler(EigengapSpectralClustering()),
@@ -75,10 +75,10 @@ def make_exmap_pipeline(
 
     Notes
     -----
-    The heatmap step returns a structured array with the blocks ``embedding``, ``heatmap`` and ``predicted``. In a
-    pipeline of your own, scikit-learn's estimators cannot read it: "Cannot cast array data from dtype" means that one
-    of them stands where a `PseudoGroupLabeler` around it, or a classifier of `skexmap.retraining`, is needed
-    (`ERMClassifier` is the logistic regression among them).
+    The heatmap step returns a structured array with the blocks ``embedding``, ``heatmap`` and ``predicted``, which
+    scikit-learn's estimators cannot read. If your own pipeline raises "Cannot cast array data from dtype", wrap the
+    clusterer in a `PseudoGroupLabeler`, and use a classifier of `skexmap.retraining` as the last step, for example
+    `ERMClassifier`, which is a logistic regression.
 
     Examples
     --------
@@ -144,7 +144,7 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         How to retrain: any estimator that reads the blocks ``embedding`` and ``cluster``, or a search over one. If
         None, `DFRClassifierCV`.
     classes : array-like of shape (n_logits,) or None, default=None
-        Class of each logit (two classes for one logit), for the transformer. If None, it finds them out itself.
+        Class of each logit (two classes for one logit). If None, it is determined as in `HeatmapTransformer`.
     recipe : {"default", "published"}, default="default"
         ``"default"`` does not change the steps. ``"published"`` is the paper's method: it sets ``evidence="signed"``,
         ``merge_alpha=None`` and ``tuning="published"`` in every step that has the parameter.
@@ -175,7 +175,7 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         Accuracy of the *retrained* last layer on each group of the images it was fitted on.
     n_features_in_ : int
         Number of values in one image.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the pixels, if X is a data frame with string columns.
 
     See Also
@@ -269,7 +269,7 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         self : ExMapClassifier
         """
         # Validate y first, because computing heatmaps is expensive.
-        self.classes_, class_codes = read_classes(self, y, _num_samples(X))
+        self.classes_, class_codes = check_classes(self, y, _num_samples(X))
         y = self.classes_[class_codes]
         heatmaps, labeler, strategy = self._steps()
         # If no heatmaps are computed, nothing else validates these parameters.
@@ -411,8 +411,8 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         **params : dict
-            Values by name. A nested name, such as ``strategy__min_group_size``, replaces a step that is None by the one
-            that None stands for, and sets its parameter.
+            Values by name. A nested name, such as ``strategy__min_group_size``, replaces a step that is None by its
+            default, and sets its parameter.
 
         Returns
         -------
@@ -463,7 +463,7 @@ def _embeddings_like(transformer, *, fitted=False, **params):
         transformer.model, **{name: getattr(transformer, name) for name in shared}, **params
     )
     embeddings.set_output(transform="default")
-    return embeddings._adopt(transformer) if fitted else embeddings
+    return embeddings._copy_fitted(transformer) if fitted else embeddings
 
 
 def _fit_strategy(strategy, X, y, **groups):
@@ -473,6 +473,6 @@ def _fit_strategy(strategy, X, y, **groups):
     except TypeError as error:
         given = "embeddings and `group_labels`" if groups else f"the blocks {', '.join(X.dtype.names)}"
         raise TypeError(
-            f"The strategy {type(strategy).__name__} could not be fitted: {error}. It is given {given}, which the "
-            "classifiers of skexmap.retraining read; ERMClassifier is the logistic regression among them."
+            f"The strategy {type(strategy).__name__} could not be fitted: {error}. It must accept {given}, as the "
+            "classifiers of skexmap.retraining do. ERMClassifier is a logistic regression that does."
         ) from error

@@ -21,10 +21,10 @@ def pick_device(device):
 
 
 class Replica:
-    """A copy of a user's model in evaluation mode that runs in its place, with its own tensors in channels-last format.
+    """A copy of a user's model that runs in its place, in evaluation mode and channels-last format.
 
-    Nothing that happens to it, even an exception or Ctrl-C, can change the user's module. Every call of `fit` or
-    `transform` makes its own and drops it at the end: it is always the model as it is, and no other thread runs it.
+    Nothing that happens to the copy, even an exception or Ctrl-C, can change the user's module. Every call of `fit` or
+    `transform` makes a new copy and drops it at the end. So it is always up to date, and no other thread runs it.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class Replica:
         Floating type of its weights.
     device : torch.device
     engine : RelevanceEngine or None
-        What explains the module; set by those who need it.
+        Engine that explains the module; set by callers that need it.
     """
 
     # A copy made in a caller's inference mode could not take part in a backward pass.
@@ -52,8 +52,8 @@ class Replica:
                 _detach_from_user(part, memo)
         except Exception as error:
             raise TypeError(
-                f"The model ({type(model).__name__}) cannot be copied ({error}). Attributions run on a copy, so that "
-                "yours stays as it is: remove what cannot be copied from its attributes, or give it a `__deepcopy__`."
+                f"The model ({type(model).__name__}) cannot be copied ({error}). Attributions run on a copy, so "
+                "that yours is not changed. Remove the attribute that cannot be copied, or give it a `__deepcopy__`."
             ) from error
         self.module.eval().requires_grad_(False)
         self.dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), None)
@@ -174,8 +174,8 @@ class _ForwardHook:
             if result is None and not any(
                 isinstance(value, torch.Tensor) and value._version for value in tree_leaves(shown)
             ):
-                # The model may use what the hook keeps, so show it the tensors themselves. It may fail on these, which
-                # require gradients; then it has kept what it made of the others.
+                # The model may use what the hook stores, so call the hook with the original tensors too. It may fail
+                # on these, because they require gradients. Then it has stored its result for the clones.
                 with contextlib.suppress(RuntimeError):
                     self.hook(module, *args)
                 return None

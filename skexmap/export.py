@@ -12,7 +12,7 @@ from skexmap.cluster import EigengapSpectralClustering
 from skexmap.groups import PseudoGroupLabeler
 from skexmap.retraining import EIILLabeler
 
-# Logit of a class that the retraining data lacked. It is far below any other, and finite for softmax and ONNX.
+# Logit of a class without retraining data. It is far below any other, and finite for softmax and ONNX.
 ABSENT_CLASS_LOGIT = -1e4
 # Steps that only add groups to the embedding.
 KEEP_THE_EMBEDDING = (EigengapSpectralClustering, PseudoGroupLabeler, EIILLabeler)
@@ -44,10 +44,10 @@ def export_model(classifier, *, classes=None):
     Notes
     -----
     With one logit, the logit is the `decision_function`. With two logits and two classes, the *difference* of the
-    logits is the `decision_function`. Each logit gets half of it, so that the softmax is `predict_proba`. With more
+    logits is the `decision_function`. Each logit gets half of it, so the softmax is `predict_proba`. With more
     classes, logit k is column k of the `decision_function`. One-versus-rest probabilities are then not the softmax of
-    the logits, but the predicted class is the same. A class that the retraining data lacked gets a row of zeros with a
-    bias of -10,000, so it is never predicted.
+    the logits, but the predicted class is the same. A class without retraining data gets a row of zeros with a bias of
+    -10,000, so it is never predicted.
 
     Examples
     --------
@@ -62,12 +62,12 @@ def export_model(classifier, *, classes=None):
     >>> bool((debiased(X).argmax(1).numpy() == pipe.predict(X)).all())
     True
     """
-    transformer, strategy = _parts(classifier)
+    transformer, strategy = _transformer_and_strategy(classifier)
     head = transformer._head
     if head is None or None in head.names:
         raise ValueError(
             "There is no layer to put the retrained weights into: the embedding is not the input of a dense layer that "
-            "makes the logits (`layer=` names another module, or the layer's weight is computed from others)."
+            "outputs the logits (`layer=` names another module, or the layer's weight is computed from others)."
         )
     if not hasattr(strategy, "coef_"):
         raise ValueError(
@@ -76,7 +76,7 @@ def export_model(classifier, *, classes=None):
     if not head.scale.all():
         raise ValueError(
             f"{int((head.scale == 0).sum())} of {transformer.n_logits_} logits of the model are the same for all "
-            "images, whatever its last layer returns. Remove the step behind that layer that overwrites them."
+            "images, regardless of its last layer. Remove the step after that layer that overwrites them."
         )
     classes = transformer.classes_ if classes is None else np.asarray(classes)
     weight, bias = head_weights(strategy, classes, transformer.n_logits_)
@@ -141,7 +141,7 @@ def head_weights(strategy, classes, n_logits):
     unknown = [label for label in strategy.classes_.tolist() if label not in position]
     if unknown:
         raise ValueError(
-            f"{len(unknown)} classes of the retraining data ({unknown[:5]}) are none of the logits' classes "
+            f"{len(unknown)} classes of the retraining data ({unknown[:5]}) are not among the logits' classes "
             f"{classes.tolist()[:10]}. Pass `classes=`, the class of each logit."
         )
     coef, intercept = np.atleast_2d(strategy.coef_), np.atleast_1d(strategy.intercept_)
@@ -158,7 +158,7 @@ def head_weights(strategy, classes, n_logits):
     return weight, bias
 
 
-def _parts(classifier):
+def _transformer_and_strategy(classifier):
     """Return the image transformer and the fitted last layer of the user's estimator."""
     check_is_fitted(classifier)
     classifier = getattr(classifier, "best_estimator_", classifier)

@@ -255,7 +255,7 @@ class TestSteps:
     )
     def test_a_strategy_that_reads_no_blocks_is_named_with_one_that_does(self, exmap, images, given, what):
         exmap.set_params(strategy=LogisticRegression())
-        message = f"strategy LogisticRegression .* given (the )?{what}.* ERMClassifier is"
+        message = f"strategy LogisticRegression .* must accept (the )?{what}.* ERMClassifier is"
         with pytest.raises(TypeError, match=message):
             exmap.fit(*images, group_labels=given)
 

@@ -305,7 +305,7 @@ def test_the_exported_module_decides_as_the_pipeline_whatever_the_head(kind):
     assert_allclose(scores, pipe.decision_function(X), atol=1e-4)
 
 
-def test_logits_that_are_no_line_of_the_last_layers_output_have_no_embedding():
+def test_logits_that_are_not_linear_in_the_output_of_the_last_layer_have_no_embedding():
     X, y = make_images([0, 1])
     for bend in (torch.tanh, lambda z: z - z.logsumexp(1, keepdim=True), lambda z: z.clamp(min=-0.5)):
         net = OtherHead(lambda net, x, bend=bend: bend(3 * net.fc(x.flatten(1))))

@@ -159,7 +159,7 @@ def test_a_model_is_left_as_found_when_its_forward_fails(use, calls, error):
     RAISE["left"] = None
     assert changes(model, before) == set()
     assert torch.equal(logits_of(model), logits)
-    # And everything works afterwards.
+    # And everything works afterward.
     use(model)
 
 

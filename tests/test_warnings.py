@@ -42,7 +42,7 @@ def blind_net(net):
 
 
 class Answers(ClassifierMixin, BaseEstimator):
-    """A classifier that gives the answers it was told."""
+    """A classifier that returns given answers."""
 
     def __init__(self, answers=None):
         self.answers = answers
@@ -102,7 +102,7 @@ ONE_CLASS = np.where(Y == 0, np.where(np.arange(80) < 16, -1, 0), HALVES)
 @pytest.mark.parametrize(
     "category, words, act, args",
     [
-        (ClusteringWarning, "^All samples lie in one cluster.*Ask for more", retrain_on, (0 * Y,)),
+        (ClusteringWarning, "^All samples lie in one cluster.*Use more", retrain_on, (0 * Y,)),
         (ClusteringWarning, "^Each of 2 classes lies in one cluster", retrain_on, (Y,)),
         (ClusteringWarning, r"^1 of 2 classes \(\[0\]\) lie in one cluster.*more", retrain_on, (ONE_CLASS,)),
         (

@@ -205,23 +205,20 @@ def main():
 
 
 def draw(path, split, net, pseudo_groups, load):
-    """Save images of every true group with what the net looked at."""
+    """Save the first images of every true group, with what the net looked at and their pseudo-groups."""
     import matplotlib
 
     matplotlib.use("Agg")
-    from skexmap.display import GroupHeatmapDisplay
+    from skexmap.display import HeatmapDisplay
 
     rows = np.concatenate([np.flatnonzero(split.group_labels == group)[:3] for group in range(4)])
     signed = HeatmapTransformer(net, evidence="signed", load=load).fit_transform(split.data[rows])
-    display = GroupHeatmapDisplay.from_arrays(
-        np.stack([load(split.data[row]) for row in rows]),
-        signed.reshape(len(rows), -1, 28, 28),
-        group_labels=split.group_labels[rows],
-        pseudo_groups=pseudo_groups[rows],
-        group_names=split.group_names,
-        n_examples=3,
+    display = HeatmapDisplay(
+        images=np.stack([load(split.data[row]) for row in rows]),
+        heatmaps={"heatmap": signed.reshape(len(rows), -1, 28, 28)},
+        y_true=[f"{split.group_names[split.group_labels[row]]}: {pseudo_groups[row]}" for row in rows],
     )
-    display.figure_.savefig(path, dpi=60)
+    display.plot().figure_.savefig(path, dpi=60)
 
 
 if __name__ == "__main__":

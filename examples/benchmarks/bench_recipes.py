@@ -196,11 +196,11 @@ def tables_of(found):
     yield "Worst group, every test image in every state"
     yield table(lambda runs, name: report.mean_and_spread(values(runs, name)))
     for other in (CEILING, PUBLISHED, "GEORGE"):
-        yield f"Less {other}, in points [95%]"
+        yield f"Difference from {other}, in points [95%]"
         yield table(lambda runs, name, other=other: report.paired(values(runs, name), values(runs, other)))
     yield "Accuracy on the images on which every shortcut misleads, mean of their classes and states"
     yield table(lambda runs, name: report.mean_and_spread(values(runs, name, "conflicting")))
-    yield "Gap of each shortcut: accuracy where it misleads less where it does not, in points"
+    yield "Gap of each shortcut: accuracy on images that it misleads, minus accuracy on the others, in points"
     yield table(
         lambda runs, name: ", ".join(
             f"{100 * gap:+.1f}" for gap in np.mean(values(runs, name, "gaps"), axis=0)

@@ -56,7 +56,7 @@ class ClusterBlockMixin(TransformerMixin):
             through.
         """
         check_is_fitted(self)
-        # After a fit on blocks the names are those of all blocks. The step learned only one of them, so there is
+        # After a fit on blocks the names are those of all blocks. The step was fitted on only one of them, so there is
         # nothing to compare them with.
         if all(column.startswith(f"{CLUSTER}_") for column in self._columns_out):
             _check_feature_names_in(self, input_features, generate_names=False)

@@ -83,7 +83,7 @@ class EigengapSpectralClustering(ClusterMixin, ClusterBlockMixin, BaseEstimator)
         The fitted clone of `neighbors`.
     n_features_in_ : int
         Number of features (of one flattened heatmap).
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if X was a data frame without blocks and all names were strings.
 
     Raises
@@ -268,7 +268,7 @@ class EigengapSpectralClustering(ClusterMixin, ClusterBlockMixin, BaseEstimator)
         if self.min_clusters > self.max_clusters:
             raise ValueError(
                 f"min_clusters={self.min_clusters} is greater than max_clusters={self.max_clusters}. "
-                "Lower the one or raise the other."
+                "Lower `min_clusters` or raise `max_clusters`."
             )
         given = self.n_clusters != "eigengap"
         fewest = self.n_clusters if given else self.min_clusters

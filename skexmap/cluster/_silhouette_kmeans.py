@@ -48,7 +48,7 @@ class SilhouetteKMeans(ClusterMixin, BaseEstimator):
         Mean silhouette for every number of clusters tried; empty if all rows are identical.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if X was a data frame and all names were strings.
 
     Raises
@@ -140,7 +140,7 @@ class SilhouetteKMeans(ClusterMixin, BaseEstimator):
         if self.min_clusters > self.max_clusters:
             raise ValueError(
                 f"min_clusters={self.min_clusters} is greater than max_clusters={self.max_clusters}. "
-                "Lower the one or raise the other."
+                "Lower `min_clusters` or raise `max_clusters`."
             )
         # A silhouette needs a cluster with at least 2 rows.
         if self.min_clusters >= n_samples:

@@ -98,10 +98,10 @@ def _arpack(laplacian, n_eigenpairs, starts):
     return 2 - values, vectors
 
 
-def _lanczos(multiply, n, k, start):
+def _lanczos(multiply, n, k, v0):
     operator = LinearOperator((n, n), matvec=multiply, dtype=np.float64)
     ncv = min(n - 1, max(4 * k, 20))
-    return eigsh(operator, k=k, which="LA", v0=start, ncv=ncv, tol=1e-10)
+    return eigsh(operator, k=k, which="LA", v0=v0, ncv=ncv, tol=1e-10)
 
 
 def _shift_invert(laplacian, n_eigenpairs, starts):

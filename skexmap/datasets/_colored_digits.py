@@ -65,7 +65,7 @@ def make_colored_digits(
     max_shift : int from 0 to 4, default=2
         Largest shift from the center along each axis, in pixels.
     noise : float, default=0.05
-        Standard deviation of the Gaussian noise on each value; values are clipped to [0, 1] afterwards.
+        Standard deviation of the Gaussian noise on each value; values are clipped to [0, 1] afterward.
     validation_size, test_size : float in (0, 1), default=0.3
         Shares of the handwritten digits kept for validation and test; the rest is for training.
     random_state : int, RandomState instance or None, default=None
@@ -79,12 +79,14 @@ def make_colored_digits(
         with
 
         ``data`` : ndarray of shape (n_samples, 3, 28, 28), float32, values in [0, 1]
+            The images.
         ``target``, ``attributes``, ``group_labels`` : ndarray of shape (n_samples,), int64
             Class (1 if the digit is above 4), ink (0 green, 1 red), and group ``2 * target + ink``: the shortcut fails
             on groups 1 and 2.
         ``digit``, ``source`` : ndarray of shape (n_samples,)
             The digit, and the index of the handwritten digit (of 1,797) from which the image was made.
         ``target_names``, ``attribute_names``, ``group_names`` : list of str
+            Names of the classes, attributes and groups.
 
     Raises
     ------

@@ -48,6 +48,7 @@ def load_colored_mnist(root, correlation=0.99, *, split_at=4, random_state=None)
         ``label`` : ndarray of shape (n_samples,), uint8
             The label in the file.
         ``target_names``, ``attribute_names``, ``group_names`` : list of str
+            Names of the classes, attributes and groups.
 
     Raises
     ------

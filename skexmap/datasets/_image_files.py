@@ -46,6 +46,7 @@ def load_waterbirds(root, foreground_only=False):
         ``target``, ``attributes``, ``group_labels`` : ndarray of shape (n_samples,), int64
             Class, spurious attribute, and group ``n_attributes * target + attribute``.
         ``target_names``, ``attribute_names``, ``group_names`` : list of str
+            Names of the classes, attributes and groups.
         ``transform`` : ImageNetTransform
             Turns a path into the array that the published models expect. Pass it as `load`:
             ``HeatmapTransformer(net, load=dataset.test.transform)``.

@@ -1,6 +1,15 @@
-"""Matplotlib displays of fitted attributes."""
+"""Matplotlib displays of heatmaps, groups and clusters."""
 
+from skexmap.display._cluster_map import ClusterMapDisplay
 from skexmap.display._eigengap import EigengapDisplay
-from skexmap.display._group_heatmaps import GroupHeatmapDisplay
+from skexmap.display._group_accuracy import GroupAccuracyDisplay
+from skexmap.display._group_gallery import GroupGalleryDisplay
+from skexmap.display._heatmaps import HeatmapDisplay
 
-__all__ = ["EigengapDisplay", "GroupHeatmapDisplay"]
+__all__ = [
+    "ClusterMapDisplay",
+    "EigengapDisplay",
+    "GroupAccuracyDisplay",
+    "GroupGalleryDisplay",
+    "HeatmapDisplay",
+]

@@ -1,17 +1,14 @@
 """Display of the eigenvalues of a clustering and of the gap that sets the number of clusters."""
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
-from skexmap.display._matplotlib import require_pyplot
+from skexmap.cluster import EigengapSpectralClustering
+from skexmap.display._base import ALARM, INK, PALE, Display
+from skexmap.display._reading import find_part
 
-_CHOSEN, _RUNNER_UP, _INK = "#c2410c", "#94a3b8", "#1f2937"
 
-
-class EigengapDisplay:
+class EigengapDisplay(Display):
     """Smallest Laplacian eigenvalues, with the gap that sets the number of clusters and its runner-up.
-
-    Create it with `from_estimator`.
 
     Parameters
     ----------
@@ -20,14 +17,12 @@ class EigengapDisplay:
     n_clusters : int
         Number of clusters chosen. The gap after the k-th eigenvalue indicates k clusters.
     runner_up : int, default=None
-        The number of clusters with the widest gap among those not chosen; None if there is no other.
+        Number of clusters with the widest gap among those not chosen.
 
     Attributes
     ----------
-    figure_ : matplotlib.figure.Figure
-        The figure, after `plot`.
-    axes_ : matplotlib.axes.Axes
-        The axes, after `plot`. Also available as `ax_`, as in scikit-learn's displays.
+    figure_, ax_ : matplotlib Figure and Axes
+        Where `plot` drew.
 
     References
     ----------
@@ -35,11 +30,9 @@ class EigengapDisplay:
 
     Examples
     --------
-    >>> import numpy as np
     >>> from skexmap.display import EigengapDisplay
-    >>> values = np.array([0.0, 0.01, 0.02, 0.31, 0.35, 0.5])
-    >>> display = EigengapDisplay(eigenvalues=values, n_clusters=3).plot()
-    >>> display.axes_.get_legend_handles_labels()[1]
+    >>> display = EigengapDisplay(eigenvalues=[0.0, 0.01, 0.02, 0.31, 0.35, 0.5], n_clusters=3).plot()
+    >>> display.ax_.get_legend_handles_labels()[1]
     ['chosen: 3 clusters, gap 0.290']
     """
 
@@ -55,86 +48,40 @@ class EigengapDisplay:
         Parameters
         ----------
         estimator : EigengapSpectralClustering, PseudoGroupLabeler, ExMapClassifier, Pipeline or search
-            Fitted estimator that is, or contains, a clusterer with `eigenvalues_`. A labeler that clusters inside each
-            class has one clusterer per class in its `clusterers_`: pass one of those.
-        ax : matplotlib.axes.Axes, default=None
-            Axes to draw in. If None, a new figure is created.
-
-        Returns
-        -------
-        display : EigengapDisplay
+            Fitted estimator that is, or contains, one EigengapSpectralClustering.
+        ax : as in `plot`
 
         Raises
         ------
         ValueError
-            If the estimator contains no fitted clusterer with eigenvalues.
+            If the estimator contains no EigengapSpectralClustering, or one for each class.
         """
-        clusterer = _with_eigenvalues(estimator)
-        display = cls(
+        clusterer = find_part(
+            estimator,
+            EigengapSpectralClustering,
+            "has no EigengapSpectralClustering, or one for each class: then pass one, `labeler.clusterers_[0]`.",
+        )
+        return cls(
             eigenvalues=clusterer.eigenvalues_,
             n_clusters=clusterer.n_clusters_,
             runner_up=clusterer.runner_up_n_clusters_,
-        )
-        return display.plot(ax=ax)
+        ).plot(ax=ax)
 
-    def plot(self, ax=None):
-        """Draw the display.
-
-        Parameters
-        ----------
-        ax : matplotlib.axes.Axes, default=None
-            Axes to draw in. If None, a new figure is created.
-
-        Returns
-        -------
-        display : EigengapDisplay
-        """
-        pyplot = require_pyplot(f"{type(self).__name__}.plot")
-        if ax is None:
-            _, ax = pyplot.subplots(figsize=(6.4, 4.0), layout="constrained")
+    def _draw(self, ax):
         numbers = np.arange(1, len(self.eigenvalues) + 1)
-        ax.plot(numbers, self.eigenvalues, color=_INK, linewidth=0.8, marker="o", markersize=6, zorder=3)
-        self._mark_gap(ax, self.n_clusters, _CHOSEN, "chosen")
-        self._mark_gap(ax, self.runner_up, _RUNNER_UP, "runner-up")
-        ax.set_xticks(numbers)
-        ax.set_xlabel("number of the eigenvalue")
-        ax.set_ylabel("eigenvalue of the normalized Laplacian")
+        ax.plot(numbers, self.eigenvalues, color=INK, linewidth=0.8, marker="o", markersize=6, zorder=3)
+        for n, color, what in ((self.n_clusters, ALARM, "chosen"), (self.runner_up, PALE, "runner-up")):
+            # A number of clusters that was given may lie beyond the eigenvalues.
+            if n is not None and 1 <= n < len(self.eigenvalues):
+                lower, upper = self.eigenvalues[n - 1 : n + 1]
+                label = f"{what}: {n} clusters, gap {upper - lower:.3f}"
+                ax.axhspan(lower, upper, color=color, alpha=0.18, linewidth=0, zorder=0)
+                ax.plot([n, n + 1], [lower, upper], color=color, linewidth=4, zorder=2, label=label)
+        ax.set(xlabel="number of the eigenvalue", ylabel="eigenvalue of the normalized Laplacian")
+        ax.locator_params(axis="x", nbins=12, integer=True)
         ax.set_title(f"{self.n_clusters} clusters", fontsize="medium", loc="left")
         ax.spines[["top", "right"]].set_visible(False)
-        ax.margins(x=0.06, y=0.12)
         if ax.get_legend_handles_labels()[0]:
             # Eigenvalues ascend, so this corner is empty.
             ax.legend(loc="lower right", frameon=False)
-        self.figure_, self.axes_, self.ax_ = ax.figure, ax, ax
-        return self
-
-    def _mark_gap(self, ax, n_clusters, color, label):
-        # A number of clusters that was given may lie beyond the eigenvalues.
-        if n_clusters is None or not 1 <= n_clusters < len(self.eigenvalues):
-            return
-        lower, upper = self.eigenvalues[n_clusters - 1], self.eigenvalues[n_clusters]
-        text = f"{label}: {n_clusters} clusters, gap {upper - lower:.3f}"
-        ax.axhspan(lower, upper, color=color, alpha=0.18, linewidth=0, zorder=0)
-        ax.plot([n_clusters, n_clusters + 1], [lower, upper], color=color, linewidth=4, zorder=2, label=text)
-
-
-def _with_eigenvalues(estimator):
-    """Return the clusterer with eigenvalues: the estimator itself, or one that it contains."""
-    found = getattr(estimator, "best_estimator_", estimator)
-    steps = [step for _, step in getattr(found, "steps", ())]
-    for candidate in (found, getattr(found, "labeler_", None), *steps):
-        inner = getattr(candidate, "clusterers_", ())
-        if len(inner) > 1:
-            raise ValueError(
-                f"{type(candidate).__name__} holds {len(inner)} clusterers, one per class. Show them one "
-                "at a time: `EigengapDisplay.from_estimator(labeler.clusterers_[0])`."
-            )
-        for clusterer in (candidate, *inner):
-            if hasattr(clusterer, "eigenvalues_"):
-                return clusterer
-    if hasattr(estimator, "fit"):
-        check_is_fitted(estimator)
-    raise ValueError(
-        f"{type(estimator).__name__} has no eigenvalues: no fitted EigengapSpectralClustering is in it. "
-        "Other clusterers have no eigengap to show."
-    )
+        return 6.4, 4.0

@@ -24,22 +24,22 @@ from skexmap.features._store import BlockStore, empty_rows, file_identities, sto
 from skexmap.groups._diagnosis import warn_of_frozen_model
 from skexmap.lrp._logits import find_logits
 
-# Number of images on which `fit` runs the model, to learn shapes and to check that it can be attributed.
+# Number of images on which `fit` runs the model, to determine shapes and to check that it can be attributed.
 N_TRIAL_IMAGES = 8
 
 
 class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
     """Base class of transformers that run a frozen model on images.
 
-    Each call of `fit`, `transform` or `fit_transform` runs a `Replica` of its own. A subclass implements
-    ``_trial(images, replica) -> blocks``, which raises if the model cannot be used, ``_compute(images, replica) ->
-    blocks`` for a batch, ``_returns_blocks() -> bool``, and ``_settings()``, the parameters that a result depends on.
-    In the blocks, ``predicted`` is the index of a logit.
+    Each call of `fit`, `transform` or `fit_transform` runs a new `Replica`. A subclass implements ``_compute(images,
+    replica) -> blocks`` for a batch, ``_first_blocks(images, replica) -> blocks``, which raises if the model cannot be
+    used, ``_returns_blocks() -> bool``, and ``_settings()``, the parameters that a result depends on. In the blocks,
+    ``predicted`` is the index of a logit.
     """
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
-        """Check the model on a few images, and learn the shapes and classes.
+        """Check the model on a few images, and determine the shapes and classes.
 
         Parameters
         ----------
@@ -52,7 +52,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         -------
         self : object
         """
-        self._learn(X, y, self._replica())
+        self._fit(X, y, self._replica())
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -76,7 +76,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
             than the most frequent class alone would be.
         """
         replica = self._replica()
-        self._learn(X, y, replica)
+        self._fit(X, y, replica)
         return self._transform(X, replica, fitting=True, y=y)
 
     def _replica(self):
@@ -87,13 +87,13 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         tags.input_tags.two_d_array = True
         tags.input_tags.three_d_array = True
         tags.requires_fit = True
-        # The maps have the model's type, whatever that of the images is.
+        # The maps have the model's type, regardless of the type of the images.
         tags.transformer_tags.preserves_dtype = []
         return tags
 
     def _check_images(self, X, *, reset):
         """Check X as far as possible without reading all of it, and return it in a form that can be indexed by rows."""
-        # A text can be indexed, too, as far as `_parameter_constraints` sees.
+        # `_parameter_constraints` accepts a string, because it can be indexed.
         if isinstance(self.load, str):
             raise ValueError(
                 f"The 'load' parameter of {type(self).__name__} must be a function or a data set, got {self.load!r}."
@@ -137,8 +137,8 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
 
     # Relevance needs a backward pass, which is not possible in a caller's inference mode.
     @torch.inference_mode(False)
-    def _learn(self, X, y, replica):
-        """Run the model on a few images; learn the classes, and the names, shapes and types of the blocks."""
+    def _fit(self, X, y, replica):
+        """Run the model on a few images; set the classes, and the names, shapes and types of the blocks."""
         X = self._check_images(X, reset=True)
         if y is not None:
             check_consistent_length(X, y)
@@ -149,7 +149,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         self._has_negative_pixels = bool(images.min() < 0)
         images = self._prepare(images[:N_TRIAL_IMAGES], replica)
         self.n_logits_ = find_logits(_first_output(replica.module, images), len(images)).shape[1]
-        blocks = {name: as_numpy(values) for name, values in self._trial(images, replica).items()}
+        blocks = {name: as_numpy(values) for name, values in self._first_blocks(images, replica).items()}
         self._block_dtype = np.dtype(
             [(name, values.dtype, values.shape[1:]) for name, values in blocks.items()]
         )
@@ -181,7 +181,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
                     result[name][rows] = values
                 progress.update(len(rows))
         if store is not None:
-            store.warn_of_damage(stacklevel=4)
+            store.warn_of_damage()
         is_predicted = PREDICTED in self._block_dtype.names
         if is_predicted and y is not None and np.isin(self._labels, self.classes_).all():
             y = np.asarray(y)
@@ -284,10 +284,7 @@ def as_numpy(values):
 
 
 def classes_of_logits(classes, model, labels, n_logits):
-    """Return the class of each logit: as given, as the model's configuration says, or the sorted labels.
-
-    If there are as many labels as logits, they are taken in their order; else the classes are the logits' indices.
-    """
+    """Return the class of each logit: as given, from the model's configuration, the sorted labels, or the indices."""
     n_classes = max(2, n_logits)
     if classes is not None:
         classes = np.asarray(classes)
@@ -309,4 +306,5 @@ def classes_of_logits(classes, model, labels, n_logits):
     )
     if labels is not None and named is not None and np.isin(labels.astype(str), named).all():
         return named
+    # The labels, in their order, are the classes only if there is one for each logit.
     return labels if labels is not None and len(labels) == n_classes else np.arange(n_classes)

@@ -97,7 +97,7 @@ def _readings(func, args, kwargs, shape):
     n, n_logits = shape
     if len(x) != n or n_logits not in weight.shape[:2] or weight.ndim != (4 if x.ndim == 4 else 2):
         return
-    # Compute the output again: the model may have written to it since.
+    # Compute the output again, because the model may have written to it since.
     output = func(*args, **kwargs)
     if func.__name__ == "conv2d":
         if weight.shape[2:] != (1, 1) or weight.shape[1] != x.shape[1] or x.shape[2:] != output.shape[2:]:
@@ -123,7 +123,7 @@ def _line(outputs, logits):
     scale = (deviations * logits).sum(0) / (deviations**2).sum(0)
     shift = logits.mean(0) - scale * outputs.mean(0)
     distance = np.abs(scale * outputs + shift - logits).max(0)
-    # A curve looks like a line where the images differ little.
+    # A curve looks like a line if the images differ little.
     is_line = (distance <= MAX_DISTANCE * logits.std(0) + 1e-6 * np.abs(logits).max(0)).all()
     return (scale, shift) if is_line else (np.nan, np.nan)
 
@@ -147,8 +147,8 @@ def no_head(module):
     ]
     before = f" that comes before its last layer, {layers[-1]!r}" if layers else ""
     return ValueError(
-        "The model's logits are not the output of a dense layer (scaled and shifted at most), so that there is no "
-        "input of it to take as the embedding. Use EmbeddingTransformer(model, layer=...) with the name of the module "
+        "The model's logits are not the output of a dense layer (scaled and shifted at most), whose input would be "
+        "the embedding. Use EmbeddingTransformer(model, layer=...) with the name of the module "
         f"whose output is the embedding, for example one{before}."
     )
 

@@ -13,8 +13,8 @@ from skexmap.features._base import ImageTransformer
 from skexmap.features._capture import capture_embedding, capture_layer, find_head, no_head
 from skexmap.lrp._method import predicted_classes
 
-# What does not depend on the blocks that a transformer returns.
-LEARNED = {
+# Fitted attributes that do not depend on the blocks that a transformer returns.
+FITTED = {
     "image_shape_",
     "n_features_in_",
     "feature_names_in_",
@@ -44,48 +44,23 @@ class EmbeddingTransformer(ImageTransformer):
     return_predicted : bool, default=False
         Whether `transform` returns a structured array with the blocks ``embedding`` and ``predicted``, the class that
         the model predicts, instead of a plain 2-D array of embeddings.
-    classes : array-like of shape (n_logits,) or None, default=None
-        Class of each logit (two classes for one logit). If None, it is what a ``config.id2label`` of the model says, if
-        the labels are among its names. Else it is the sorted labels, if there are as many as logits.
-    load : callable or None, default=None
-        Function from an item of X to an image tensor. If None, X holds arrays, or file paths, which are opened with
-        `ImageLoader`.
-    cache : str, path-like or None, default=None
-        Folder that keeps the embedding of each image, as in `HeatmapTransformer`.
-    batch_size : int, default=64
-        Images per forward pass.
-    device : str, default="auto"
-        Where to compute; "auto" selects a GPU if there is one.
-    num_workers : int, default=0
-        Number of processes that load images; with 0, this process loads them.
-    verbose : bool, default=False
-        Whether to show progress.
+    classes, load, cache, batch_size, device, num_workers, verbose
+        As in `HeatmapTransformer`.
 
     Attributes
     ----------
-    classes_ : ndarray of shape (n_classes,)
-        Class of each logit: `classes`, the names in the model's configuration, the sorted labels if there are as many
-        as logits (two for one logit), or else the indices of the logits.
-    model_accuracy_ : float
-        Accuracy of the frozen model on the images of `fit_transform`; absent after `fit`, or if a label in y is not in
-        `classes_`.
     head_ : str, tuple of str, or None
         Name of the dense layer (or convolution by 1 x 1) that outputs the logits; the names of two layers if the logits
         are their mean; None if `layer` names another module.
-    n_logits_ : int
-        Number of logits that the model returns.
-    image_shape_ : tuple of int
-        Shape of one image.
-    n_features_in_ : int
-        Number of values in one image.
     n_embedding_features_ : int
         Length of the embedding.
+    classes_, model_accuracy_, n_logits_, image_shape_, n_features_in_
+        As in `HeatmapTransformer`.
 
     Raises
     ------
     skexmap.exceptions.UnreadableImagesError
-        If image files cannot be read. Its `indices` are the rows of all of them. Files are checked if X holds paths and
-        `load` is None, an `ImageLoader` or an `ImageNetTransform`.
+        If image files cannot be read, as in `HeatmapTransformer`.
 
     See Also
     --------
@@ -154,9 +129,9 @@ class EmbeddingTransformer(ImageTransformer):
 
         Returns
         -------
-        embeddings : ndarray of shape (n_samples, n_embedding_features_)
+        embeddings : ndarray of shape (n_samples, n_embedding_features)
             In the model's floating type. With ``return_predicted=True``, a structured ndarray of shape (n_samples,)
-            with the fields ``embedding``, of shape (n_embedding_features_,), and ``predicted``, an integer as in
+            with the fields ``embedding``, of shape (n_embedding_features,), and ``predicted``, an integer as in
             `HeatmapTransformer`.
         """
         check_is_fitted(self)
@@ -165,14 +140,14 @@ class EmbeddingTransformer(ImageTransformer):
     def _returns_blocks(self):
         return self.return_predicted
 
-    def _learn(self, X, y, replica):
-        super()._learn(X, y, replica)
+    def _fit(self, X, y, replica):
+        super()._fit(X, y, replica)
         self.n_embedding_features_ = self._block_dtype[EMBEDDING].shape[0]
 
-    def _trial(self, images, replica):
+    def _first_blocks(self, images, replica):
         if self.return_predicted and self.layer is not None:
             raise ValueError(
-                f"layer={self.layer!r} names the embedding, so that nothing is known of what the model returns. "
+                f"layer={self.layer!r} names the embedding, so the model's predictions are not available. "
                 "`return_predicted=True` needs layer=None."
             )
         self._head = self.head_ = None
@@ -192,9 +167,9 @@ class EmbeddingTransformer(ImageTransformer):
         logits, embedding = capture_embedding(replica.module, images, self._head)
         return {EMBEDDING: embedding, PREDICTED: predicted_classes(logits)}
 
-    def _adopt(self, fitted):
-        """Copy what a HeatmapTransformer of the same model, with ``return_embedding=True``, has learned."""
-        vars(self).update({name: value for name, value in vars(fitted).items() if name in LEARNED})
+    def _copy_fitted(self, fitted):
+        """Copy what a HeatmapTransformer of the same model, with ``return_embedding=True``, has set in `fit`."""
+        vars(self).update({name: value for name, value in vars(fitted).items() if name in FITTED})
         self._block_dtype = np.dtype([(name, fitted._block_dtype[name]) for name in (EMBEDDING, PREDICTED)])
         self.n_embedding_features_ = self._block_dtype[EMBEDDING].shape[0]
         return self

@@ -45,8 +45,9 @@ class HeatmapTransformer(ImageTransformer):
         before the maps are shrunk. ``"signed"`` (as published) keeps the sign, which is positive where the image
         supports the explained class.
     size : int or None, default=28
-        Side of the square maps, in pixels; None keeps the resolution. Maps are shrunk bilinearly, as published; smaller
-        ones are not enlarged. Ignored if X does not contain images of shape (channels, height, width).
+        Side of the square maps, in pixels; None keeps the resolution. Maps are shrunk bilinearly, as published, but 1
+        averages all pixels. Smaller maps are not enlarged. Ignored if X does not contain images of shape
+        (channels, height, width).
     normalize : {"max_abs"} or None, default="max_abs"
         Whether each map is divided by its largest absolute value. A map that is zero everywhere stays zero.
     return_embedding : bool, default=False
@@ -57,11 +58,12 @@ class HeatmapTransformer(ImageTransformer):
         embedding then has half precision too, and the output is converted to float32. "float16" has a small range:
         `fit` raises an error if the maps of the first images differ from those in float32.
     classes : array-like of shape (n_logits,) or None, default=None
-        Class of each logit (two classes for one logit). If None, it is what a ``config.id2label`` of the model says, if
-        the labels are among its names. Else it is the sorted labels, if there are as many as logits.
-    load : callable or None, default=None
-        Function from an item of X to an image tensor of shape (channels, height, width). If None, X holds arrays, or
-        file paths, which are opened with `ImageLoader`. It must be picklable to be cached or sent to workers.
+        Class of each logit (two classes for one logit). If None, the names in ``config.id2label`` of the model, if the
+        labels are among them. Otherwise the sorted labels, if there are as many as logits.
+    load : callable, data set or None, default=None
+        How an item of X becomes an image. A function is called with the item, a transform of torchvision, timm or
+        transformers with the opened image, and a data set is indexed by the item. If None, X holds images, or file
+        paths, which are opened with `ImageLoader`. It must be picklable to be sent to workers.
     cache : str, path-like or None, default=None
         Folder that keeps the maps and embedding of each image. A later call, also of another process, computes only
         what is missing; see the notes.
@@ -78,7 +80,7 @@ class HeatmapTransformer(ImageTransformer):
     ----------
     classes_ : ndarray of shape (n_classes,)
         Class of each logit: `classes`, the names in the model's configuration, the sorted labels if there are as many
-        as logits (two for one logit), or else the indices of the logits.
+        as logits (two for one logit), or otherwise the indices of the logits.
     model_accuracy_ : float
         Accuracy of the frozen model on the images of `fit_transform`; absent after `fit`, or if a label in y is not in
         `classes_`.
@@ -110,9 +112,9 @@ class HeatmapTransformer(ImageTransformer):
     -----
     Every call of `fit`, `transform` and `fit_transform` copies the model and runs the copy, in evaluation mode. So
     changes of the model always take effect, several threads may use one model, and nothing writes to it. In the copy,
-    compiled modules are replaced by their originals, and backward hooks are left out. Forward hooks run: one that
-    returns or writes a value takes part in what is explained, and one that only reads may do anything. The functions of
-    the model and its hooks write to copies of your dicts and lists.
+    compiled modules are replaced by their originals, and backward hooks are removed. Forward hooks run. A hook that
+    returns or writes a value is explained as part of the model, and a hook that only reads may call any function. The
+    functions of the model and its hooks write to copies of your dicts and lists.
 
     With a `cache`, a result is served if the weights, settings and code of the model, of the attribution and of this
     library are the same, and so is the image: its path, size and time of change if this package opens the file, else
@@ -213,8 +215,8 @@ class HeatmapTransformer(ImageTransformer):
     def _returns_blocks(self):
         return self.return_embedding
 
-    def _learn(self, X, y, replica):
-        super()._learn(X, y, replica)
+    def _fit(self, X, y, replica):
+        super()._fit(X, y, replica)
         self.heatmap_shape_ = self._block_dtype[HEATMAP].shape
 
     def _replica(self):
@@ -227,7 +229,7 @@ class HeatmapTransformer(ImageTransformer):
             replica.engine = RelevanceEngine(replica.module, lrp.resolved())
         return replica
 
-    def _trial(self, images, replica):
+    def _first_blocks(self, images, replica):
         """Raise if the model cannot be attributed correctly; return the blocks of a few images."""
         if replica.engine is not None:
             replica.engine.check(images)
@@ -300,6 +302,9 @@ def resize(maps, size):
     """Shrink maps of shape (n, channels, height, width) to (n, channels, size, size); smaller ones are unchanged."""
     if max(maps.shape[-2:]) <= size:
         return maps
+    if size == 1:
+        # Bilinear interpolation would read four pixels of the whole map.
+        return maps.mean((-2, -1), keepdim=True)
     return F.interpolate(maps, (size, size), mode="bilinear", align_corners=False)
 
 

@@ -22,7 +22,7 @@ from skexmap.datasets._tables import first_offenders
 from skexmap.datasets._transforms import mask_path
 from skexmap.exceptions import UnreadableImagesError
 
-# Where a row that is a dict has its image, as data sets and processors of Hugging Face have it.
+# Keys under which a dict may hold its image, as in data sets and processors of Hugging Face.
 IMAGE_KEYS = ("image", "img", "pixel_values")
 AN_IMAGE = (
     "an image: a tensor or array of shape (channels, height, width), a PIL image, a tuple with one of them first, or a "
@@ -30,7 +30,7 @@ AN_IMAGE = (
 )
 # Libraries whose callable objects take an opened image, never a path.
 LIBRARIES_OF_TRANSFORMS = ("torchvision", "timm", "transformers")
-# The value that stands for 1.
+# The value that is scaled to 1.
 FULL_SCALES = {torch.uint8: 255, torch.uint16: 65535}
 
 
@@ -75,7 +75,7 @@ class ImageLoader:
 
 
 class Images(Dataset):
-    """The images of X, whatever X is: how many there are, and batches of them by rows."""
+    """A data set of the images of X, for any supported X, which is indexed by batches of rows."""
 
     def __init__(self, X, load):
         self.X = X.to_numpy() if hasattr(X, "to_numpy") else X
@@ -92,7 +92,7 @@ class Images(Dataset):
             # Copy one batch at a time, because X may be a memory map or read-only.
             is_slice = rows[-1] - rows[0] == len(rows) - 1
             return rows, scaled(as_tensor(self.X[slice(rows[0], rows[-1] + 1) if is_slice else rows]))
-        images = [self._read(row) for row in rows]
+        images = [self._load_row(row) for row in rows]
         shapes = {tuple(image.shape) for image in images}
         if len(shapes) > 1:
             odd = next(row for row, image in zip(rows, images, strict=True) if image.shape != images[0].shape)
@@ -102,7 +102,7 @@ class Images(Dataset):
             )
         return rows, scaled(torch.stack(images))
 
-    def _read(self, row):
+    def _load_row(self, row):
         item, shown = None, f"X[{row}]"
         try:
             item = self.X[row]
@@ -116,7 +116,7 @@ class Images(Dataset):
                 f"Could not load image {row}: {error} Repair it, or take it out of X and y; "
                 "`skexmap.datasets.readable_images` finds all damaged files of a list of paths."
             ) from error
-        # X and `load` may raise any exception. The row is known only here.
+        # X and `load` may raise any exception. Only this place can name the row.
         except Exception as error:
             advice = f"Items of X must be paths or {AN_IMAGE}."
             if self.given is not None:
@@ -129,7 +129,7 @@ class Images(Dataset):
 
 
 def loader_of(load):
-    """Return the function that `load` stands for: by default it opens files, and a transform gets the opened image."""
+    """Return a function for `load`: by default it opens files, and a transform gets the opened image."""
     if load is None:
         return ImageLoader()
     if not callable(load):
@@ -140,7 +140,7 @@ def loader_of(load):
 
 
 def _row_of(dataset, key):
-    # NumPy's integers are not keys of every data set.
+    # Some data sets do not accept NumPy integers as keys.
     return dataset[key.item() if isinstance(key, np.generic) else key]
 
 
@@ -159,7 +159,7 @@ def image_in(item):
         )
         return found[0] if is_batch and getattr(found[0], "ndim", 0) == 3 else found
     is_pair = isinstance(item, tuple | list) and len(item) > 0 and is_image(item[0])
-    # A list of texts may be numbers of a table.
+    # A list of strings may be a row of a table.
     return item[0] if is_pair and not (isinstance(item, list) and isinstance(item[0], PATH_TYPES)) else item
 
 
@@ -174,7 +174,7 @@ def is_picture(item):
 
 
 def text_of(item):
-    """Return what an error message calls an item: its value, or the type and shape of a large one."""
+    """Describe an item in an error message: by its value, or by its type and shape if it is large."""
     if isinstance(item, PATH_TYPES):
         return repr(path_text(item))
     if item is None or isinstance(item, Number | np.generic):
@@ -192,12 +192,12 @@ def as_tensor(image):
     if isinstance(image, torch.Tensor):
         return image
     image = np.asarray(image)
-    # Copy, because it may be read-only; torch has no other order of bytes.
+    # Copy, because the array may be read-only. torch supports only the native byte order.
     return torch.from_numpy(np.array(image, dtype=image.dtype.newbyteorder("=")))
 
 
 def scaled(images):
-    """Return a batch of images in floats, with 255 (or 65535, in 16 bits) as 1; rows of numbers stay as they are."""
+    """Return a batch of images as floats, with 255 (65535 for 16 bits) scaled to 1; rows of numbers are unchanged."""
     if images.ndim < 3 or images.is_floating_point() or images.is_complex() or images.dtype == torch.bool:
         return images
     *_, n_channels, height, width = (1, *images.shape)
@@ -326,5 +326,5 @@ def check_finite(images, rows):
     if bad:
         shown = ", ".join(str(rows[i]) for i in bad[:5])
         raise ValueError(
-            f"{len(bad)} image(s) contain NaN or infinity (first: index {shown}). Remove or repair them before."
+            f"{len(bad)} image(s) contain NaN or infinity (first: index {shown}). Remove or repair them first."
         )

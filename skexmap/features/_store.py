@@ -9,13 +9,13 @@ import mmap
 import os
 import tempfile
 import threading
-import warnings
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from skexmap._validation import warn
 from skexmap.datasets._readable import PATH_TYPES, path_text
 from skexmap.datasets._transforms import mask_path
 from skexmap.exceptions import SkexmapWarning
@@ -105,10 +105,10 @@ class BlockStore:
             return read(path, *args)
         except FileNotFoundError:
             return None
-        except (OSError, MemoryError):
-            raise
-        # A file that is truncated or something else may fail in any way.
-        except Exception:
+        # A file that is truncated or something else may fail in any way, also by a seek to before its start.
+        except Exception as error:
+            if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno != errno.EINVAL):
+                raise
             self._drop(path)
             return None
 
@@ -118,14 +118,13 @@ class BlockStore:
         with contextlib.suppress(FileNotFoundError):
             os.remove(path)
 
-    def warn_of_damage(self, stacklevel):
+    def warn_of_damage(self):
         """Warn once of all damaged files."""
         if self.n_damaged:
-            warnings.warn(
+            warn(
                 f"{self.n_damaged} files of the cache in {str(self.folder)!r} were damaged. Their images were computed "
                 "again. Check the disk if this happens repeatedly.",
                 SkexmapWarning,
-                stacklevel=stacklevel,
             )
 
 
@@ -156,7 +155,8 @@ def _no_room(error, folder, n_bytes):
 def stored_batches(store, files, load, run, batch_size):
     """Yield ``(rows, blocks)`` for all images, in any order: ``run(images)`` for those that the store lacks.
 
-    ``load(rows=None)`` yields ``(rows, images)``. `files` is what identifies the images; None if it is their pixels."""
+    ``load(rows=None)`` yields ``(rows, images)``. `files` is what identifies the images; None if it is their pixels.
+    """
     # An interrupted run goes on with the batches that it would have had, so its results are bitwise the same.
     if files is None:
         keys = {}

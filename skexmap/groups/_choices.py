@@ -14,7 +14,7 @@ _KINDS = ("merge", "drop", "rename")
 
 
 class ClusterChoices:
-    """What a person may change about the clusters of a fitted labeler. The numbers of other clusters stay."""
+    """Changes of a fitted labeler's clusters by hand. The other clusters keep their numbers."""
 
     def merge(self, clusters):
         """Merge clusters into the one with the smallest number.
@@ -96,7 +96,7 @@ class ClusterChoices:
                 choices = json.load(file)
         unknown = sorted(set(choices) - set(_KINDS))
         if unknown:
-            raise ValueError(f"Choices may hold {list(_KINDS)}, got {unknown} too.")
+            raise ValueError(f"Choices may have the keys {list(_KINDS)}, but also have {unknown}.")
         merged, dropped = choices.get("merge", []), list(choices.get("drop", []))
         # JSON has only strings as keys.
         names = {int(cluster): str(name) for cluster, name in choices.get("rename", {}).items()}

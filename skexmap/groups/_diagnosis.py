@@ -7,13 +7,14 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binomtest
 
+from skexmap._validation import warn
 from skexmap.exceptions import ClusteringWarning, PredictionWarning
 
 # p-value below which a model's accuracy differs from that of the most frequent class alone.
 INACCURATE = 0.001
 
 
-def warn_of_undivided_classes(classes, class_codes, clusters, stacklevel=3):
+def warn_of_undivided_classes(classes, class_codes, clusters):
     """Warn of classes that lie in one cluster."""
     if len(classes) < 2:
         # With one class, the clusters cannot be crossed with anything.
@@ -26,41 +27,38 @@ def warn_of_undivided_classes(classes, class_codes, clusters, stacklevel=3):
             if len(np.unique(pairs[:, 1])) == 1
             else f"Each of {len(classes)} classes lies in one cluster"
         )
-        warnings.warn(
-            f"{what}: the pseudo-groups are the classes, and a shortcut inside a class stays hidden. Ask for more "
+        warn(
+            f"{what}: the pseudo-groups are the classes, and a shortcut inside a class stays hidden. Use more "
             "clusters, cluster inside each class (`scope='local'`), or look at the heatmaps: there may be no shortcut.",
             ClusteringWarning,
-            stacklevel=stacklevel,
         )
     elif len(undivided):
-        warnings.warn(
+        warn(
             f"{len(undivided)} of {len(classes)} classes ({undivided[:5].tolist()}) lie in one cluster each: a "
-            "shortcut inside them stays hidden. Ask for more clusters, or cluster inside each class (`scope='local'`).",
+            "shortcut inside them stays hidden. Use more clusters, or cluster inside each class (`scope='local'`).",
             ClusteringWarning,
-            stacklevel=stacklevel,
         )
 
 
-def warn_of_constant_predictions(predictions, who, remedy, stacklevel=3):
+def warn_of_constant_predictions(predictions, who, remedy):
     """Warn if all predictions are the same."""
     if len(predictions) > 1 and (predictions == predictions[0]).all():
-        warnings.warn(
+        warn(
             f"{who} predicts the same class ({predictions[0]!s}) for all {len(predictions)} samples. {remedy}",
             PredictionWarning,
-            stacklevel=stacklevel,
         )
 
 
-def warn_of_frozen_model(name, classes, codes, y, *, standardized=True, stacklevel=4):
+def warn_of_frozen_model(name, classes, codes, y, *, standardized=True):
     """Warn if the frozen model always predicts one class, or is less accurate than the most frequent class alone."""
     labels, y_codes = np.unique(y, return_inverse=True)
     if len(labels) < 2:
         return
-    remedy = "See that its weights were loaded, and that the images are scaled as those of its training were."
+    remedy = "Check that its weights were loaded, and that the images are scaled as in its training."
     if len(codes) > 1 and (codes == codes[0]).all():
         who = f"The frozen model ({name})"
-        remedy = f"What it looks at then says little about what tells the groups apart. {remedy}"
-        warn_of_constant_predictions(classes[codes], who, remedy, stacklevel=stacklevel)
+        remedy = f"Its heatmaps then reveal little about the groups. {remedy}"
+        warn_of_constant_predictions(classes[codes], who, remedy)
         return
     n, right, most = len(y), int(np.sum(classes[codes] == y)), int(np.bincount(y_codes).max())
     counts = np.zeros((len(classes), len(labels)), dtype=int)
@@ -77,14 +75,13 @@ def warn_of_frozen_model(name, classes, codes, y, *, standardized=True, stacklev
         )
     elif not standardized:
         remedy += (
-            " No pixel of the first images is negative: if it was trained on standardized images, these lack that step "
-            "(`ImageNetTransform` has ImageNet's)."
+            " No pixel of the first images is negative. If the model was trained on standardized images, standardize"
+            " these too (`ImageNetTransform` does it for ImageNet)."
         )
-    warnings.warn(
+    warn(
         f"The frozen model ({name}) is right for {right / n:.1%} of {n} images, but the most frequent class alone "
         f"would be right for {most / n:.1%}. Its logits are taken to stand for {classes.tolist()[:10]}. {remedy}",
         PredictionWarning,
-        stacklevel=stacklevel,
     )
 
 

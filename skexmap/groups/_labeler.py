@@ -28,9 +28,8 @@ class PseudoGroupLabeler(ClusterChoices, ClusterBlockMixin, BaseEstimator):
     """Pseudo-groups from any clusterer: group = class x cluster.
 
     ExMap [1]_ clusters the heatmaps of all images at once (G-ExMap, ``scope="global"``) or inside each
-    class (L-ExMap, ``scope="local"``) and crosses the clusters with the classes. The groups are numbered
-    class-major: group ``class * n_clusters_ + cluster``, so that every pair has a fixed number, whether
-    or not an image falls into it.
+    class (L-ExMap, ``scope="local"``) and crosses the clusters with the classes. The number of a group is ``class *
+    n_clusters_ + cluster``, so every pair has a fixed number, even if it has no images.
 
     A clusterer also separates images for reasons unrelated to a shortcut, for example bags from shoes. Each part of
     such a split would weigh as much as a true group. So neighboring clusters on which the frozen model is right equally
@@ -48,7 +47,7 @@ class PseudoGroupLabeler(ClusterChoices, ClusterBlockMixin, BaseEstimator):
         largest absolute value. A plain 2-D X is treated as that block.
     merge_alpha : float in (0, 1) or None, default=0.05
         Level of the test that decides which clusters are merged. A tree is built over the clusters, by average linkage
-        of their mean rows. From the leaves upwards, two branches are merged unless, in some class, the model is right
+        of their mean rows. From the leaves upward, two branches are merged unless, in some class, the model is right
         significantly more often on one of them. The test is Fisher's exact test, Bonferroni-corrected over the classes.
         Branches that differ end the merging on their side of the tree. This needs the model's predictions. None merges
         nothing, as published.
@@ -84,7 +83,7 @@ class PseudoGroupLabeler(ClusterChoices, ClusterBlockMixin, BaseEstimator):
         means identical, 0 means chance. None if nothing was compared.
     n_features_in_ : int
         Number of features of the clustered block.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if X was a data frame without blocks and all names were strings.
 
     Raises
@@ -199,12 +198,12 @@ class PseudoGroupLabeler(ClusterChoices, ClusterBlockMixin, BaseEstimator):
         -------
         self : PseudoGroupLabeler
         """
-        rows, y = self._read(X, y)
+        rows, y = self._check_rows_and_classes(X, y)
         self.classes_, class_codes = np.unique(y, return_inverse=True)
         clusterer = EigengapSpectralClustering() if self.clusterer is None else self.clusterer
         correct = None
         if self.merge_alpha is not None:
-            correct = self._read_predicted(X, predicted, len(rows)) == class_codes
+            correct = self._check_predicted(X, predicted, len(rows)) == class_codes
         parts = {"the rows": slice(None)}
         if self.scope == "local":
             classes = self.classes_.tolist()
@@ -302,17 +301,17 @@ class PseudoGroupLabeler(ClusterChoices, ClusterBlockMixin, BaseEstimator):
         tags.target_tags.required = True
         return tags
 
-    def _read_rows(self, X, *, reset, **target):
+    def _check_rows(self, X, *, reset, **target):
         rows = flat_block(X, self.block, required_by=self)
         rows = validate_data(
             self, rows, **target, reset=reset, dtype=FLOATS, ensure_min_samples=2 if reset else 1
         )
         return divided_by_largest(rows) if self.block == EMBEDDING else rows
 
-    def _read(self, X, y):
+    def _check_rows_and_classes(self, X, y):
         """Return the rows to cluster and the class of each, checked."""
         # scikit-learn raises its own error for a y of None.
-        rows = self._read_rows(X, reset=True, **({"y": None} if y is None else {}))
+        rows = self._check_rows(X, reset=True, **({"y": None} if y is None else {}))
         y = column_or_1d(y, warn=True)
         if len(y) != len(rows):
             raise ValueError(
@@ -321,7 +320,7 @@ class PseudoGroupLabeler(ClusterChoices, ClusterBlockMixin, BaseEstimator):
         check_classification_targets(y)
         return rows, y
 
-    def _read_predicted(self, X, predicted, n_samples):
+    def _check_predicted(self, X, predicted, n_samples):
         """Return the code of the class that the model predicts for each row."""
         if predicted is not None:
             predicted = column_or_1d(predicted)
@@ -351,7 +350,7 @@ class PseudoGroupLabeler(ClusterChoices, ClusterBlockMixin, BaseEstimator):
 
     def _clusters_of(self, X):
         """Return one cluster per row, or one per row and class."""
-        rows = self._read_rows(X, reset=False)
+        rows = self._check_rows(X, reset=False)
         clusters = [clusters.predict(rows) for clusters in self._clusters]
         return np.stack(clusters, axis=1) if self.scope == "local" else clusters[0]
 

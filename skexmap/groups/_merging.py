@@ -23,7 +23,7 @@ class Merge(NamedTuple):
 
 def merge_alike(labels, class_codes, correct, rows, alpha):
     """Merge neighboring clusters on which the model is right equally often."""
-    # In a tree over the clusters, from the leaves upwards, two branches are merged if each of them is one cluster and
+    # In a tree over the clusters, from the leaves upward, two branches are merged if each of them is one cluster and
     # the model behaves alike on both. So a cluster is never merged past a nearer one that differs, because two
     # different shortcuts may fail equally often.
     n_clusters = int(labels.max()) + 1

@@ -18,6 +18,6 @@ def refuse_unknown(codes, classes, remedy):
     """Raise ValueError if the model predicts none of the classes."""
     if (codes < 0).all():
         raise ValueError(
-            f"The model's logits do not belong to the {len(classes)} classes in y, so that its predictions are not "
+            f"The model's logits do not belong to the {len(classes)} classes in y, so its predictions are not "
             f"known. {remedy}"
         )

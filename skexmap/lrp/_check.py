@@ -261,7 +261,7 @@ def _choose(logits, target):
         return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
     n_classes = max(2, logits.shape[1])
     if not 0 <= target < n_classes:
-        raise ValueError(f"target={target} is out of range: the model tells {n_classes} classes apart.")
+        raise ValueError(f"target={target} is out of range: the model has {n_classes} classes.")
     return torch.full_like(logits[:, 0], target, dtype=torch.long)
 
 

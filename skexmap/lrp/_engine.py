@@ -51,10 +51,8 @@ class RelevanceEngine:
         self._weights = WeightCache(model)
 
     def attribute(self, images, choose_target, initial_relevance="one", layer=None):
-        """Return the `Attribution` of one logit per image; `layer` is where the propagation stops.
-
-        `choose_target` takes the logits and returns the index of the class to explain for each image.
-        """
+        """Return the `Attribution` of one logit per image, whose index `choose_target` returns for given logits."""
+        # `layer` is where the propagation stops.
         with self._catch_output(layer) as caught, self.traced(images) as (tracer, leaf, logits):
             detached = logits.detach()
             with torch.no_grad():
@@ -69,17 +67,14 @@ class RelevanceEngine:
         return Attribution(detached, relevance, None if dense is None else dense[0])
 
     def check(self, images):
-        """Raise if the model cannot be attributed on these images; return the name of its last dense layer, or None.
-
-        The traced logits must equal the plain ones: they differ if the values are changed where nothing is intercepted.
-        Those of an image must not depend on its companions.
-        """
+        """Raise if the model cannot be attributed on these images; return the name of its last dense layer, or None."""
         with torch.no_grad():
             plain = find_logits(self.model(images), len(images))
         check_finite(plain)
         with self.traced(images) as (_, _, logits):
             if probabilities(logits):
                 raise ValueError(probabilities(logits))
+            # They differ if values are changed where nothing is intercepted.
             difference = logits_differ(logits.detach(), plain)
             if difference:
                 raise UnsupportedOperationError(difference)

@@ -12,12 +12,9 @@ LOGIT_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 0.05
 
 
 def find_logits(output, n_images):
-    """Return the logits, of shape (n_images, n_logits), among what a model returns.
-
-    They are the tensor itself, the field or entry "logits", or else the only tensor, or the first of a tuple or list. A
-    single logit may have shape (n_images,).
-    """
+    """Return the logits, of shape (n_images, n_logits), among what a model returns."""
     logits = logits_in(output)
+    # A single logit may have shape (n_images,).
     if logits.ndim == 1 and len(logits) == n_images:
         logits = logits.unsqueeze(1)
     if logits.ndim != 2 or len(logits) != n_images:
@@ -29,7 +26,7 @@ def find_logits(output, n_images):
 
 
 def logits_in(output):
-    """Return the tensor of logits, of any shape, among what a model returns."""
+    """Return the tensor of logits: the output itself, its field "logits", its only tensor, or the first of a tuple."""
     if isinstance(output, torch.Tensor):
         return output
     fields = _fields(output)

@@ -97,9 +97,7 @@ class LRP(BaseEstimator):
             return predicted_classes(logits)
         if not callable(self.target):
             if self.target >= n_classes:
-                raise ValueError(
-                    f"target={self.target} is out of range: the model tells {n_classes} classes apart."
-                )
+                raise ValueError(f"target={self.target} is out of range: the model has {n_classes} classes.")
             return torch.full_like(logits[:, 0], self.target, dtype=torch.long)
         target = torch.as_tensor(self.target(logits), device=logits.device)
         if target.shape != logits.shape[:1] or target.min() < 0 or target.max() >= n_classes:

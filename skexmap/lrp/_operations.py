@@ -222,10 +222,8 @@ def drop_out(tracer, call):
 
 
 def activation(tracer, call, *, gate=False, low=-math.inf, high=math.inf, ratio=any_ratio):
-    """Any elementwise function passes relevance on; a ReLU is folded into the weighted layer before it if possible.
-
-    `low` and `high` are the range that it clips to, and `ratio` gives output / input.
-    """
+    """Any elementwise function passes relevance on; a ReLU is folded into the weighted layer before it if possible."""
+    # The function clips to the range from `low` to `high`, and `ratio` gives output / input.
     x = call.args[0]
     tag = tag_of(x)
     if len(call.tags) > 1 or tag is None:

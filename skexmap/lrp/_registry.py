@@ -121,8 +121,8 @@ def _names_of(function, written_in):
     namespaces = [vars(module) for module in list(sys.modules.values()) if module is not None]
     # Each access to `Swish.apply` makes another object, which is equal to the one before.
     methods = (types.MethodType, types.BuiltinMethodType)
-    own = getattr(written_in, "__globals__", {})
-    namespaces += [] if any(own is names for names in namespaces) else [own]
+    of_definition = getattr(written_in, "__globals__", {})
+    namespaces += [] if any(of_definition is names for names in namespaces) else [of_definition]
     return [
         (names, name)
         for names in namespaces

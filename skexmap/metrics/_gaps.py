@@ -59,7 +59,7 @@ def shortcut_gaps(y_true, y_pred, *, shortcuts, group_labels=None, weights=None,
     """
     if group_labels is None:
         if weights is not None:
-            raise ValueError("`weights` weigh groups: pass `group_labels` too.")
+            raise ValueError("`weights` refer to groups, so pass `group_labels` too.")
         group_labels = np.zeros(len(y_true), dtype=int)
     sample_weight = np.ones(len(y_true)) if sample_weight is None else column_or_1d(sample_weight)
     mean = mean_accuracy(

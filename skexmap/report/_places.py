@@ -99,10 +99,10 @@ def mean_maps(maps, keys, block=1024):
     # Block by block, because a float64 copy of all maps may exceed the memory.
     for start in range(0, len(maps), block):
         part = unit_sum(maps[start : start + block])
-        own = keys[start : start + block]
+        part_keys = keys[start : start + block]
         total += part.sum(axis=0)
         for key in range(n_keys):
-            sums[key] += part[own == key].sum(axis=0)
+            sums[key] += part[part_keys == key].sum(axis=0)
     sizes = np.bincount(keys[keys >= 0], minlength=n_keys).reshape(-1, 1, 1, 1)
     outside = np.maximum(len(keys) - sizes, 1)
     return sums / np.maximum(sizes, 1), (total - sums) / outside

@@ -21,21 +21,21 @@ LARGEST_HIDDEN_GAP = 0.3
 
 def compare(correct, inside, of_class):
     """Return accuracies and the p-value of a cluster against the rest of one class."""
-    own, other = correct[inside & of_class], correct[~inside & of_class]
-    right, right_outside = int(own.sum()), int(other.sum())
-    table = [[right, len(own) - right], [right_outside, len(other) - right_outside]]
-    accuracy = right / len(own)
-    lower, upper = wilson_interval(accuracy, len(own))
-    outside = right_outside / len(other) if len(other) else np.nan
+    inner, outer = correct[inside & of_class], correct[~inside & of_class]
+    right, right_outside = int(inner.sum()), int(outer.sum())
+    table = [[right, len(inner) - right], [right_outside, len(outer) - right_outside]]
+    accuracy = right / len(inner)
+    lower, upper = wilson_interval(accuracy, len(inner))
+    outside = right_outside / len(outer) if len(outer) else np.nan
     return {
-        "size": len(own),
+        "size": len(inner),
         "net_accuracy": accuracy,
         "net_lower": float(lower),
         "net_upper": float(upper),
-        "size_outside": len(other),
+        "size_outside": len(outer),
         "net_accuracy_outside": outside,
         "net_gap": accuracy - outside,
-        "p_value": float(fisher_exact(table).pvalue) if len(other) else np.nan,
+        "p_value": float(fisher_exact(table).pvalue) if len(outer) else np.nan,
     }
 
 

@@ -138,7 +138,7 @@ def forward_only(transformer, X, *, load=True):
         transformer.model, return_predicted=True, load=transformer.load if load else None, **params
     )
     embedder.set_output(transform="default")
-    return embedder._adopt(transformer).transform(X)
+    return embedder._copy_fitted(transformer).transform(X)
 
 
 def is_fitted_on(classifier, embeddings):

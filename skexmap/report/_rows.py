@@ -40,12 +40,12 @@ def add_places(rows, parts, X, explained, keys, classes, means, means_outside):
     places = places_of(explained.maps.shape[1:])
     rng = np.random.RandomState(0)
     for key in sorted({row["key"] for row in rows}):
-        own = [row for row in rows if row["key"] == key]
-        depends = dependence(own)
+        rows_of_key = [row for row in rows if row["key"] == key]
+        depends = dependence(rows_of_key)
         candidates = most_concentrated(places, means[key], means_outside[key])
         place, exchanged, control = candidates[0], np.nan, np.nan
         counts = np.bincount(explained.predicted[(keys == key) & (explained.predicted >= 0)])
-        target = int(counts.argmax()) if len(counts) else own[0]["code"]
+        target = int(counts.argmax()) if len(counts) else rows_of_key[0]["code"]
         if depends:
             exchanger = Exchanger(
                 parts.transformer, X, classes, explained.predicted, keys == key, target, rng
@@ -54,7 +54,7 @@ def add_places(rows, parts, X, explained, keys, classes, means, means_outside):
         value = concentration(place, means[key], means_outside[key])
         effect = np.nan_to_num(max(exchanged - control, 0))
         center_x, center_y, spread = center_and_spread(means[key])
-        for row in own:
+        for row in rows_of_key:
             row |= {
                 "place": place.name,
                 "share": place.share(means[key]),
@@ -75,13 +75,13 @@ def add_places(rows, parts, X, explained, keys, classes, means, means_outside):
 def add_retrained(rows, explained, correct):
     """Add the accuracy of the retrained last layer; NaN if it is not known."""
     for row in rows:
-        own = np.array([]) if correct is None else correct[explained.members(row)]
+        answers = np.array([]) if correct is None else correct[explained.members(row)]
         accuracy = lower = upper = np.nan
-        if len(own):
-            accuracy = float(own.mean())
-            lower, upper = map(float, wilson_interval(accuracy, len(own)))
+        if len(answers):
+            accuracy = float(answers.mean())
+            lower, upper = map(float, wilson_interval(accuracy, len(answers)))
         row |= {
-            "retrained_size": len(own),
+            "retrained_size": len(answers),
             "retrained_accuracy": accuracy,
             "retrained_lower": lower,
             "retrained_upper": upper,
@@ -91,8 +91,8 @@ def add_retrained(rows, explained, correct):
 def add_true_groups(rows, explained, group_labels):
     """Add the most frequent true group and its share."""
     for row in rows:
-        own = explained.members(row)
-        labels, counts = np.unique(group_labels[own], return_counts=True)
+        members = explained.members(row)
+        labels, counts = np.unique(group_labels[members], return_counts=True)
         row |= {
             "true_group": labels.tolist()[counts.argmax()],
             "purity": float(counts.max() / counts.sum()),

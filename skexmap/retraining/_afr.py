@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from skexmap._validation import HasMethods, Interval, _fit_context
 from skexmap.groups._diagnosis import without_constant_prediction_warnings
 from skexmap.retraining._erm import ERMClassifier
-from skexmap.retraining._inputs import read_classes, read_embedding
+from skexmap.retraining._inputs import check_classes, check_embedding
 from skexmap.retraining._linear import LinearHead, fold_scaler, standardizer
 from skexmap.retraining._reference import check_reference_classes, fit_reference
 from skexmap.retraining._training import losses_per_sample, torch_defaults
@@ -32,7 +32,7 @@ def out_of_fold_probabilities(embedding, y, n_folds):
 
 
 def refit_head(Z, class_codes, weight, l2, coef, intercept):
-    """Minimise ``sum_i weight_i CE_i + l2 / 2 ||w - coef||^2`` by L-BFGS, starting from `coef` and `intercept`."""
+    """Minimize ``sum_i weight_i CE_i + l2 / 2 ||w - coef||^2`` by L-BFGS, starting from `coef` and `intercept`."""
     Z, targets, weight, reference = map(torch.from_numpy, (Z, class_codes, weight, coef))
     w = reference.clone(memory_format=torch.contiguous_format).requires_grad_()
     b = torch.from_numpy(intercept).clone().requires_grad_()
@@ -65,20 +65,20 @@ class AFRClassifier(LinearHead):
     Parameters
     ----------
     gamma : float, default=4.0
-        How much more doubted samples weigh: a sample with :math:`\hat p = 0` weighs :math:`e^\gamma` times as much as
-        one with :math:`\hat p = 1`. The paper has no single default; it tunes gamma by worst-group accuracy.
+        How strongly doubted samples are upweighted: a sample with :math:`\hat p = 0` weighs :math:`e^\gamma` times as
+        much as one with :math:`\hat p = 1`. The paper has no single default; it tunes gamma by worst-group accuracy.
     l2 : float, default=0.0
-        Lambda; for standardised embeddings. Tuned in the paper, 0 among the values tried.
+        Lambda, for standardized embeddings. The paper tunes it; 0 is among the values tried.
     reference_estimator : classifier, default=None
         The ordinarily trained model, linear in the embedding (with ``coef_`` and ``predict_proba``); cloned.
-        None is `ERMClassifier`, with probabilities out of fold (5 folds), because a model is too certain of samples
-        that it was fitted on. For a model fitted on other data, for example the net's own head, use
-        `sklearn.frozen.FrozenEstimator`; that is the paper's setting.
+        If None, `ERMClassifier` with out-of-fold probabilities (5 folds), because a model is overconfident about
+        samples that it was fitted on. Wrap a model fitted on other data, such as the net's own head, in
+        `sklearn.frozen.FrozenEstimator`; this is the paper's setting.
 
     Attributes
     ----------
     sample_weight_ : ndarray of shape (n_samples,)
-        Mu.
+        The weights :math:`\mu_i`.
     reference_estimator_ : classifier
         The fitted reference model.
     coef_, intercept_, classes_, n_features_in_, feature_names_in_
@@ -87,12 +87,12 @@ class AFRClassifier(LinearHead):
     Raises
     ------
     ValueError
-        From `fit`: as `ERMClassifier` (whose warning it shares), and if the reference model has no ``coef_`` or other
-        classes.
+        In `fit`: as in `ERMClassifier` (whose warning it shares), and if the reference model has no ``coef_`` or
+        other classes than y.
 
     Notes
     -----
-    The paper's method *is* one of the last layer, so nothing is lost if the reference model is the net.
+    The paper also retrains only the last layer, so nothing is lost if the reference model is the net.
 
     References
     ----------
@@ -134,8 +134,8 @@ class AFRClassifier(LinearHead):
         -------
         self : object
         """
-        embedding = read_embedding(self, X, reset=True)
-        self.classes_, class_codes = read_classes(self, y, len(embedding))
+        embedding = check_embedding(self, X, reset=True)
+        self.classes_, class_codes = check_classes(self, y, len(embedding))
         y = self.classes_[class_codes]
         reference = fit_reference(self.reference_estimator, ERMClassifier(), embedding, y)
         self.reference_estimator_ = reference
@@ -154,10 +154,10 @@ class AFRClassifier(LinearHead):
         self.sample_weight_ = afr_weights(proba[np.arange(len(y)), class_codes], class_codes, self.gamma)
         mean, scale = standardizer(embedding)
         # The reference layer in the space of the scaler.
-        start = reference.coef_ * scale, reference.intercept_ + reference.coef_ @ mean
+        reference_head = reference.coef_ * scale, reference.intercept_ + reference.coef_ @ mean
         with torch_defaults():
             Z = (embedding - mean) / scale
-            coef, intercept = refit_head(Z, class_codes, self.sample_weight_, self.l2, *start)
+            coef, intercept = refit_head(Z, class_codes, self.sample_weight_, self.l2, *reference_head)
         self.coef_, self.intercept_ = fold_scaler(coef, intercept, mean, scale)
         remedy = "Lower `gamma`: few samples have nearly all the weight."
         self._check_fit(embedding, class_codes, remedy, self.sample_weight_ > 0)

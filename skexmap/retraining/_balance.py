@@ -1,7 +1,7 @@
 """Equal groups: how many samples of each are drawn, and how the retraining set is halved to choose a strength.
 
-In all functions `group_codes` has the group of each sample, -1 for none; groups of fewer than `min_group_size` samples
-do not set the size that the others are cut down to. A size of None cuts nothing.
+In all functions, `group_codes` holds the group of each sample, or -1 for none. Groups with fewer than `min_group_size`
+samples do not set the size that other groups are cut down to. If the size is None, nothing is cut.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ def subsample_groups(group_codes, rng, size):
 
 
 def reweight_groups(group_codes, rng, size):
-    """Return all rows, each weighed by its chance of being drawn by `subsample_groups`."""
+    """Return all rows, each weighted by its chance of being drawn by `subsample_groups`."""
     # The weights ``min(1, size / n_g)`` keep the penalty as strong, relative to the loss, as in a subsample.
     rows = np.arange(len(group_codes))
     if size is None:
@@ -43,18 +43,17 @@ def published_halves(class_codes, group_codes, min_group_size, rng):
 
 def stratified_halves(class_codes, group_codes, min_group_size, rng):
     """Halve every group at random and yield each half once to fit on, with the other to score on and the size."""
-    # The groups that set the size on the whole set set it here, and it is halved with them: a half is to the strengths
-    # what the whole set is to the refit. The only sample of a class is in both halves, because a fit without the class
-    # would be another task, and it is scored in neither.
+    # The groups that set the size of the whole set also set it here, and the size is halved. So a strength has the same
+    # effect on a half as on the whole set. The only sample of a class is in both halves, because a fit without the
+    # class would be a different task. It is scored in neither.
     member = rng.permutation(np.flatnonzero(group_codes >= 0))
     size = subsample_size(group_codes[member], min_group_size)
     half_size = None if size is None else max(size // 2, 1)
     lonely = np.flatnonzero(np.bincount(class_codes[member]) == 1)
     alone = np.isin(class_codes[member], lonely)
     member, alone = member[~alone], member[alone]
-    # Dealt out in turn, group after group and class after class: where a group has an odd number of samples,
-    # the next one begins in the other half. The order of a class's groups is drawn, so that it is not always
-    # the same groups whose last samples part.
+    # Deal the samples out in turn, group by group within each class. After a group of odd size, the next one begins in
+    # the other half. The order of the groups is random, so that no group always has the extra sample.
     rank = rng.permutation(group_codes.max() + 1)[group_codes[member]]
     order = member[np.lexsort((rank, class_codes[member]))]
     for fit, held in ((order[::2], order[1::2]), (order[1::2], order[::2])):

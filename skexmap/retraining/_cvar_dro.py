@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from skexmap._validation import Interval, _fit_context
-from skexmap.retraining._inputs import read_classes, read_embedding
+from skexmap.retraining._inputs import check_classes, check_embedding
 from skexmap.retraining._training import TrainedHead, losses_per_sample, torch_defaults, torch_generator
 
 
@@ -66,14 +66,13 @@ class CVaRDROLoss(nn.Module):
         Raises
         ------
         ValueError
-            If the batch is empty: it has no worst samples.
+            If the batch is empty.
         """
         losses = losses_per_sample(logits, targets)
         if not len(losses):
             raise ValueError("The batch is empty: there are no worst samples to take the mean loss of.")
         share = self.alpha * len(losses)
-        # The minimum over eta is attained at the loss that completes the share; it counts with what is left
-        # of it.
+        # The minimum over eta is at the loss that completes the share. This loss counts only in part.
         worst = losses.sort(descending=True).values[: int(-(-share // 1))]
         parts = torch.ones_like(worst)
         parts[-1] = share - (len(worst) - 1)
@@ -91,7 +90,7 @@ class CVaRDROClassifier(TrainedHead):
     ----------
     alpha : float, default=0.2
         Smallest share of the samples that the worst subpopulation may have. There is no published default for this
-        use; the share of the smallest group is the natural choice. With a smaller alpha, mislabelled and hard samples
+        use; the share of the smallest group is the natural choice. With a smaller alpha, mislabeled and hard samples
         have more influence on the fit.
     l2 : float, default=0.01
         Lambda, the penalty; there is no published default for a last layer.
@@ -109,14 +108,14 @@ class CVaRDROClassifier(TrainedHead):
 
     Notes
     -----
-    The last layer keeps the objective and loses the training of the features. On separable embeddings with a weak
-    penalty every loss goes to zero, so the worst share does not differ from the rest: raise `l2`. If the classes of
-    more than a share alpha of the samples cannot be told apart, equal probabilities minimise the worst loss, and the
-    weights go to zero: raise `alpha`.
+    Only the last layer is trained, so the features do not improve. On separable embeddings with a weak penalty, every
+    loss goes to zero, and the worst share does not differ from the rest. Then raise `l2`. If the classes of more than a
+    share alpha of the samples cannot be separated, equal probabilities minimize the worst loss, and the weights go to
+    zero. Then raise `alpha`.
 
     Examples
     --------
-    With four times the shortcut among the features, a penalised model would rather use it.
+    The features hold the shortcut four times, so a penalized model prefers it to the class:
 
     >>> import numpy as np
     >>> from skexmap.datasets import make_shortcut_features
@@ -152,8 +151,8 @@ class CVaRDROClassifier(TrainedHead):
         -------
         self : object
         """
-        embedding = read_embedding(self, X, reset=True)
-        self.classes_, class_codes = read_classes(self, y, len(embedding))
+        embedding = check_embedding(self, X, reset=True)
+        self.classes_, class_codes = check_classes(self, y, len(embedding))
         with torch_defaults():
             cvar, targets = CVaRDROLoss(self.alpha), torch.from_numpy(class_codes)
             batches = self._shuffled(len(embedding), torch_generator(self.random_state))

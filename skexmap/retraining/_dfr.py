@@ -10,15 +10,15 @@ from tqdm.auto import tqdm
 from skexmap._group_labels import large_enough
 from skexmap._validation import Interval, StrOptions, _fit_context
 from skexmap.retraining._balance import BALANCES, subsample_size
-from skexmap.retraining._inputs import read_samples, refuse_lost_classes
+from skexmap.retraining._inputs import check_samples, refuse_lost_classes
 from skexmap.retraining._l1_logistic import l1_logistic_path
 from skexmap.retraining._linear import LinearHead, fold_scaler, one_versus_rest_probabilities, standardizer
 
 
-def run(function, arguments, description, n_jobs, verbose):
+def run_in_threads(function, arguments, description, n_jobs, verbose):
     """Return the results of a function for each tuple of arguments, with a progress bar if `verbose`."""
-    # Threads, whatever backend the caller's context sets: the matrix products release the GIL, and workers would each
-    # need a copy of the embedding. The context may still set the number of jobs.
+    # Always use threads: the matrix products release the GIL, and each worker process would need a copy of the
+    # embedding. The caller's context may still set the number of jobs.
     pool = Parallel(effective_n_jobs(n_jobs), backend="threading", return_as="generator")
     results = pool(delayed(function)(*values) for values in arguments)
     return list(tqdm(results, desc=description, total=len(arguments), disable=not verbose))
@@ -36,7 +36,7 @@ def member_scaler(samples, standardize):
 
 
 def balanced_path(samples, rows, Cs, size, rng, balance, scaler):
-    """Fit the strengths on balanced rows, standardised by ``scaler(X, weight)``; return them and mean and scale."""
+    """Fit the strengths on balanced rows, standardized by ``scaler(X, weight)``; return them and mean and scale."""
     chosen, weight = balance(samples.group_codes[rows], rng, size)
     chosen = rows[chosen]
     X = samples.embedding[chosen]
@@ -55,13 +55,13 @@ def retrain(samples, scaler, C, seeds, balance, min_group_size, n_jobs=None, ver
         rng = np.random.RandomState(seed)
         return balanced_path(samples, members, [C], size, rng, balance, lambda *_: scaler)[:2]
 
-    refits = run(refit, [(seed,) for seed in seeds], "refits", n_jobs, verbose)
+    refits = run_in_threads(refit, [(seed,) for seed in seeds], "refits", n_jobs, verbose)
     [coef], [intercept] = (np.mean(values, axis=0) for values in zip(*refits, strict=True))
     return fold_scaler(coef, intercept, *scaler)
 
 
 class _DFR(LinearHead):
-    """What `DFRClassifier` and `DFRClassifierCV` share: reading the groups and the balanced refits."""
+    """Base class of `DFRClassifier` and `DFRClassifierCV`: the checks of the groups, and the balanced refits."""
 
     _parameter_constraints: dict = {
         "n_retrains": [Interval(Integral, 1, None, closed="left")],
@@ -83,7 +83,7 @@ class _DFR(LinearHead):
         self.verbose = verbose
 
     def _size(self, samples):
-        """Return what each group is cut down to."""
+        """Return the number of samples to which each group is cut down."""
         refuse_lost_classes(samples, "no group (-1)")
         if not samples.groups_are_classes:
             large_enough(samples.group_counts, self.min_group_size)
@@ -91,7 +91,7 @@ class _DFR(LinearHead):
         return int(samples.group_counts.max()) if size is None else size
 
     def _refit_seeds(self, rng):
-        # Reweighting draws nothing: one fit is the average of all.
+        # Reweighting draws nothing, so all refits would be the same.
         return draw_seeds(rng, self.n_retrains)[: self.n_retrains if self.balance == "subsample" else 1]
 
     def _refit(self, samples, scaler, C, seeds, *jobs):
@@ -111,15 +111,14 @@ class _DFR(LinearHead):
 class DFRClassifier(_DFR):
     r"""Deep feature reweighting (DFR) for one strength of the penalty.
 
-    The last layer is refitted on embeddings of held-out data in which every group weighs the same:
-    ``n_retrains`` times all groups are cut down, at random, to the size of the smallest, an L1-penalised
-    logistic regression is fitted,
+    The last layer is refitted on embeddings of held-out data in which all groups have equal size. ``n_retrains`` times,
+    all groups are cut down at random to the size of the smallest, and an L1-penalized logistic regression is fitted,
 
     .. math:: \min_{w, b} \|w\|_1 + |b| + C \sum_i \log(1 + e^{-t_i (w \cdot z_i + b)}),
 
-    on the standardised embeddings z with t = -1, +1 (more than two classes: each against the rest), and the
-    weights are averaged [1]_. With pseudo-groups from clustered heatmaps in place of group labels this is the
-    second stage of ExMap [2]_.
+    on the standardized embeddings z with t = -1, +1. With more than two classes, each is fitted against the rest. The
+    weights are averaged [1]_. With pseudo-groups from clustered heatmaps in place of group labels, this is the second
+    stage of ExMap [2]_.
 
     Parameters
     ----------
@@ -128,12 +127,12 @@ class DFRClassifier(_DFR):
     n_retrains : int, default=20
         Number of refits with different subsamples. ``balance="reweight"`` draws nothing and fits once.
     balance : {"subsample", "reweight"}, default="subsample"
-        ``"subsample"`` (published): drop samples until the groups are of equal size. ``"reweight"``: keep all
-        of them and weigh each by its chance of being drawn, so that C means the same in both.
+        ``"subsample"`` (published) drops samples until the groups have equal size. ``"reweight"`` keeps all samples and
+        weights each by its chance of being drawn, so C means the same in both.
     min_group_size : int, default=6
-        Groups with fewer samples do not set the subsample size; they stay in whole. (Published: 6.)
+        Groups with fewer samples do not set the subsample size and are kept whole. (Published: 6.)
     standardize : bool, default=True
-        Whether to standardise the embeddings, by one scaler fitted on the whole set.
+        Whether to standardize the embeddings, by one scaler fitted on the whole set.
     random_state : int, RandomState instance or None, default=None
         Draws the subsamples.
     n_jobs : int, default=None
@@ -150,18 +149,18 @@ class DFRClassifier(_DFR):
         Labels of the groups that occur. Groups formed from clusters have the number
         ``class * n_clusters + cluster``.
     group_counts_ : ndarray of shape (n_groups,)
-        Number of samples of each.
+        Number of samples of each group.
     subsample_size_ : int
-        What each group is cut down to (``balance="reweight"``: as how many samples it weighs): the size of the smallest
-        group of at least `min_group_size`. A small number here is a sliver that costs the other groups most of their
-        samples.
+        Number of samples to which each group is cut down, or as which it counts with ``balance="reweight"``. It is the
+        size of the smallest group with at least `min_group_size` samples. If it is small, a sliver costs the other
+        groups most of their samples.
     coef_, intercept_, classes_, n_features_in_, feature_names_in_
         As in `ERMClassifier`.
 
     Raises
     ------
     ValueError
-        From `fit`: as `ERMClassifier`, and if no group has `min_group_size` samples, several groups are given for a
+        In `fit`: as in `ERMClassifier`, and if no group has `min_group_size` samples, several groups are given for a
         sample, or no sample of a class belongs to a group.
 
     Warns
@@ -175,11 +174,10 @@ class DFRClassifier(_DFR):
 
     Notes
     -----
-    The groups come, in this order, from `group_labels`; from y and the block ``cluster`` (one cluster per
-    sample, or one per sample and class); from y alone, when X is a plain array: then the classes are the
-    groups, and all may be below `min_group_size` (nothing is cut then). Group labels as given
-    *are* the groups: one that spans two classes is allowed. Samples of group or cluster -1 ("belongs to
-    none") take no part.
+    If `group_labels` are given, they are the groups; a group may span two classes. Otherwise, the groups are formed
+    from y and the block ``cluster`` (one cluster per sample, or one per sample and class). If X has no such block, the
+    classes are the groups; if all of these are smaller than `min_group_size`, nothing is cut. Samples of group or
+    cluster -1 ("belongs to none") are left out.
 
     References
     ----------
@@ -190,7 +188,7 @@ class DFRClassifier(_DFR):
 
     Examples
     --------
-    A shortcut agrees with the label in 95 of 100 samples.
+    A shortcut agrees with the label in 95 of 100 samples:
 
     >>> from skexmap.datasets import make_shortcut_features
     >>> from skexmap.retraining import DFRClassifier
@@ -233,13 +231,13 @@ class DFRClassifier(_DFR):
         y : array-like of shape (n_samples,)
             Their classes.
         group_labels : array-like of shape (n_samples,), default=None
-            Their groups, where known; -1 is "belongs to none". They take precedence over the clusters.
+            Their groups, if known; -1 means "belongs to none". They take precedence over the clusters.
 
         Returns
         -------
         self : object
         """
-        samples = read_samples(self, X, y, group_labels)
+        samples = check_samples(self, X, y, group_labels)
         self.classes_, self.groups_ = samples.classes, samples.groups
         self.group_counts_, self.subsample_size_ = samples.group_counts, self._size(samples)
         self.C_ = self.C

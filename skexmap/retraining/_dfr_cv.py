@@ -8,55 +8,55 @@ from sklearn.utils import check_random_state
 
 from skexmap._validation import Interval, StrOptions, _fit_context
 from skexmap.retraining._balance import BALANCES, TUNINGS
-from skexmap.retraining._dfr import _DFR, balanced_path, draw_seeds, member_scaler, run
+from skexmap.retraining._dfr import _DFR, balanced_path, draw_seeds, member_scaler, run_in_threads
 from skexmap.retraining._group_scores import (
     count_right,
     shrunk_worst_group_accuracies,
     worst_group_accuracies,
 )
-from skexmap.retraining._inputs import read_samples
+from skexmap.retraining._inputs import check_samples
 from skexmap.retraining._linear import fold_scaler, predict_codes, standardizer
 
 
 class DFRClassifierCV(_DFR):
     """Deep feature reweighting (DFR) that chooses the strength of the penalty by worst-group accuracy.
 
-    ``n_splits`` times the samples are halved; every strength is fitted on one half, cut down to equal groups,
-    and scored on the other. The best strength is then refitted on the whole set, as
-    `DFRClassifier` does [1]_. `tuning` says how the halves are drawn and what is best.
+    The samples are halved ``n_splits`` times. Every strength is fitted on one half, cut down to equal groups, and
+    scored on the other half. The layer is then refitted with the best strength on the whole set, as by `DFRClassifier`
+    [1]_.
 
     Parameters
     ----------
     Cs : sequence of float, default=(1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01)
         Inverse strengths to choose from.
     tuning : {"stratified", "published"}, default="stratified"
-        ``"stratified"``: every group is halved, and both halves are fitted on and scored on. A half is cut down
-        to half the subsample size of the refit and standardised as the refit is. The score is the accuracy of
-        the worst group, with right answers counted over all splits, and the accuracy of each group shrunk towards the
-        mean over the groups, as if `min_group_size` more of its samples had that mean: the accuracy of a handful of
-        samples is mostly chance. The smallest of several strengths with an equal score wins. A strength whose refit
-        has no non-zero coefficient is passed over for the next best.
-        ``"published"``: the samples are halved at random, whatever their groups, and one half is scored on. Each
-        half decides anew which of its groups are large enough to set the size, and is standardised by itself once
-        it is balanced. The score is the mean over the
-        splits of the accuracy of the worst group. The first of several strengths with an equal score wins, even
-        if its refit has no non-zero coefficient.
+        How the halves are drawn and scored.
+
+        - ``"stratified"`` halves every group, and fits and scores on both halves. A half is cut down to half the
+          subsample size of the refit, and standardized as the refit is. The score is the accuracy of the worst group,
+          with right answers counted over all splits. The accuracy of each group is shrunk toward the mean over the
+          groups, as if `min_group_size` more of its samples had that mean, because the accuracy of a handful of samples
+          is mostly chance. Among strengths with an equal score, the smallest wins. A strength whose refit has no
+          non-zero coefficient is skipped.
+        - ``"published"`` halves the samples at random, regardless of their groups, and scores on one half. The groups
+          of the other half that are large enough set the size, and it is standardized after it is balanced. The score
+          is the accuracy of the worst group, averaged over the splits. Among strengths with an equal score, the first
+          wins, even if its refit has no non-zero coefficient.
     n_splits : int, default=5
         Number of random halvings. Not used with `cv`.
     cv : int, cross-validation generator or iterable of (train, test) indices, default=None
-        None is the halvings of `tuning`. Otherwise every candidate is a whole `DFRClassifier`, fitted on the
-        training part of each split and scored on its test part, and `tuning` is not used. That is what
-        `GridSearchCV` over ``C`` does with these splits and a worst-group scorer, and it chooses the same C, the
-        first of several with an equal score (but passes over one whose refit has no non-zero coefficient); it
-        takes `n_retrains` times as many fits.
+        If None, the samples are halved as `tuning` says. Otherwise, `tuning` is not used, and every candidate is a
+        whole `DFRClassifier`, fitted on the training part of each split and scored on its test part. This takes
+        `n_retrains` times as many fits. It chooses the same C as `GridSearchCV` with these splits and a worst-group
+        scorer, unless the refit with that C has no non-zero coefficient.
     n_retrains, balance, standardize, n_jobs, verbose
         As in `DFRClassifier`.
     min_group_size : int, default=6
-        Groups with fewer samples do not set the subsample size; they stay in whole, and count in the score.
+        Groups with fewer samples do not set the subsample size. They are kept whole, and count in the score.
         (Published: 6.)
     random_state : int, RandomState instance or None, default=None
-        Draws the halves and the subsamples. The refits draw what ``DFRClassifier(C=C_)`` of the same integer
-        draws.
+        Draws the halves and the subsamples. With an integer, the refits are those of ``DFRClassifier(C=C_)`` with the
+        same integer.
 
     Attributes
     ----------
@@ -65,20 +65,21 @@ class DFRClassifierCV(_DFR):
     Cs_ : ndarray of shape (n_Cs,)
         The strengths, as given.
     cv_scores_ : ndarray of shape (n_Cs, n_splits)
-        Worst-group accuracy of each strength on each split. Groups that a split lacks do not count; NaN where a split
-        of `cv` lacks all of them.
+        Worst-group accuracy of each strength on each split, among the groups in the split; NaN if a split of `cv` has
+        no group.
     scores_ : ndarray of shape (n_Cs,)
-        The curve that C_ is chosen from. With ``tuning="stratified"`` the accuracy of the worst group over all splits
-        together, shrunk as `tuning` says; otherwise the mean of `cv_scores_` over the splits without NaN.
+        Score of each strength. With ``tuning="stratified"``, it is the accuracy of the worst group over all splits
+        together, shrunk as described under `tuning`. Otherwise it is the mean of `cv_scores_` over the splits without
+        NaN.
     best_score_ : float
-        The score of C_.
+        The score of ``C_``.
     coef_, intercept_, classes_, n_features_in_, feature_names_in_, groups_, group_counts_, subsample_size_
         As in `DFRClassifier`.
 
     Raises
     ------
     ValueError
-        As `DFRClassifier`; and if `Cs` is empty or holds a value that is not positive.
+        As in `DFRClassifier`, and if `Cs` is empty or holds a value that is not positive.
 
     Warns
     -----
@@ -148,13 +149,13 @@ class DFRClassifierCV(_DFR):
         -------
         self : object
         """
-        samples = read_samples(self, X, y, group_labels)
+        samples = check_samples(self, X, y, group_labels)
         self.classes_, self.groups_ = samples.classes, samples.groups
         self.group_counts_, self.subsample_size_ = samples.group_counts, self._size(samples)
         self.Cs_ = check_strengths(self.Cs)
         rng = check_random_state(self.random_state)
         scaler = member_scaler(samples, self.standardize)
-        # Drawn first, so that they are those of DFRClassifier.
+        # Draw these first, so that they equal those of DFRClassifier.
         refit_seeds = self._refit_seeds(rng)
         if self.cv is None:
             right, counts = self._count_in_halves(samples, scaler, draw_seeds(rng, self.n_splits))
@@ -168,7 +169,7 @@ class DFRClassifierCV(_DFR):
             )
         self.cv_scores_ = worst_group_accuracies(right, counts).T
         if self.cv is None and self.tuning == "stratified":
-            # Every sample is scored once a split.
+            # Every sample is scored once in a split.
             right, counts, weight = right.sum(axis=0), counts.sum(axis=0), self.n_splits * self.min_group_size
             self.scores_ = shrunk_worst_group_accuracies(right, counts, weight)
             order = np.lexsort((self.Cs_, -self.scores_))
@@ -192,8 +193,8 @@ class DFRClassifierCV(_DFR):
         def scaler_of_half(X, weight):
             if self.tuning == "published":
                 return standardizer(X, weight, standardize=self.standardize)
-            # That of the refits: on another one the same C would be another penalty, most of all on the intercept.
-            # It holds no label.
+            # Use the scaler of the refits, which holds no label. With another scaler, the same C would be another
+            # penalty, most of all on the intercept.
             return scaler
 
         def count(seed):
@@ -205,7 +206,7 @@ class DFRClassifierCV(_DFR):
                 right, counts = right + of_half[0], counts + of_half[1]
             return right, counts
 
-        scored = run(count, [(seed,) for seed in seeds], "halvings", self.n_jobs, self.verbose)
+        scored = run_in_threads(count, [(seed,) for seed in seeds], "halvings", self.n_jobs, self.verbose)
         return map(np.array, zip(*scored, strict=True))
 
     def _count_in_folds(self, samples, seeds):
@@ -219,13 +220,15 @@ class DFRClassifierCV(_DFR):
             return self._count(samples, test, coef[None], intercept[None])
 
         fits = [(train, test, C) for train, test in splits for C in self.Cs_]
-        right, counts = zip(*run(count, fits, "candidates", self.n_jobs, self.verbose), strict=True)
+        right, counts = zip(
+            *run_in_threads(count, fits, "candidates", self.n_jobs, self.verbose), strict=True
+        )
         shape = len(splits), len(self.Cs_), -1
         return np.reshape(right, shape), np.reshape(counts, shape)[:, 0]
 
     def _count(self, samples, held, coefs, intercepts):
         """Count the right answers of each model, (n_models, n_rows, n_features), in each group of held samples."""
-        # All models in one product: reading the held samples costs more than the arithmetic.
+        # Use one product for all models, because reading the held samples costs more than the arithmetic.
         embedding = samples.embedding[held]
         scores = embedding @ coefs.reshape(-1, coefs.shape[-1]).T.astype(embedding.dtype) + intercepts.ravel()
         predicted = predict_codes(scores.reshape(len(held), *intercepts.shape))

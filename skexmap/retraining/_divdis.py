@@ -1,4 +1,4 @@
-"""Diversify and disambiguate: heads that disagree on unlabelled samples, and the choice of one of them."""
+"""Diversify and disambiguate: heads that disagree on unlabeled samples, and the choice of one of them."""
 
 from itertools import combinations
 from numbers import Integral, Real
@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from skexmap._group_labels import NO_GROUP, large_enough
 from skexmap._validation import Interval, _fit_context, codes_of_known_classes
 from skexmap.retraining._group_scores import count_right, shrunk_worst_group_accuracies
-from skexmap.retraining._inputs import read_embedding, read_groups, read_samples, refuse_lost_classes
+from skexmap.retraining._inputs import check_embedding, check_groups, check_samples, refuse_lost_classes
 from skexmap.retraining._linear import predict_codes, softmax_probabilities
 from skexmap.retraining._training import TrainedHead, losses_per_sample, torch_defaults, torch_generator
 
@@ -50,18 +50,18 @@ def class_shares(samples):
 class DivDisClassifier(TrainedHead):
     r"""Diversify and disambiguate (DivDis): several last layers that disagree, and the choice of one.
 
-    *Diversify* [1]_: heads :math:`f_1, \dots, f_N` all fit the labelled samples, and are as independent as possible
-    on unlabelled samples,
+    *Diversify* [1]_: heads :math:`f_1, \dots, f_N` all fit the labeled samples, and are as independent as possible
+    on unlabeled samples,
 
     .. math:: \min \; \frac{1}{N} \sum_i \text{CE}(f_i) + \lambda_1 \, \underset{i < j}{\text{mean}} \,
        D_{\text{KL}}\big(\hat p(\hat y_i, \hat y_j) \,\|\, \hat p(\hat y_i) \otimes \hat p(\hat y_j)\big)
        + \frac{\lambda_2}{N} \sum_i D_{\text{KL}}\big(\hat p(\hat y_i) \,\|\, p(y)\big),
 
-    with :math:`\hat p` the means over a batch of unlabelled samples and :math:`p(y)` the class shares of the labelled
-    ones. (If the unlabelled samples are drawn from the labelled ones, it is the class shares of that draw.)
-    *Disambiguate*: `fit` chooses the head whose worst (pseudo-)group of the labelled samples has the highest accuracy.
-    `select_head` chooses again, as the paper does: by the labels of a few samples on which the heads disagree.
-    `predict` uses the chosen head alone.
+    with :math:`\hat p` the means over a batch of unlabeled samples and :math:`p(y)` the class shares of the labeled
+    ones. (If the unlabeled samples are drawn from the labeled ones, these are the class shares of that draw.)
+    *Disambiguate*: `fit` chooses the head with the highest accuracy on its worst (pseudo-)group of the labeled samples.
+    `select_head` chooses again, as in the paper, by the labels of a few samples on which the heads disagree. `predict`
+    uses only the chosen head.
 
     Parameters
     ----------
@@ -70,17 +70,18 @@ class DivDisClassifier(TrainedHead):
     diversity : float, default=10.0
         Lambda 1, the weight of the mutual information (published).
     regularization : float, default=10.0
-        Lambda 2; keeps a head from predicting one class for every unlabelled sample (published).
+        Lambda 2, the weight of the last term (published). It prevents a head from predicting one class for every
+        unlabeled sample.
     min_group_size : int, default=6
         (Pseudo-)groups with fewer samples are considered slivers of a clustering. They do not count in the choice of
-        the head, and are not drawn as unlabelled samples.
+        the head, and are not drawn as unlabeled samples.
     l2 : float, default=1e-4
         Penalty on the weights, :math:`\frac{l2}{2} \|w\|^2` (published, as weight decay).
     learning_rate : float, default=0.01
         First step size of Adam; it falls linearly to zero. (The paper trains whole networks by SGD.)
     batch_size : int, default=256
-        Labelled, and as many unlabelled, samples per step. (The paper's batches have 16. A larger one costs little on
-        a last layer, and the mutual information of a small one is biased upwards.)
+        Number of labeled samples per step, and of unlabeled ones. (The paper uses 16. A larger batch costs little on a
+        last layer, and the mutual information of a small batch is biased upward.)
     n_steps : int, default=1000
         Number of steps.
     random_state : int, RandomState instance or None, default=None
@@ -89,30 +90,28 @@ class DivDisClassifier(TrainedHead):
     Attributes
     ----------
     heads_ : list of tuple (coef, intercept)
-        All heads, as the two above.
+        Coefficients and intercepts of all heads.
     head_ : int
-        Index of the chosen one.
+        Index of the chosen head.
     head_scores_ : ndarray of shape (n_heads,)
-        The score of each head: accuracy of the worst group, each group's shrunk towards their mean as in
-        `DFRClassifierCV`, or (`select_head` without groups) of all samples.
+        Score of each head: the accuracy of the worst group, shrunk as in `DFRClassifierCV`, or of all samples after
+        `select_head` without groups.
     coef_, intercept_, classes_, groups_, n_features_in_, feature_names_in_
-        As in `DFRClassifier`, which takes its groups from the same place; the coefficients are those of the chosen
-        head.
+        As in `DFRClassifier`, which finds its groups in the same way. The coefficients are those of the chosen head.
 
     Raises
     ------
     ValueError
-        From `fit`: as `ERMClassifier` (whose warning it shares), and if no group has `min_group_size` samples.
+        In `fit`: as in `ERMClassifier` (whose warning it shares), and if no group has `min_group_size` samples.
 
     Notes
     -----
-    Class and shortcut must disagree on many of the unlabelled samples; the paper takes samples of the target
-    distribution. Without `X_unlabeled`, the labelled samples are used, drawn so that all (pseudo-)groups come equally
-    often: among them the shortcut does not predict the class. That is our addition. It does not help if the groups are
-    only the classes: the best head then leans on the shortcut, and nothing tells the heads apart.
+    Class and shortcut must disagree on many of the unlabeled samples; the paper uses samples of the target
+    distribution. Without `X_unlabeled`, the labeled samples are used, and all (pseudo-)groups are drawn equally often,
+    so the shortcut does not predict the class. This is our addition. It does not help if the groups are only the
+    classes, because the best head then leans on the shortcut.
 
-    The last layer keeps the objective and loses the training of the features: only functions that the embedding
-    already holds can be told apart.
+    Only the last layer is trained, so the heads can only use features that the embedding already has.
 
     References
     ----------
@@ -121,8 +120,8 @@ class DivDisClassifier(TrainedHead):
 
     Examples
     --------
-    Class and shortcut agree on every labelled sample, so these cannot tell the two apart. Unlabelled samples can, with
-    the labels of the 16 on which the heads disagree most.
+    Class and shortcut agree on every labeled sample, so the labels allow both explanations. Unlabeled samples separate
+    the two, with the labels of the 16 samples on which the heads disagree most:
 
     >>> import numpy as np
     >>> from skexmap.retraining import DivDisClassifier, ERMClassifier
@@ -177,14 +176,14 @@ class DivDisClassifier(TrainedHead):
         X, y, group_labels
             As in `DFRClassifier.fit`.
         X_unlabeled : array-like of shape (n_unlabeled, n_features), or blocks with ``embedding``, default=None
-            Embeddings of samples on which the heads shall disagree. None draws from X, all groups equally
+            Embeddings of samples on which the heads should disagree. If None, they are drawn from X, all groups equally
             often. A `sklearn.pipeline.Pipeline` transforms them if its `transform_input` names them.
 
         Returns
         -------
         self : object
         """
-        samples = read_samples(self, X, y, group_labels)
+        samples = check_samples(self, X, y, group_labels)
         self.classes_, self.groups_ = samples.classes, samples.groups
         if not samples.groups_are_classes:
             large = large_enough(samples.group_counts, self.min_group_size)
@@ -192,18 +191,18 @@ class DivDisClassifier(TrainedHead):
                 group_codes=np.where(large[samples.group_codes], samples.group_codes, NO_GROUP)
             )
         if X_unlabeled is not None:
-            X_unlabeled = read_embedding(self, X_unlabeled, reset=False)
+            X_unlabeled = check_embedding(self, X_unlabeled, reset=False)
         with torch_defaults():
             self.heads_ = self._diversify(samples, X_unlabeled)
         self._choose_head(samples.embedding, samples.class_codes, samples.group_codes)
         remedy = (
-            "Give unlabelled samples with the class shares of the labelled ones, or lower `regularization`."
+            "Give unlabeled samples with the class shares of the labeled ones, or lower `regularization`."
         )
         self._check_fit(samples.embedding, samples.class_codes, remedy)
         return self
 
     def _diversify(self, samples, unlabeled):
-        """Return (coef, intercept) of heads that fit the labelled samples and disagree on the unlabelled ones."""
+        """Return (coef, intercept) of heads that fit the labeled samples and disagree on the unlabeled ones."""
         generator = torch_generator(self.random_state)
         embedding = samples.embedding
         labeled = self._shuffled(len(embedding), generator)
@@ -241,7 +240,7 @@ class DivDisClassifier(TrainedHead):
     def disagreement(self, X):
         r"""Return how far the heads disagree about each sample: :math:`\sum_{i \ne j} \|f_i(x) - f_j(x)\|_1`.
 
-        The labels of the samples with the largest values tell the heads apart (`select_head`); the paper uses 16.
+        Pass the labels of the samples with the largest values to `select_head`. The paper uses 16 samples.
 
         Parameters
         ----------
@@ -254,14 +253,14 @@ class DivDisClassifier(TrainedHead):
             From 0 to ``2 * n_heads * (n_heads - 1)``.
         """
         check_is_fitted(self)
-        embedding = read_embedding(self, X, reset=False)
+        embedding = check_embedding(self, X, reset=False)
         p = np.array(
             [softmax_probabilities(embedding @ coef.T + intercept) for coef, intercept in self.heads_]
         )
         return np.abs(p[:, None] - p[None]).sum(axis=(0, 1, 3))
 
     def select_head(self, X, y, group_labels=None):
-        """Choose the head that predicts from now on, by labelled samples.
+        """Choose the head that predicts, by its accuracy on labeled samples.
 
         Parameters
         ----------
@@ -270,12 +269,13 @@ class DivDisClassifier(TrainedHead):
         y : array-like of shape (n_samples,)
             Their classes.
         group_labels : array-like of shape (n_samples,), default=None
-            Their groups, -1 for none: the accuracy of the worst one decides. None takes the accuracy of all samples.
+            Their groups, -1 for none; the accuracy on the worst group decides. If None, the accuracy on all samples
+            decides.
 
         Returns
         -------
         self : object
-            With `head_`, `head_scores_`, `coef_` and `intercept_` of that choice.
+            With `head_`, `head_scores_`, `coef_` and `intercept_` of the chosen head.
 
         Raises
         ------
@@ -283,11 +283,11 @@ class DivDisClassifier(TrainedHead):
             If y holds a class that `fit` did not see, or is of another length.
         """
         check_is_fitted(self)
-        embedding = read_embedding(self, X, reset=False)
+        embedding = check_embedding(self, X, reset=False)
         class_codes = codes_of_known_classes(y, self.classes_, len(embedding))
         if group_labels is None:
             group_codes = np.zeros_like(class_codes)
         else:
-            group_codes = read_groups(self, X, embedding, self.classes_, class_codes, group_labels)[1]
+            group_codes = check_groups(self, X, embedding, self.classes_, class_codes, group_labels)[1]
         self._choose_head(embedding, class_codes, group_codes)
         return self

@@ -1,24 +1,24 @@
 """Environment inference: split each class where a reference model is most unfair."""
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from skexmap._group_labels import cluster_of_class, encode_groups
-from skexmap._validation import HasMethods, _check_feature_names_in, _fit_context, codes_of_known_classes
-from skexmap.cluster._cluster_block import columns_with_cluster, replace_heatmap_by_cluster
+from skexmap._validation import HasMethods, _fit_context, codes_of_known_classes
+from skexmap.cluster._cluster_block import ClusterBlockMixin, columns_with_cluster
 from skexmap.retraining._erm import ERMClassifier
-from skexmap.retraining._inputs import read_classes, read_embedding
+from skexmap.retraining._inputs import check_classes, check_embedding
 from skexmap.retraining._reference import check_reference_classes, fit_reference, warn_of_constant_reference
 
 
-def scale_slopes(log_p):
+def scale_derivatives(log_p):
     r"""Return :math:`\frac{d}{ds} \text{CE}(s f, y) |_{s=1} = \sum_k p_k \log p_k - \log p_y` for every y."""
     # The logits f are log p up to a constant per sample, which cancels.
     return (np.exp(log_p) * log_p).sum(axis=1, keepdims=True) - log_p
 
 
-class EIILLabeler(TransformerMixin, BaseEstimator):
+class EIILLabeler(ClusterBlockMixin, BaseEstimator):
     r"""Pseudo-groups by environment inference for invariant learning (EIIL).
 
     Splits the samples into the two environments between which a reference model violates invariance most [1]_:
@@ -27,18 +27,18 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
        + \Big(\frac{1}{n} \sum_i (1 - q_i) g_i\Big)^2,
        \qquad g_i = \frac{d}{ds} \ell(s f(x_i), y_i) \Big|_{s=1}.
 
-    The objective depends on q through :math:`\sum_i q_i g_i` alone and is convex in it, so its maximum is at an end of
-    the range of that sum: one environment holds the samples with :math:`g_i > 0`, the other those with
-    :math:`g_i \le 0`. That is computed here; the paper climbs towards it by Adam from a random start. For two classes,
-    :math:`g_i > 0` means that the reference model gets the sample wrong.
+    The objective is a convex function of :math:`\sum_i q_i g_i`, so its maximum is at an end of the range of that sum:
+    one environment holds the samples with :math:`g_i > 0`, the other those with :math:`g_i \le 0`. This solution is
+    computed directly; the paper approaches it by Adam from a random start. For two classes, :math:`g_i > 0` means that
+    the reference model gets the sample wrong.
 
     Parameters
     ----------
     reference_estimator : classifier, default=None
-        The model whose unfairness is measured, with ``predict_proba`` and all classes of y; cloned. None is a
-        logistic regression with a strong penalty, ``ERMClassifier(C=1e-4, class_weight="balanced")``. (A model that
-        gets everything right separates nothing; one that predicts the largest class for all samples separates only
-        the classes.) For a fitted model, use `sklearn.frozen.FrozenEstimator`.
+        The model whose unfairness is measured, with ``predict_proba`` and all classes of y; cloned. If None, a logistic
+        regression with a strong penalty, ``ERMClassifier(C=1e-4, class_weight="balanced")``. (A model that gets
+        everything right separates nothing. A model that predicts the largest class for all samples separates only the
+        classes.) Wrap a fitted model in `sklearn.frozen.FrozenEstimator`.
 
     Attributes
     ----------
@@ -56,8 +56,8 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
     Raises
     ------
     ValueError
-        From `fit`: one class only, several classes per sample, a missing ``embedding`` block, or a reference model of
-        other classes.
+        In `fit`: if y holds only one class or several classes per sample, if the block ``embedding`` is missing, or if
+        the reference model has other classes.
 
     Warns
     -----
@@ -68,7 +68,7 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
     -----
     In a pipeline, the block ``heatmap``, if there is one, is replaced by ``cluster``: the environment for each class
     that the sample might have. The next step selects the entry of the sample's class. The paper passes the environments
-    to invariant risk minimisation; here any strategy can follow.
+    to invariant risk minimization, but any strategy can follow.
 
     References
     ----------
@@ -105,15 +105,15 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
         -------
         self : object
         """
-        embedding = read_embedding(self, X, reset=True)
-        self.classes_, class_codes = read_classes(self, y, len(embedding))
+        embedding = check_embedding(self, X, reset=True)
+        self.classes_, class_codes = check_classes(self, y, len(embedding))
         default, y = ERMClassifier(C=1e-4, class_weight="balanced"), self.classes_[class_codes]
         self.reference_estimator_ = fit_reference(self.reference_estimator, default, embedding, y)
         check_reference_classes(self.reference_estimator_, self.classes_)
-        remedy = "Weaken its penalty, weigh the classes, or give a model that leans on the shortcut."
+        remedy = "Weaken its penalty, weight the classes, or pass a model that leans on the shortcut."
         predicted = self.reference_estimator_.predict(embedding)
         warn_of_constant_reference(predicted, self.reference_estimator_, remedy)
-        environments = self._environments(embedding)
+        environments = self._environments_of(embedding)
         self.environment_labels_ = cluster_of_class(environments, class_codes)
         self.group_labels_ = encode_groups(class_codes, self.environment_labels_, 2)
         self._columns_out = columns_with_cluster(X, environments)
@@ -135,7 +135,7 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
         return self.fit(X, y).group_labels_
 
     def predict_groups(self, X, y):
-        """Return the pseudo-groups of new samples of known class.
+        """Return the pseudo-groups of new samples whose class is known.
 
         Parameters
         ----------
@@ -152,54 +152,20 @@ class EIILLabeler(TransformerMixin, BaseEstimator):
             If y holds a class that `fit` did not see, or is of another length.
         """
         check_is_fitted(self)
-        environments = self._environments(read_embedding(self, X, reset=False))
+        environments = self._clusters_of(X)
         class_codes = codes_of_known_classes(y, self.classes_, len(environments))
         return encode_groups(class_codes, cluster_of_class(environments, class_codes), 2)
-
-    def transform(self, X):
-        """Add the environments, for each class that a sample might have.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features), or blocks with ``embedding``
-            Embeddings.
-
-        Returns
-        -------
-        X_out : structured ndarray of shape (n_samples,), or ndarray of shape (n_samples, n_classes)
-            The blocks of X with ``heatmap`` replaced by ``cluster``; if X has no blocks, the environments as columns.
-            A data frame if `set_output` was called for one.
-        """
-        check_is_fitted(self)
-        environments = self._environments(read_embedding(self, X, reset=False))
-        return replace_heatmap_by_cluster(self, X, environments)
-
-    def get_feature_names_out(self, input_features=None):
-        """Return the names of the columns of `transform`.
-
-        Parameters
-        ----------
-        input_features : array-like of str, default=None
-            Only checked against the features seen in `fit`.
-
-        Returns
-        -------
-        names : ndarray of str objects
-            ``cluster_0`` to ``cluster_{n_classes - 1}``; after a fit on blocks, preceded by the columns of
-            the blocks passed through.
-        """
-        check_is_fitted(self)
-        _check_feature_names_in(self, input_features)
-        return self._columns_out
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
-        tags.transformer_tags.preserves_dtype = []
         return tags
 
-    def _environments(self, embedding):
+    def _clusters_of(self, X):
+        return self._environments_of(check_embedding(self, X, reset=False))
+
+    def _environments_of(self, embedding):
         """Return the environment of each sample for each class: shape (n_samples, n_classes)."""
         probabilities = self.reference_estimator_.predict_proba(embedding)
         log_p = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
-        return (scale_slopes(log_p) > 0).astype(np.int64)
+        return (scale_derivatives(log_p) > 0).astype(np.int64)

@@ -7,14 +7,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_sample_weight
 
 from skexmap._validation import Interval, StrOptions, _fit_context
-from skexmap.retraining._inputs import read_classes, read_embedding, read_weights
+from skexmap.retraining._inputs import check_classes, check_embedding, check_weights
 from skexmap.retraining._linear import LinearHead, fold_scaler, standardizer
 
 
 class ERMClassifier(LinearHead):
-    r"""Ordinary retraining of the last layer: logistic regression on standardised embeddings.
+    r"""Ordinary retraining of the last layer: logistic regression on standardized embeddings.
 
-    Empirical risk minimisation, the baseline that the other strategies are compared with:
+    This is empirical risk minimization, the baseline of the other strategies:
 
     .. math:: \min_{w, b} \; C \sum_i s_i \, \text{CE}(W z_i + b, y_i) + \tfrac{1}{2} \|W\|^2.
 
@@ -25,26 +25,26 @@ class ERMClassifier(LinearHead):
     class_weight : dict or "balanced", default=None
         Weight of each class. ``"balanced"`` gives every class the same total weight.
     standardize : bool, default=True
-        Whether to standardise the embeddings.
+        Whether to standardize the embeddings.
 
     Attributes
     ----------
     coef_ : ndarray of shape (1, n_features) for two classes, else (n_classes, n_features)
-        The scaler is folded in: they apply to raw embeddings.
+        Coefficients for raw embeddings; the scaler is folded in.
     intercept_ : ndarray of shape (1,) or (n_classes,)
-        Likewise.
+        Intercepts for raw embeddings.
     classes_ : ndarray of shape (n_classes,)
         The classes.
     n_features_in_ : int
         Number of features of the embedding.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if X is a data frame without blocks and with string columns.
 
     Raises
     ------
     ValueError
-        From `fit`: one class only, several classes per sample, a missing ``embedding`` block, embeddings so large that
-        their variance overflows, or coefficients that are not finite.
+        In `fit`: if y holds only one class or several classes per sample, if the block ``embedding`` is missing, if
+        embeddings are so large that their variance overflows, or if coefficients are not finite.
 
     Warns
     -----
@@ -79,8 +79,8 @@ class ERMClassifier(LinearHead):
     def from_layer(cls, layer, classes):
         """Return a fitted classifier with the weights of a net's last dense layer.
 
-        It predicts what the net predicts from its embeddings. In `sklearn.frozen.FrozenEstimator` it makes the
-        deployed net the `reference_estimator` of `JTTReweighter`, `AFRClassifier` and `EIILLabeler`.
+        It predicts what the net predicts from its embeddings. Wrapped in `sklearn.frozen.FrozenEstimator`, the deployed
+        net can be the `reference_estimator` of `JTTReweighter`, `AFRClassifier` and `EIILLabeler`.
 
         Parameters
         ----------
@@ -115,7 +115,7 @@ class ERMClassifier(LinearHead):
         if len(weight) != len(classes) and not (len(weight) == 1 and len(classes) == 2):
             raise ValueError(f"The layer has {len(weight)} logits, but {len(classes)} classes are given.")
         if not np.array_equal(classes, np.unique(classes)):
-            raise ValueError(f"`classes` must be sorted and differ, got {classes.tolist()}.")
+            raise ValueError(f"`classes` must be sorted and distinct, got {classes.tolist()}.")
         if len(weight) == 2:
             weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
         head = cls()
@@ -134,7 +134,7 @@ class ERMClassifier(LinearHead):
         y : array-like of shape (n_samples,)
             Their classes.
         group_labels : array-like of shape (n_samples,), default=None
-            Not used; it makes the strategies interchangeable.
+            Not used; present so that the strategies are interchangeable.
         sample_weight : array-like of shape (n_samples,), default=None
             Weight of each sample.
 
@@ -142,9 +142,9 @@ class ERMClassifier(LinearHead):
         -------
         self : object
         """
-        embedding = read_embedding(self, X, reset=True)
-        self.classes_, class_codes = read_classes(self, y, len(embedding))
-        weight = read_weights(sample_weight, len(embedding))
+        embedding = check_embedding(self, X, reset=True)
+        self.classes_, class_codes = check_classes(self, y, len(embedding))
+        weight = check_weights(sample_weight, len(embedding))
         mean, scale = standardizer(embedding, weight, standardize=self.standardize)
         if self.class_weight == "balanced":
             totals = np.bincount(class_codes, weight)
@@ -157,7 +157,7 @@ class ERMClassifier(LinearHead):
         self._check_fit(
             embedding,
             class_codes,
-            "Weaken the penalty (a larger C), or weigh the classes (`class_weight='balanced'`).",
+            "Weaken the penalty (a larger C), or weight the classes (`class_weight='balanced'`).",
             weight > 0,
         )
         return self

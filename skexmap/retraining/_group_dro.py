@@ -1,4 +1,4 @@
-"""Group distributionally robust optimisation (group DRO): the loss of the worst group."""
+"""Group distributionally robust optimization (group DRO): the loss of the worst group."""
 
 from numbers import Real
 
@@ -7,22 +7,21 @@ from torch import nn
 from torch.nn import functional as F
 
 from skexmap._validation import Interval, _fit_context
-from skexmap.retraining._inputs import read_samples, refuse_lost_classes
+from skexmap.retraining._inputs import check_samples, refuse_lost_classes
 from skexmap.retraining._training import TrainedHead, losses_per_sample, torch_defaults, torch_generator
 
 
 class GroupDROLoss(nn.Module):
-    r"""The loss of group distributionally robust optimisation (group DRO), with its exponentiated group weights.
+    r"""The loss of group distributionally robust optimization (group DRO), with its exponentiated group weights.
 
-    Algorithm 1 of [1]_: with the mean loss :math:`\ell_g` of each group in the batch and its adjustment
-    :math:`C / \sqrt{n_g}`,
+    This is algorithm 1 of [1]_, with the mean loss :math:`\ell_g` of each group in the batch and its adjustment
+    :math:`C / \sqrt{n_g}`:
 
     .. math:: q_g \leftarrow q_g \exp\big(\eta (\ell_g + C / \sqrt{n_g})\big), \quad
        q \leftarrow q / \textstyle\sum_g q_g, \quad \text{loss} = \sum_g q_g (\ell_g + C / \sqrt{n_g}).
 
-    A group that the batch lacks keeps its weight before normalisation and adds nothing to the loss. The
-    weights q are a buffer: they are saved in the `state_dict`, and move only while the module is in training
-    mode.
+    A group that is absent from the batch keeps its weight before normalization and adds nothing to the loss. The
+    weights q are a buffer: they are saved in the `state_dict`, and change only in training mode.
 
     Parameters
     ----------
@@ -31,20 +30,20 @@ class GroupDROLoss(nn.Module):
     eta : float, default=0.01
         Step size of the group weights; 0 keeps them equal.
     adjustment : float, default=0.0
-        C, the generalisation adjustment, at least 0; above 0 it needs `group_counts`.
+        C, the generalization adjustment, at least 0. If it is above 0, `group_counts` is required.
     group_counts : sequence of int of length n_groups, default=None
         Number of training samples of each group.
 
     Attributes
     ----------
     group_weights : Tensor of shape (n_groups,)
-        q; it sums to 1.
+        The weights q, whose sum is 1.
 
     Raises
     ------
     ValueError
-        If `n_groups` is below 1, `eta` or `adjustment` is negative, or `adjustment` is given without `group_counts`,
-        or these have another length or are not positive.
+        If `n_groups` is below 1, if `eta` or `adjustment` is negative, if `adjustment` is given without `group_counts`,
+        or if these have another length or are not positive.
 
     References
     ----------
@@ -53,7 +52,7 @@ class GroupDROLoss(nn.Module):
 
     Examples
     --------
-    The group with the larger loss gains weight.
+    The group with the larger loss gains weight:
 
     >>> import torch
     >>> from skexmap.retraining import GroupDROLoss
@@ -113,7 +112,7 @@ class GroupDROLoss(nn.Module):
         return self.group_weights.to(losses.dtype) @ group_losses
 
     def raise_weights(self, group_losses):
-        """Multiply each weight by ``exp(eta * loss)``, in the log domain: the exponential of a large loss overflows."""
+        """Multiply each weight by ``exp(eta * loss)``, in the log domain because a large exponential overflows."""
         logs = self.group_weights.log() + self.eta * group_losses.to(self.group_weights.dtype)
         self.group_weights.copy_(torch.softmax(logs, 0))
 
@@ -133,33 +132,33 @@ def check_batch_groups(group_labels, n_groups, losses):
     if len(wrong):
         raise ValueError(
             f"{len(wrong)} of {len(groups)} `group_labels` are out of range ({wrong[:5].tolist()}) for "
-            f"n_groups={n_groups}. Number the groups from 0 to {n_groups - 1}; -1 is 'belongs to no group'."
+            f"n_groups={n_groups}. Number the groups from 0 to {n_groups - 1}; -1 means 'belongs to no group'."
         )
     return groups
 
 
 class GroupDROClassifier(TrainedHead):
-    r"""Group distributionally robust optimisation (group DRO) of the last layer.
+    r"""Group distributionally robust optimization (group DRO) of the last layer.
 
-    Minimises the loss of the worst group,
+    Minimizes the loss of the worst group,
 
     .. math:: \min_\theta \max_g \Big( \mathbb{E}[\ell(\theta; x, y) \mid g] + \frac{C}{\sqrt{n_g}} \Big)
        + \frac{\lambda}{2} \|w\|^2,
 
-    by the online algorithm of `GroupDROLoss`, which names the source: batches with equally many samples of each group,
-    group weights q that grow exponentially with the loss of the group, and a gradient step on the weighted loss.
+    by the online algorithm of `GroupDROLoss`, which cites the paper. Batches hold equally many samples of each group,
+    the group weights q grow exponentially with the loss of the group, and each step follows the gradient of the
+    weighted loss.
 
     Parameters
     ----------
     eta : float, default=0.01
         Step size of the group weights (published).
     adjustment : float, default=0.0
-        C, the generalisation adjustment: it makes small groups count for more. The paper tries 0 to 5.
+        C, the generalization adjustment, which gives small groups more weight. The paper tries 0 to 5.
     l2 : float, default=1e-4
-        Lambda, the penalty (published standard strength; the paper's strong one is 0.1 to 1).
+        Lambda, the penalty. This is the paper's standard strength; its strong penalty is 0.1 to 1.
     learning_rate : float, default=0.01
-        First step size of Adam; it falls linearly to zero. (The paper trains whole networks by SGD with
-        momentum.)
+        First step size of Adam; it falls linearly to zero. (The paper trains whole networks by SGD with momentum.)
     batch_size : int, default=128
         Samples per step (published).
     n_steps : int, default=1000
@@ -170,19 +169,19 @@ class GroupDROClassifier(TrainedHead):
     Attributes
     ----------
     group_weights_ : ndarray of shape (n_groups,)
-        The final q: large for the groups with large losses.
+        The final q, which is large for groups with large losses.
     coef_, intercept_, classes_, groups_, group_counts_, n_features_in_, feature_names_in_
-        As in `DFRClassifier`, which takes its groups from the same place.
+        As in `DFRClassifier`, which finds its groups in the same way.
 
     Raises
     ------
     ValueError
-        From `fit`: as `ERMClassifier` (whose warning it shares), and if no sample of a class belongs to a group.
+        In `fit`: as in `ERMClassifier` (whose warning it shares), and if no sample of a class belongs to a group.
 
     Notes
     -----
-    The last layer keeps the objective and the algorithm, and loses what the paper gains by training the features. The
-    loss is convex here. It needs no early stopping to be minimised, but it needs the penalty to generalise.
+    Only the last layer is trained, so the features do not improve as they do in the paper. The loss is convex, so no
+    early stopping is needed to minimize it, but the penalty is needed to generalize.
 
     Examples
     --------
@@ -231,7 +230,7 @@ class GroupDROClassifier(TrainedHead):
         -------
         self : object
         """
-        samples = read_samples(self, X, y, group_labels)
+        samples = check_samples(self, X, y, group_labels)
         refuse_lost_classes(samples, "no group (-1)")
         self.classes_, self.groups_, self.group_counts_ = (
             samples.classes,

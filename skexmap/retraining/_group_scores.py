@@ -21,9 +21,9 @@ def worst_group_accuracies(right, counts):
 
 
 def shrunk_worst_group_accuracies(right, counts, weight):
-    """Return the accuracy of the worst group of each model, each group shrunk towards the mean over the groups."""
-    # The mean counts as `weight` samples. The accuracy of a few samples is mostly chance, and a minimum picks it: a
-    # sliver would choose the model. `right` has shape (n_models, n_groups) and `counts`, not all 0, (n_groups,).
+    """Return the accuracy of the worst group of each model, each group shrunk toward the mean over the groups."""
+    # The mean counts as `weight` samples. The accuracy of a few samples is mostly chance, so without shrinking a sliver
+    # would decide the minimum. `right` has shape (n_models, n_groups) and `counts`, not all 0, (n_groups,).
     present = counts > 0
     right, counts = right[:, present], counts[present]
     mean = (right / counts).mean(axis=1, keepdims=True)

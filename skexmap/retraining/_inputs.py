@@ -23,7 +23,7 @@ class Samples(NamedTuple):
     class_codes: np.ndarray
     groups: np.ndarray
     group_codes: np.ndarray
-    # Where nothing else is given, the classes are the groups.
+    # Whether the classes are the groups, because nothing else is given.
     groups_are_classes: bool
 
     @property
@@ -39,27 +39,27 @@ class Samples(NamedTuple):
         return self._replace(**{part: getattr(self, part)[rows] for part in parts})
 
 
-def read_samples(estimator, X, y, group_labels):
-    """Return what `fit` of a strategy that reads groups is given."""
-    embedding = read_embedding(estimator, X, reset=True)
-    classes, class_codes = read_classes(estimator, y, len(embedding))
-    groups = read_groups(estimator, X, embedding, classes, class_codes, group_labels)
+def check_samples(estimator, X, y, group_labels):
+    """Return the checked input of `fit` of a strategy that reads groups."""
+    embedding = check_embedding(estimator, X, reset=True)
+    classes, class_codes = check_classes(estimator, y, len(embedding))
+    groups = check_groups(estimator, X, embedding, classes, class_codes, group_labels)
     return Samples(embedding, classes, class_codes, *groups)
 
 
-def read_embedding(estimator, X, *, reset, allow_nd=False):
+def check_embedding(estimator, X, *, reset, allow_nd=False):
     """Return the embedding as a finite float array, from the block of that name or from X itself."""
     if has_blocks(X):
         X = get_block(X, EMBEDDING, required_by=estimator)
     if isinstance(X, torch.Tensor):
-        # What a network returns may be on another device, in its graph, or of a type that NumPy lacks.
+        # The output of a network may be on another device, in its graph, or of a type that NumPy lacks.
         X = X.detach().cpu()
         X = (X.float() if X.dtype == torch.bfloat16 else X).numpy()
     checks = {"dtype": FLOATS, "allow_nd": allow_nd, "ensure_min_samples": 2 if reset else 1}
     return validate_data(estimator, X, reset=reset, **checks)
 
 
-def read_classes(estimator, y, n_samples):
+def check_classes(estimator, y, n_samples):
     """Return the sorted classes of y and the code of each sample's class."""
     name = type(estimator).__name__
     if y is None:
@@ -68,7 +68,7 @@ def read_classes(estimator, y, n_samples):
     _refuse_columns("y", y, "class", remedy)
     y = column_or_1d(y, warn=True)
     if y.dtype.kind in "fc":
-        # Checks for NaN and infinity; strings and integers cannot hold them.
+        # Check for NaN and infinity, which strings and integers cannot hold.
         check_array(y, ensure_2d=False, input_name="y")
     if len(y) != n_samples:
         raise ValueError(f"y has {len(y)} entries for {n_samples} samples. Pass one label per sample.")
@@ -80,17 +80,16 @@ def read_classes(estimator, y, n_samples):
     return classes, class_codes.astype(np.int64)
 
 
-def read_groups(estimator, X, embedding, classes, class_codes, group_labels):
+def check_groups(estimator, X, embedding, classes, class_codes, group_labels):
     """Return the groups that occur, the group of each sample (-1: none), and whether they are just the classes."""
-    # In this order: `group_labels` as given are the groups; else class x ``cluster`` where X carries that block; else
-    # the classes.
+    # The groups are `group_labels` if given, else class x ``cluster`` if X has that block, else the classes.
     blocks = block_names(X)
     if group_labels is not None:
         remedy = "Two columns of numbers make one group number: `a * (b.max() + 1) + b`."
         _refuse_columns("group_labels", group_labels, "group", remedy)
         labels = check_group_labels(group_labels, len(class_codes))
     elif CLUSTER in blocks or HEATMAP in blocks:
-        # Heatmaps without clusters are a forgotten clusterer step: get_block says so.
+        # If there are heatmaps but no clusters, the clusterer step is missing, and `get_block` raises.
         clusters = get_block(X, CLUSTER, required_by=estimator)
         labels = class_by_cluster(clusters, classes, class_codes)
         warn_of_undivided_classes(classes, class_codes, cluster_of_class(clusters, class_codes))
@@ -130,7 +129,7 @@ def _refuse_columns(name, values, what, remedy):
 
 
 def _refuse_a_lone_cluster_column(estimator, embedding):
-    """Recognise what a pipeline without `return_embedding=True` delivers: one column of cluster numbers."""
+    """Raise if X is one column of cluster numbers, the result of a pipeline without `return_embedding=True`."""
     if embedding.shape[1] == 1 and (embedding == np.round(embedding)).all():
         raise ValueError(
             f"{type(estimator).__name__} got a single column of integers: the clusters of {len(embedding)} "
@@ -140,7 +139,7 @@ def _refuse_a_lone_cluster_column(estimator, embedding):
         )
 
 
-def read_weights(sample_weight, n_samples):
+def check_weights(sample_weight, n_samples):
     """Return one finite, non-negative weight per sample; ones for None."""
     if sample_weight is None:
         return np.ones(n_samples)

@@ -11,7 +11,7 @@ from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context, 
 from skexmap.exceptions import PredictionWarning
 from skexmap.groups._diagnosis import warn_of_constant_predictions, without_constant_prediction_warnings
 from skexmap.retraining._erm import ERMClassifier
-from skexmap.retraining._inputs import read_classes, read_embedding
+from skexmap.retraining._inputs import check_classes, check_embedding
 from skexmap.retraining._reference import fit_reference, warn_of_constant_reference
 
 
@@ -27,27 +27,27 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     r"""Just train twice (JTT): upweight the samples that a first model gets wrong, and train again.
 
     Stage one fits a reference model and collects its errors on the training samples themselves,
-    :math:`E = \{i : \hat f_{id}(x_i) \ne y_i\}`. (The paper calls it the identification model.) Stage two minimises
+    :math:`E = \{i : \hat f_{id}(x_i) \ne y_i\}`. (The paper calls it the identification model.) Stage two minimizes
     [1]_
 
     .. math:: \lambda \sum_{i \in E} \ell(x_i, y_i; \theta) + \sum_{i \notin E} \ell(x_i, y_i; \theta).
 
-    No group label is used. How much JTT helps depends on the strength of stage one and on lambda: choose both
-    by the accuracy of ExMap's worst pseudo-group.
+    No group labels are used. How much JTT helps depends on the strength of stage one and on lambda. Choose both by the
+    accuracy on ExMap's worst pseudo-group.
 
     Parameters
     ----------
     estimator : classifier, default=None
-        The model of stage two; cloned. None is `ERMClassifier`, a logistic regression.
+        The model of stage two; cloned. If None, `ERMClassifier`, a logistic regression.
     reference_estimator : classifier, default=None
         The model of stage one; cloned. It must be *weak*: it must err on samples against the shortcut (the paper stops
-        it early). None is a logistic regression with a strong penalty, ``ERMClassifier(C=1e-4)``. A fitted model in
-        `sklearn.frozen.FrozenEstimator` is used as it is: the deployed net, for example.
+        it early). If None, a logistic regression with a strong penalty, ``ERMClassifier(C=1e-4)``. A fitted model in
+        `sklearn.frozen.FrozenEstimator`, such as the deployed net, is not fitted again.
     upweight : float, default=20
-        Lambda, the weight of an error; others weigh 1.
+        Lambda, the weight of an error. Other samples have weight 1.
     method : {"auto", "weight", "repeat"}, default="auto"
-        ``"weight"`` passes ``sample_weight`` to `estimator`, ``"repeat"`` repeats the errors as the original
-        does (lambda is then an integer), ``"auto"`` repeats only if `estimator` takes no weights.
+        ``"weight"`` passes ``sample_weight`` to `estimator`. ``"repeat"`` repeats the errors, as published; lambda must
+        then be an integer. ``"auto"`` repeats only if `estimator` takes no weights.
 
     Attributes
     ----------
@@ -65,21 +65,20 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     Raises
     ------
     ValueError
-        From `fit`: one class only, several classes per sample, a missing ``embedding`` block,
-        ``method="weight"`` with an estimator that takes no weights, or repeats with an `upweight` that is not an
-        integer.
+        In `fit`: if y holds only one class or several classes per sample, if the block ``embedding`` is missing, if
+        ``method="weight"`` is set but the estimator takes no weights, or if errors are repeated but `upweight` is not
+        an integer.
 
     Warns
     -----
     PredictionWarning
-        If stage one gets all samples right or all wrong: all samples then weigh the same.
-    PredictionWarning
-        If one of the two models predicts one class for all samples.
+        If stage one gets all samples right or all wrong, because all samples then have the same weight; and if one of
+        the two models predicts one class for all samples.
 
     Notes
     -----
-    If X has blocks, the embedding is read. Any other X is passed to both estimators as an array with its own number
-    of dimensions, so a network (for example skorch's ``NeuralNetClassifier``) can be trained twice on images.
+    If X has blocks, the embedding is used. Any other X is passed to both estimators in its own shape, so a network (for
+    example skorch's ``NeuralNetClassifier``) can be trained twice on images.
 
     References
     ----------
@@ -114,7 +113,7 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y, group_labels=None):
-        """Find the errors of a first model, and fit a second one that weighs them more.
+        """Find the errors of a first model, and fit a second one that gives them more weight.
 
         Parameters
         ----------
@@ -123,14 +122,14 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         y : array-like of shape (n_samples,)
             Their classes.
         group_labels : array-like of shape (n_samples,), default=None
-            Not used; it makes the strategies interchangeable.
+            Not used; present so that the strategies are interchangeable.
 
         Returns
         -------
         self : object
         """
-        X = read_embedding(self, X, reset=True, allow_nd=True)
-        self.classes_, class_codes = read_classes(self, y, len(X))
+        X = check_embedding(self, X, reset=True, allow_nd=True)
+        self.classes_, class_codes = check_classes(self, y, len(X))
         y = self.classes_[class_codes]
         reference = fit_reference(self.reference_estimator, ERMClassifier(C=1e-4), X, y)
         self.reference_estimator_ = reference
@@ -161,12 +160,12 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         warn_of_constant_predictions(
             self.estimator_.predict(X),
             f"The second model {type(estimator).__name__}",
-            "Lower `upweight`, or see whether X tells the classes apart at all.",
+            "Lower `upweight`, or check whether X separates the classes at all.",
         )
         return self
 
     def _repeats(self, estimator):
-        """Return whether the errors are repeated, not weighed; raise if `estimator` or `upweight` does not allow it."""
+        """Return whether errors are repeated, not weighted; raise if `estimator` or `upweight` does not allow it."""
         takes_weights, name = has_fit_parameter(estimator, "sample_weight"), type(estimator).__name__
         if self.method == "weight" and not takes_weights:
             raise ValueError(f"{name} takes no sample_weight. Use method='repeat' (or 'auto').")
@@ -188,9 +187,9 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         """Intercepts of `estimator_`."""
         return self.estimator_.intercept_
 
-    def _read(self, X):
+    def _check_X(self, X):
         check_is_fitted(self)
-        return read_embedding(self, X, reset=False, allow_nd=True)
+        return check_embedding(self, X, reset=False, allow_nd=True)
 
     def predict(self, X):
         """Return the class of each sample, by the model of stage two.
@@ -204,7 +203,7 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         -------
         y_pred : ndarray of shape (n_samples,)
         """
-        X = self._read(X)
+        X = self._check_X(X)
         return self.estimator_.predict(X)
 
     @available_if(_estimator_has("predict_proba"))
@@ -220,7 +219,7 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         -------
         probabilities : ndarray of shape (n_samples, n_classes)
         """
-        X = self._read(X)
+        X = self._check_X(X)
         return self.estimator_.predict_proba(X)
 
     @available_if(_estimator_has("decision_function"))
@@ -236,5 +235,5 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         -------
         scores : ndarray of shape (n_samples,) for two classes, else (n_samples, n_classes)
         """
-        X = self._read(X)
+        X = self._check_X(X)
         return self.estimator_.decision_function(X)

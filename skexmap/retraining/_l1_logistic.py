@@ -1,18 +1,17 @@
-r"""L1-penalised logistic regression by Newton steps on a small working set of features.
+r"""L1-penalized logistic regression by Newton steps on a small working set of features.
 
 Solves, for weights :math:`s_i \ge 0` and targets t = -1, +1,
 
 .. math:: \min_{w, b} \|w\|_1 + |b| + \sum_i s_i \log(1 + e^{-t_i (w \cdot x_i + b)}),
 
-which is liblinear's problem (the intercept penalised, as liblinear does) with ``s_i = C * sample_weight_i``.
-On the few hundred balanced samples by thousands of features of deep feature reweighting, some hundred
-coefficients are not zero. So the gradient of all features is needed only to tell which of them should join;
-the Newton steps live on the working set, whose Hessian is a small dense matrix.
+which is liblinear's problem (with its penalized intercept) for ``s_i = C * sample_weight_i``. Deep feature reweighting
+has a few hundred balanced samples with thousands of features, of which some hundred get a non-zero coefficient. So the
+gradient of all features is needed only to choose the working set. The Newton steps are taken on the working set, whose
+Hessian is a small dense matrix.
 
-A step is a projected Newton step on the orthant that the signs of w and of the gradient point into (Schmidt,
-"Graphical model structure learning with L1-regularization", 2010, section 2.3: two-metric projection): within
-the orthant the penalty is linear, a coefficient that would leave it stops at zero, and the step is halved
-until the objective falls enough.
+A step is a projected Newton step in the orthant given by the signs of w and of the gradient (Schmidt, "Graphical model
+structure learning with L1-regularization", 2010, section 2.3: two-metric projection). In the orthant, the penalty is
+linear. A coefficient that would leave the orthant stops at zero. The step is halved until the objective falls enough.
 """
 
 import numpy as np
@@ -26,14 +25,14 @@ TOLERANCE = 1e-7
 _MAX_ROUNDS = 500
 _STEPS_PER_ROUND = 2
 _MIN_NEWCOMERS = 20
-# Nearly collinear features: where the projected Newton step does not descend, damping turns it towards the
-# diagonally scaled gradient, which always does.
+# If the features are nearly collinear, the projected Newton step may not descend. Damping turns it toward the
+# diagonally scaled gradient, which always descends.
 _DAMPINGS = (1e-9, 1e-4, 1e-1, 1e2, 1e5)
 _STEPS = 0.5 ** np.arange(12)
 
 
 def l1_logistic(X, targets, weight, w_init=None):
-    """Return coefficients and intercept of one regression; `weight` includes C, `w_init` saves most of the work."""
+    """Return coefficients and intercept of one regression; `weight` includes C, and `w_init` is the starting point."""
     w = np.zeros(X.shape[1] + 1) if w_init is None else w_init.copy()
     support = np.flatnonzero(w)
     margin = targets * (_columns(X, support) @ w[support])
@@ -52,7 +51,7 @@ def l1_logistic(X, targets, weight, w_init=None):
     if violation.max() > 1e-3:
         warn(
             f"The L1 logistic regression did not converge: its optimality conditions are violated by "
-            f"{violation.max():.1e} (wanted: {TOLERANCE:.0e}). Standardise the features or lower C.",
+            f"{violation.max():.1e} (wanted: {TOLERANCE:.0e}). Standardize the features or lower C.",
             ConvergenceWarning,
         )
     return w
@@ -71,7 +70,7 @@ def _violation(w, gradient):
 
 
 def _working_set(w, violation):
-    """Return the coefficients that are not zero and as many again of those that most want to be."""
+    """Return the non-zero coefficients, and as many of the others that violate optimality most."""
     support = np.flatnonzero(w)
     newcomers = np.flatnonzero((w == 0) & (violation > 0))
     n_newcomers = max(_MIN_NEWCOMERS, len(support))
@@ -119,7 +118,7 @@ def _objective(w, margin, weight):
 def _newton_direction(hessian, damping, pseudo_gradient, orthant, at_zero):
     """Return the damped Newton direction of the coefficients that may move."""
     diagonal = np.einsum("ii->i", hessian)
-    # The absolute part is for features without any curvature left.
+    # The absolute part is for features without curvature.
     damped = hessian + np.diag(damping * diagonal + 1e-12 * (1 + diagonal.max()))
     free = ~at_zero | (pseudo_gradient != 0)
     while True:
@@ -134,7 +133,7 @@ def _newton_direction(hessian, damping, pseudo_gradient, orthant, at_zero):
 
 
 def l1_logistic_path(X, class_codes, n_classes, Cs, sample_weight=None):
-    """Fit the strengths `Cs` on the same samples, two classes by one row and more by one row each against the rest."""
+    """Fit the strengths `Cs` on the same samples: one row for two classes, else one row per class against the rest."""
     # Returns coefficients of shape (n_Cs, n_rows, n_features) and intercepts of shape (n_Cs, n_rows). A class without a
     # sample is never predicted.
     weight = np.ones(len(X)) if sample_weight is None else sample_weight
@@ -146,7 +145,7 @@ def l1_logistic_path(X, class_codes, n_classes, Cs, sample_weight=None):
             solutions[:, row, -1] = targets[0] * np.inf
             continue
         w_init = None
-        # Upwards from the sparsest solution, each fit starts where its neighbour ended.
+        # Upward from the sparsest solution, each fit starts where its neighbor ended.
         for i in np.argsort(Cs):
             w_init = solutions[i, row] = l1_logistic(X, targets, Cs[i] * weight, w_init)
     return solutions[..., :-1], solutions[..., -1]

@@ -5,7 +5,7 @@ from numbers import Real
 import torch
 
 from skexmap._validation import Interval, _fit_context
-from skexmap.retraining._inputs import read_classes, read_embedding
+from skexmap.retraining._inputs import check_classes, check_embedding
 from skexmap.retraining._training import TrainedHead, losses_per_sample, torch_defaults, torch_generator
 
 
@@ -41,13 +41,14 @@ def relative_difficulty(biased_losses, debiased_losses):
 class LfFClassifier(TrainedHead):
     r"""Learning from failure (LfF) of the last layer, without group labels.
 
-    Two heads are trained together [1]_. The *biased* one minimises the generalised cross-entropy. It favours the
+    Two heads are trained together [1]_. The *biased* head minimizes the generalized cross-entropy. This loss favors the
     samples that the head already gets right, and so the shortcut that most of them follow:
 
     .. math:: \text{GCE}(p, y) = \frac{1 - p_y^q}{q}, \qquad
        \frac{\partial \, \text{GCE}}{\partial \theta} = p_y^q \, \frac{\partial \, \text{CE}}{\partial \theta}.
 
-    The *debiased* one, which predicts, weights every sample by how much harder the biased head finds it:
+    The *debiased* head, which predicts, is trained with a weight for each sample that is large if the sample is harder
+    for the biased head:
 
     .. math:: W(x) = \frac{\text{CE}(f_B(x), y)}{\text{CE}(f_B(x), y) + \text{CE}(f_D(x), y)}.
 
@@ -56,9 +57,10 @@ class LfFClassifier(TrainedHead):
     Parameters
     ----------
     q : float, default=0.7
-        How much the biased head favours what it gets right (published). Towards 0 its loss is the cross-entropy.
+        How strongly the biased head favors samples that it gets right (published). As q goes to 0, its loss becomes the
+        cross-entropy.
     decay : float, default=0.7
-        Share of the old average of a sample's loss that stays at each step (published).
+        Share of the old average of a sample's loss that is kept at each step (published).
     l2 : float, default=0.01
         Penalty on the weights of both heads, :math:`\frac{l2}{2} \|w\|^2`. There is no published value for a
         last layer, and the result depends on it: see the notes.
@@ -72,7 +74,7 @@ class LfFClassifier(TrainedHead):
     Attributes
     ----------
     biased_coef_, biased_intercept_ : ndarray
-        Those of the biased head.
+        Coefficients and intercepts of the biased head.
     sample_weight_ : ndarray of shape (n_samples,)
         W of each sample when it was last in a batch; 1/2 if it never was.
     coef_, intercept_, classes_, n_features_in_, feature_names_in_
@@ -80,12 +82,13 @@ class LfFClassifier(TrainedHead):
 
     Notes
     -----
-    The method relies on the *order* in which a network learns its features, the shortcut first. A last layer keeps the
-    two losses and loses that order: on fixed embeddings only the generalised cross-entropy pulls the heads apart. The
-    weights feed back on themselves, because a sample that the debiased head gives up weighs less. Only the penalty
-    stops that. With a weak one and many steps the debiased head turns *against* the shortcut and fails on the samples
-    that follow it; with a strong one both heads lean alike. On the embeddings of the demo's net the default turned
-    against it (the table in ``docs/retraining.md``). Choose `l2` and `n_steps` by the worst pseudo-group.
+    The method relies on the *order* in which a network learns its features, the shortcut first. A last layer has the
+    two losses but not this order: on fixed embeddings, only the generalized cross-entropy makes the heads differ. The
+    weights reinforce themselves, because a sample that the debiased head gets wrong loses weight. Only the penalty
+    stops this. With a weak penalty and many steps, the debiased head turns *against* the shortcut and fails on the
+    samples that follow it. With a strong penalty, both heads use the shortcut equally. On the embeddings of the demo's
+    net, the default turned against the shortcut (see the table in ``docs/retraining.md``). Choose `l2` and `n_steps` by
+    the worst pseudo-group.
 
     References
     ----------
@@ -138,8 +141,8 @@ class LfFClassifier(TrainedHead):
         -------
         self : object
         """
-        embedding = read_embedding(self, X, reset=True)
-        self.classes_, class_codes = read_classes(self, y, len(embedding))
+        embedding = check_embedding(self, X, reset=True)
+        self.classes_, class_codes = check_classes(self, y, len(embedding))
         with torch_defaults():
             targets = torch.from_numpy(class_codes)
             running = RunningLosses(2, targets, self.decay)

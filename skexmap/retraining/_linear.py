@@ -1,4 +1,4 @@
-"""What all linear heads on embeddings share once they are fitted."""
+"""The base class of linear heads on embeddings, and the arithmetic of their scores."""
 
 import numpy as np
 from scipy.special import expit, softmax
@@ -7,21 +7,20 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from skexmap.groups._diagnosis import warn_of_constant_predictions
-from skexmap.retraining._inputs import read_embedding
+from skexmap.retraining._inputs import check_embedding
 
 
 class LinearHead(ClassifierMixin, BaseEstimator):
-    """A fitted linear classifier on embeddings: ``coef_``, ``intercept_`` and ``classes_`` say everything.
+    """Base class of linear classifiers on embeddings, which predict by ``coef_``, ``intercept_`` and ``classes_``.
 
-    Two classes have one row of coefficients, more have one row per class. `fit` of a subclass sets the
-    attributes.
+    There is one row of coefficients for two classes, else one per class. `fit` of a subclass sets the attributes.
     """
 
-    # Group labels passed to a search reach the scorer and not `fit`, unless the user asks for it.
+    # Group labels that are passed to a search go to its scorer, not to `fit`, unless the user requests it.
     __metadata_request__fit = {"group_labels": False}
 
     def decision_function(self, X):
-        """Return the score of each sample: for the second of two classes, else for every class.
+        """Return the score of each sample for the second of two classes, else for every class.
 
         Parameters
         ----------
@@ -33,7 +32,7 @@ class LinearHead(ClassifierMixin, BaseEstimator):
         scores : ndarray of shape (n_samples,) for two classes, else (n_samples, n_classes)
         """
         check_is_fitted(self)
-        embedding = read_embedding(self, X, reset=False)
+        embedding = check_embedding(self, X, reset=False)
         scores = embedding @ self.coef_.T + self.intercept_
         return scores.ravel() if len(self.classes_) == 2 else scores
 
@@ -96,10 +95,10 @@ def softmax_probabilities(scores):
 
 
 def one_versus_rest_probabilities(scores):
-    """Return normalised one-versus-rest probabilities, as liblinear gives them; they are not the softmax."""
+    """Return normalized one-versus-rest probabilities, as liblinear gives them; they are not the softmax."""
     probabilities = expit(scores)
     totals = probabilities.sum(axis=1, keepdims=True)
-    # Every class rejected to the last bit: the softmax is the limit of the ratio.
+    # If all probabilities are rounded to 0, use the softmax, which is the limit of the ratio.
     return np.where(totals > 0, probabilities / np.where(totals > 0, totals, 1.0), softmax(scores, axis=1))
 
 

@@ -1,4 +1,4 @@
-"""Training of linear heads on embeddings in mini-batches, for the objectives that are defined by it."""
+"""Training of linear heads on embeddings in mini-batches."""
 
 from contextlib import contextmanager
 from numbers import Integral, Real
@@ -13,7 +13,7 @@ from skexmap.retraining._linear import LinearHead, fold_scaler, standardizer
 
 
 class TrainedHead(LinearHead):
-    """A linear head that a subclass trains by a loss of its own; these are the settings of the optimizer."""
+    """Base class of linear heads that are trained by Adam, with the settings of the optimizer."""
 
     _parameter_constraints: dict = {
         "l2": [Interval(Real, 0, None, closed="left")],
@@ -55,7 +55,7 @@ def torch_generator(random_state):
 
 
 def shuffled_batches(n_samples, batch_size, n_steps, generator):
-    """Return the rows of each batch, (n_steps, batch_size): every epoch shuffles, and drops what fills no batch."""
+    """Return the rows of each batch, (n_steps, batch_size); every epoch shuffles, and drops an incomplete batch."""
     batch_size = min(batch_size, n_samples)
     n_batches = n_samples // batch_size
     n_epochs = -(-n_steps // n_batches)
@@ -77,7 +77,7 @@ def group_balanced_batches(group_codes, batch_size, n_steps, generator):
 
 
 def losses_per_sample(logits, targets):
-    """Return the cross-entropy of each sample; a single column, or none, is the logit of class 1 of two."""
+    """Return the cross-entropy of each sample; a single column, or a vector, is the logit of class 1 of two."""
     if logits.ndim == 1 or logits.shape[1] == 1:
         logits = logits.reshape(-1)
         return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
@@ -85,12 +85,12 @@ def losses_per_sample(logits, targets):
 
 
 def train_heads(embedding, n_classes, loss, batches, *, learning_rate, l2, n_heads=1, generator=None):
-    """Minimise ``loss(rows, *logits) + l2 / 2 ||w||^2`` over linear heads; return (coef, intercept) of each."""
-    # `loss` takes the rows of a batch and the logits of each head, one column for two classes. Adam trains the heads
-    # together on standardised embeddings, its step falls linearly to zero. They start at random weights if a generator
-    # is given, else at zero, and are returned for raw embeddings.
+    """Minimize ``loss(rows, *logits) + l2 / 2 ||w||^2`` over linear heads; return (coef, intercept) of each."""
+    # `loss` takes the rows of a batch and the logits of each head, one column for two classes. The heads are trained
+    # together on standardized embeddings, and their coefficients are returned for raw embeddings. They start at random
+    # weights if a generator is given, else at zero.
     mean, scale = standardizer(embedding)
-    # In float32, because a step mostly moves memory; the scaler is measured and folded in float64.
+    # Use float32, because a step mostly moves memory. The scaler is computed and folded in float64.
     Z = torch.from_numpy(((embedding - mean) / scale).astype(np.float32))
     n_rows = 1 if n_classes == 2 else n_classes
     weight = torch.zeros((n_heads * n_rows, Z.shape[1]), dtype=Z.dtype, device="cpu")
@@ -99,7 +99,7 @@ def train_heads(embedding, n_classes, loss, batches, *, learning_rate, l2, n_hea
         # As torch draws the weights of a dense layer.
         for values in (weight, bias):
             values.uniform_(-1, 1, generator=generator).div_(np.sqrt(Z.shape[1]))
-    # Adam's "weight decay" adds l2 * w to the gradient: it is the derivative of the penalty.
+    # Adam's "weight decay" adds l2 * w, the derivative of the penalty, to the gradient.
     groups = [{"params": [weight.requires_grad_()], "weight_decay": l2}, {"params": [bias.requires_grad_()]}]
     adam = torch.optim.Adam(groups, lr=learning_rate, fused=True)
     decay = torch.optim.lr_scheduler.LinearLR(adam, 1.0, 0.0, total_iters=len(batches))

@@ -190,7 +190,7 @@ def test_approximate_neighbors_give_the_clusters_of_exact_ones():
     assert found > 0.95
 
 
-def test_a_transformer_works_if_data_frames_are_asked_for_everywhere():
+def test_a_transformer_works_if_all_outputs_are_data_frames():
     pytest.importorskip("pandas")
     X, y = blobs(centers=3, center_box=(-30, 30))
     with config_context(transform_output="pandas"):

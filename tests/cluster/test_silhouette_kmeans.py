@@ -66,7 +66,7 @@ def test_a_pipeline_clusters_the_reduced_rows_and_new_rows_follow_their_nearest_
 def test_training_rows_keep_their_clusters_after_a_umap_in_the_labeler():
     umap = pytest.importorskip("umap")
     X, y = blobs(n=120)
-    # With a seed UMAP runs on one thread, and warns if it was not told so.
+    # With a seed, UMAP runs on one thread, and warns unless that is set.
     clusterer = make_pipeline(umap.UMAP(random_state=0, n_jobs=1), SilhouetteKMeans(3, 5, random_state=0))
     labeler = PseudoGroupLabeler(clusterer, merge_alpha=None).fit(X, y % 2)
     assert adjusted_rand_score(y, labeler.cluster_labels_) == 1

@@ -73,7 +73,7 @@ def test_the_spectrum_of_a_graph_in_pieces_equals_a_dense_solvers(sizes):
     np.testing.assert_allclose(eigenvectors.T @ eigenvectors, np.eye(9), atol=1e-7)
 
 
-def test_a_row_without_neighbours_is_a_component_with_eigenvalue_0():
+def test_a_row_without_neighbors_is_a_component_with_eigenvalue_0():
     affinity = sparse.csr_array(sparse.block_diag([ring(10), np.zeros((1, 1))]))
     values, vectors, components = spectrum(affinity, 3)
     np.testing.assert_allclose(values, [0, 0, 1 - np.cos(2 * np.pi / 10)], atol=1e-12)

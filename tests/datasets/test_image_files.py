@@ -308,10 +308,10 @@ def test_two_spellings_of_a_number_are_two_attributes_in_a_fixed_order(pets, len
 def test_quotes_and_blanks_around_values_do_not_matter(pets):
     edit(pets, "file,animal,lens", '"file", "animal",lens')
     edit(pets, "images/3.png,cat", '"images/3.png", "cat"')
-    edit(pets, "dog", '"small, ""grey"" dog"')
+    edit(pets, "dog", '"small, ""gray"" dog"')
     edit(pets, "images/5", "\n\nimages/5")
     split = load_image_folder(pets, **COLUMNS)["all"]
-    assert split.target_names == ["cat", 'small, "grey" dog']
+    assert split.target_names == ["cat", 'small, "gray" dog']
     np.testing.assert_array_equal(split.target, [0] * 4 + [1] * 4)
 
 

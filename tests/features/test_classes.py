@@ -68,7 +68,7 @@ def test_the_names_in_the_configuration_of_a_model_are_read(animals):
     assert transformer.model_accuracy_ == 1
 
 
-def test_names_that_are_not_the_labels_are_no_classes(animals):
+def test_names_that_are_not_the_labels_are_not_used_as_classes(animals):
     codes = np.unique(animals[1], return_inverse=True)[1]
     assert HeatmapTransformer(named_net()).fit(animals[0], codes).classes_.tolist() == [0, 1, 2]
 
@@ -87,7 +87,9 @@ def test_a_net_that_no_order_explains_is_noticed_and_so_are_images_without_negat
     X, _ = animals
     y = np.where(np.random.default_rng(0).random(90) < 0.95, "cat", "dog")
     transformer = HeatmapTransformer(Brightest(), return_embedding=True, classes=NAMES)
-    with pytest.warns(PredictionWarning, match="most frequent class alone .* See that its weights") as record:
+    with pytest.warns(
+        PredictionWarning, match="most frequent class alone .* Check that its weights"
+    ) as record:
         transformer.fit_transform(X - np.float32(subtracted), y)
     (warning,) = record
     assert ("No pixel of the first images is negative" in str(warning.message)) == is_hinted

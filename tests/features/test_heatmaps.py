@@ -37,7 +37,7 @@ def maps_of(net, images, **parameters):
     return HeatmapTransformer(net, **parameters).fit_transform(images)
 
 
-def test_the_magnitude_of_the_evidence_is_kept_unless_told_otherwise(images):
+def test_the_magnitude_of_the_evidence_is_the_default(images):
     assert (raw_maps(SmallNet(), images) < 0).any()
     found = maps_of(SmallNet(), images)
     assert found.min() >= 0
@@ -122,7 +122,7 @@ def test_embedding_and_map_come_from_one_forward_pass(images):
         (2, [-1, 1], [-1, 1]),
         (2, [1.0, 0.0], [0, 1]),
         (2, [True, False], [0, 1]),
-        # Labels that are no numbers are told apart by their position.
+        # Labels that are not numbers are identified by their position.
         (3, ["ship", "cat", "dog"], [0, 1, 2]),
         (1, ["yes", "no"], [0, 1]),
         (1, [4, 2], [2, 4]),
@@ -137,7 +137,7 @@ def test_the_block_of_predictions_says_which_label_the_net_gives(images, n_logit
     images = np.concatenate([images, 3 * images, -2 * images])
     with torch.no_grad():
         logits = net(torch.from_numpy(images))
-        # Every answer is given: the logits are centred.
+        # Every answer is given: the logits are centered.
         net.head.bias -= logits.median(0).values
         logits = net(torch.from_numpy(images))
     index = (logits[:, 0] > 0).long() if n_logits == 1 else logits.argmax(1)
@@ -186,7 +186,7 @@ def test_a_map_of_zeros_stays_zero(images):
     assert_allclose(np.abs(np.delete(found, 3, 0)).max(1), 1)
 
 
-def test_one_logit_models_tell_two_classes_apart(images):
+def test_models_with_one_logit_have_two_classes(images):
     net = SmallNet(1).eval()
     transformer = HeatmapTransformer(net, size=None, normalize=None, evidence="signed").fit(
         images, ["yes", "no"] * 5 + ["no"]
@@ -398,7 +398,7 @@ def test_a_grid_search_reaches_the_settings_of_lrp(images):
 @pytest.mark.parametrize(
     "target, match",
     [
-        (2, "target=2 is out of range: the model tells 2 classes apart"),
+        (2, "target=2 is out of range: the model has 2 classes"),
         (lambda z: z.argmax(1) + 2, "`target` must return one class index from 0 to 1 for each of 8 images"),
         (lambda z: torch.zeros(3).long(), r"must return one class index .* got shape \(3,\)"),
     ],
@@ -449,3 +449,9 @@ def test_transform_before_fit_is_refused(images):
 
     with pytest.raises(NotFittedError):
         HeatmapTransformer(SmallNet()).transform(images)
+
+
+def test_maps_of_one_pixel_are_the_mean_of_all_pixels(images):
+    full = maps_of(SmallNet(), images, size=None, normalize=None).reshape(11, 3, -1)
+    one = maps_of(SmallNet(), images, size=1, normalize=None)
+    np.testing.assert_allclose(one, full.mean(2), rtol=1e-4, atol=1e-7)

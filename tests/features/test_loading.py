@@ -81,7 +81,7 @@ def test_paths_in_a_table_are_refused_with_what_to_pass(paths, container):
         HeatmapTransformer(SmallNet()).fit(table)
 
 
-def test_numbers_as_text_are_no_paths():
+def test_numbers_as_text_are_not_paths():
     table = np.random.RandomState(0).uniform(size=(6, 12)).round(3)
     expected = EmbeddingTransformer(torch.nn.Linear(12, 2)).fit(table).n_features_in_
     found = EmbeddingTransformer(torch.nn.Linear(12, 2)).fit(table.astype(str).astype(object)).n_features_in_
@@ -328,7 +328,7 @@ def test_the_error_says_what_load_returned_and_what_it_must_return(load, match):
     assert "Repair" not in str(caught.value)
 
 
-def test_a_load_that_takes_an_opened_image_is_told_apart_if_its_library_is_known(paths, images):
+def test_a_load_of_a_known_library_gets_an_opened_image(paths, images):
     transforms = pytest.importorskip("torchvision.transforms")
 
     class Own(transforms.ToTensor):

@@ -75,7 +75,7 @@ def test_a_json_file_and_a_dict_say_the_same_as_the_methods(labeler, tmp_path):
         ({"merge": [[1, 2]], "drop": [2]}, r"Clusters \[2\] are both merged and dropped"),
         ({"merge": [[0, 1], [1, 2]]}, r"Clusters \[1\] are both .*, or merged twice"),
         ({"drop": [0, 1, 2, 3]}, "All clusters are dropped"),
-        ({"delete": [1]}, r"Choices may hold .*, got \['delete'\] too"),
+        ({"delete": [1]}, r"Choices may have the keys .*, but also have \['delete'\]"),
         ({"merge": [[2]]}, "`merge` needs at least two clusters"),
     ],
 )

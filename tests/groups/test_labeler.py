@@ -24,7 +24,7 @@ KMEANS = KMeans(2, n_init=3, random_state=0)
 
 
 def labeler_of(clusterer=KMEANS, **params):
-    """Return a labeler that merges nothing, unless told to."""
+    """Return a labeler that by default merges nothing."""
     return PseudoGroupLabeler(**{"clusterer": clusterer, "merge_alpha": None, **params})
 
 

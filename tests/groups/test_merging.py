@@ -45,7 +45,7 @@ def merged_by_hand(labels, classes, correct, rows, alpha):
 
 
 def random_clusters(seed, n_clusters=9, n_classes=3, n=900):
-    """Return clusters in three regimes of accuracy, and rows around a random centre each; the largest first."""
+    """Return clusters in three regimes of accuracy, and rows around a random center each; the largest first."""
     rng = np.random.default_rng(seed)
     labels = np.sort(rng.choice(n_clusters, size=n, p=np.linspace(3, 1, n_clusters) / (2 * n_clusters)))
     sizes = np.bincount(labels, minlength=n_clusters)
@@ -108,7 +108,7 @@ def test_clusters_that_share_no_class_are_alike():
     assert merges == [(0, 1, 1.0)]
 
 
-def test_a_class_in_which_the_model_is_always_right_or_always_wrong_tells_nothing_apart():
+def test_a_class_in_which_the_model_is_always_right_or_always_wrong_separates_no_clusters():
     assert p_value_alike(table((50, 0)), table((3, 0))) == 1
     assert p_value_alike(table((0, 50)), table((0, 3))) == 1
     assert p_value_alike(table((50, 0)), table((0, 50))) == pytest.approx(0, abs=1e-20)
@@ -172,7 +172,7 @@ def test_clusters_are_numbered_by_size_after_merging_and_rows_of_none_stay_so():
 
 
 class Given:
-    """A clusterer that gives the clusters it was told."""
+    """A clusterer that returns given clusters."""
 
     def __init__(self, labels):
         self.labels = labels

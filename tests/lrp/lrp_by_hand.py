@@ -22,7 +22,7 @@ def matrix_of(layer, input_shape):
 
 
 def stabilized(z, epsilon=EPSILON):
-    """Return z moved away from zero by epsilon, upwards at zero."""
+    """Return z moved away from zero by epsilon, upward at zero."""
     return z + epsilon * np.where(z >= 0, 1, -1)
 
 

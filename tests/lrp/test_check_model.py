@@ -112,7 +112,7 @@ def test_every_scripted_part_is_listed():
 def test_a_wrong_model_or_target_is_refused():
     with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module, got function"):
         check_model(lambda x: x, torch.rand(4, 3))
-    with pytest.raises(ValueError, match="target=2 is out of range: the model tells 2 classes apart"):
+    with pytest.raises(ValueError, match="target=2 is out of range: the model has 2 classes"):
         check_model(nn.Linear(3, 2), torch.rand(4, 3), target=2)
     with pytest.raises(ValueError, match="must return logits"):
         check_model(nn.Flatten(0), torch.rand(4, 3))

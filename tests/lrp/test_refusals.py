@@ -180,7 +180,7 @@ def test_a_model_that_returns_probabilities_is_explained(end):
         check(Net(lambda net, x: end(net.head(x)), head=nn.Linear(4, 2)), VECTORS)
 
 
-def test_a_single_logit_between_0_and_1_is_no_probability():
+def test_a_single_logit_between_0_and_1_is_not_a_probability():
     head = nn.Linear(4, 1)
     nn.init.constant_(head.bias, 0.5)
     nn.init.constant_(head.weight, 0.01)
@@ -202,7 +202,7 @@ def test_what_a_model_returns_instead_of_logits_is_explained(output, error, mess
         check(Net(lambda net, x: output(body(x))), VECTORS)
 
 
-def test_comparisons_and_sizes_are_no_operations():
+def test_comparisons_and_sizes_are_not_operations():
     def step(net, x):
         mask = (x > x.mean()) & ~torch.isnan(x)
         assert x.shape[0] == len(x) == x.size(0)

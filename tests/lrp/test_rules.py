@@ -171,8 +171,8 @@ def test_without_epsilon_a_neuron_whose_contributions_cancel_or_vanish_passes_no
     dead = rule_matrix(nn.Sequential(nn.ReLU(), module).to(dtype), rule, torch.zeros(2, dtype=dtype))
     assert (dead == 0).all()
     if isinstance(rule, Epsilon):
-        cancelled = rule_matrix(nn.Sequential(module).to(dtype), rule, torch.ones(2, dtype=dtype))
-        np.testing.assert_allclose(cancelled, [[0, 0], [0.5, 0.5]], rtol=1e-3)
+        canceled = rule_matrix(nn.Sequential(module).to(dtype), rule, torch.ones(2, dtype=dtype))
+        np.testing.assert_allclose(canceled, [[0, 0], [0.5, 0.5]], rtol=1e-3)
 
 
 @pytest.mark.parametrize("seed", range(4))

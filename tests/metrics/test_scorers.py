@@ -105,7 +105,7 @@ class TestWithGroupLabels:
             for name in state:
                 assert joblib.hash(state[name]) == joblib.hash(other_state[name]), name
 
-    def test_missing_labels_are_asked_for_with_the_remedy(self, data):
+    def test_missing_labels_raise_an_error_that_names_the_remedy(self, data):
         X, y, _ = data
         model = LogisticRegression().fit(X["embedding"], y)
         with pytest.raises(ValueError, match=r"got no `group_labels`.*enable_metadata_routing=True"):

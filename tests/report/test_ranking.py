@@ -76,7 +76,7 @@ def test_rows_of_a_cluster_stay_together_behind_the_higher_score():
     assert [row["net_gap"] for row in ranked(rows)] == [-0.5, 0.0, -0.5, 0.0]
 
 
-def test_gaps_that_no_place_explains_are_told_but_not_called_a_shortcut():
+def test_gaps_that_no_place_explains_are_reported_but_not_called_a_shortcut():
     rows = [
         {
             **DIFFERS,

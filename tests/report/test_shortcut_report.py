@@ -177,7 +177,7 @@ class TestEstimators:
         report = ShortcutReport.from_estimator(pipeline.fit(marked.X, marked.y), marked.X, marked.y)
         assert report.rows[0]["place"] == "bottom right corner"
 
-    def test_clusters_inside_each_class_are_told_apart(self, marked, fit_classifier):
+    def test_clusters_inside_each_class_are_distinguished(self, marked, fit_classifier):
         classifier = fit_classifier(marked.net, marked.X, marked.y, scope="local")
         report = ShortcutReport.from_estimator(classifier, marked.X, marked.y)
         sizes = {key: row["size"] for key, row in rows_by_group(report).items()}

@@ -40,14 +40,14 @@ def test_cvar_loss_reads_one_logit_as_the_second_of_two_classes():
     assert CVaRDROLoss(0.5)(scores[:, 0], y) == pytest.approx(float(CVaRDROLoss(0.5)(two, y)))
 
 
-def penalised_shortcut_data(seed, agreement):
-    """Return features of the class and four times as many of the shortcut: a penalised model would rather use those."""
+def penalized_shortcut_data(seed, agreement):
+    """Return features of the class and four times as many of the shortcut: a penalized model would rather use those."""
     X, y, shortcut = make_shortcut_features(2000, 2, 4, agreement=agreement, noise=0.3, random_state=seed)
     return np.hstack([X, *3 * [X[:, 2:]]]), y, shortcut
 
 
 def test_cvar_lowers_the_loss_of_the_worst_share_and_helps_the_samples_against_the_shortcut():
-    X, y, _ = penalised_shortcut_data(0, 0.95)
+    X, y, _ = penalized_shortcut_data(0, 0.95)
     mean, cvar = (CVaRDROClassifier(alpha, l2=0.1, random_state=0).fit(X, y) for alpha in (1.0, 0.05))
 
     def worst_mean(model):
@@ -55,7 +55,7 @@ def test_cvar_lowers_the_loss_of_the_worst_share_and_helps_the_samples_against_t
         return np.sort(losses)[-len(y) // 20 :].mean()
 
     assert worst_mean(cvar) < 0.6 * worst_mean(mean)
-    X, y, shortcut = penalised_shortcut_data(1, 0.5)
+    X, y, shortcut = penalized_shortcut_data(1, 0.5)
     against = shortcut != y
     assert mean.score(X[against], y[against]) < 0.3
     assert cvar.score(X[against], y[against]) > 0.95

@@ -79,7 +79,7 @@ def test_a_constant_feature_gets_finite_coefficients():
     assert dfr.coef_[0, 5] == 0
 
 
-def test_group_labels_given_to_a_search_do_not_reach_fit_unless_asked_for():
+def test_group_labels_given_to_a_search_do_not_reach_fit_unless_requested():
     X, y, shortcut = shortcut_features(300)
     groups = 2 * y + shortcut
     seen = []

@@ -198,7 +198,7 @@ def test_the_same_sliver_does_not_fool_the_default_tuning(clusters_with_slivers)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_halves_are_standardised_as_the_refit_is(seed):
+def test_halves_are_standardized_as_the_refit_is(seed):
     # On a scaler of balanced halves no intercept is needed, and strong penalties do well that fail in the refit.
     rng = np.random.RandomState(seed)
     y = (np.arange(1000) < 100).astype(int)

@@ -69,7 +69,7 @@ def test_the_heads_of_divdis_end_where_the_papers_objective_is_flat(n_heads, n_c
 
 @pytest.fixture(scope="module")
 def diversified(separated_data):
-    """Heads fitted where class and shortcut always agree; unlabelled samples where they do in half."""
+    """Heads fitted where class and shortcut always agree; unlabeled samples where they do in half."""
     X, y, _ = separated_data(agreement=1.0)
     target, target_y, target_shortcut = separated_data(agreement=0.5, seed=1)
     divdis = DivDisClassifier(random_state=0).fit(X, y, X_unlabeled=target)
@@ -80,7 +80,7 @@ def predictions(divdis, X):
     return [(X @ coef[0] + intercept[0] > 0).astype(int) for coef, intercept in divdis.heads_]
 
 
-def test_divdis_heads_fit_the_labelled_samples_and_follow_class_and_shortcut_one_each(diversified):
+def test_divdis_heads_fit_the_labeled_samples_and_follow_class_and_shortcut_one_each(diversified):
     divdis, X, y, target, target_y, target_shortcut = diversified
     for predicted in predictions(divdis, X):
         assert np.mean(predicted == y) > 0.99
@@ -101,7 +101,7 @@ def test_sixteen_labels_of_disputed_samples_find_the_divdis_head_of_the_class(di
     divdis.select_head(target[disputed], target_y[disputed])
     assert divdis.score(new[against], new_y[against]) > 0.95
     assert ERMClassifier().fit(X, y).score(new[against], new_y[against]) < 0.3
-    # Labelled by the shortcut, the same samples choose the other head.
+    # Labeled by the shortcut, the same samples choose the other head.
     chosen = divdis.head_
     divdis.select_head(target[disputed], target_shortcut[disputed])
     assert divdis.head_ == 1 - chosen
@@ -133,7 +133,7 @@ def test_divdis_chooses_the_head_of_the_best_worst_group_and_group_minus_one_doe
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_divdis_without_unlabelled_samples_uses_pseudo_groups(seed, shortcut_data):
+def test_divdis_without_unlabeled_samples_uses_pseudo_groups(seed, shortcut_data):
     X, y, shortcut = shortcut_data(2000, noise=1.0, seed=seed)
     new, new_y, new_shortcut = shortcut_data(4000, agreement=0.5, noise=1.0, seed=9)
     against = new_shortcut != new_y
@@ -143,7 +143,7 @@ def test_divdis_without_unlabelled_samples_uses_pseudo_groups(seed, shortcut_dat
     assert divdis.score(new[~against], new_y[~against]) > 0.75
 
 
-def test_a_pipeline_transforms_the_unlabelled_samples_of_divdis(separated_data):
+def test_a_pipeline_transforms_the_unlabeled_samples_of_divdis(separated_data):
     X, y, _ = separated_data(n=300, agreement=1.0)
     target, _, _ = separated_data(n=300, agreement=0.5, seed=1)
     with sklearn.config_context(enable_metadata_routing=True):
@@ -172,7 +172,7 @@ def test_divdis_refuses_samples_that_cannot_choose_a_head(diversified):
 def test_slivers_do_not_choose_the_head_of_divdis(separated_data):
     X, y, shortcut = separated_data(noise=0.5)
     groups = 2 * y + shortcut
-    # Four samples against the shortcut, labelled wrongly: no head that follows the class is right about one of them.
+    # Four samples against the shortcut, labeled wrongly: no head that follows the class is right about one of them.
     odd = np.flatnonzero((y == 0) & (shortcut == 1))[:4]
     y[odd], groups[odd] = 1, 7
     X[odd, :2] = [5.0, -5.0]

@@ -10,12 +10,12 @@ from torch.nn import functional as F
 from skexmap._blocks import make_blocks
 from skexmap.exceptions import PredictionWarning
 from skexmap.retraining import DFRClassifier, EIILLabeler, ERMClassifier
-from skexmap.retraining._eiil import scale_slopes
+from skexmap.retraining._eiil import scale_derivatives
 
 
-def test_scale_slopes_are_the_derivatives_of_the_loss_by_the_scale_of_the_logits():
+def test_scale_derivatives_are_the_derivatives_of_the_loss_by_the_scale_of_the_logits():
     logits = np.random.RandomState(0).normal(size=(6, 3))
-    slopes = scale_slopes(log_softmax(logits, axis=1))
+    slopes = scale_derivatives(log_softmax(logits, axis=1))
     for y in range(3):
         scale = torch.ones(6, dtype=torch.float64, requires_grad=True)
         F.cross_entropy(
@@ -27,7 +27,7 @@ def test_scale_slopes_are_the_derivatives_of_the_loss_by_the_scale_of_the_logits
 def test_no_soft_assignment_violates_invariance_more_than_the_environments_of_eiil(shortcut_data):
     X, y, _ = shortcut_data(300)
     eiil = EIILLabeler(ERMClassifier(C=1e-3)).fit(X, y)
-    g = scale_slopes(np.log(eiil.reference_estimator_.predict_proba(X)))[np.arange(300), y]
+    g = scale_derivatives(np.log(eiil.reference_estimator_.predict_proba(X)))[np.arange(300), y]
 
     def violation(q):
         return np.mean(q * g) ** 2 + np.mean((1 - q) * g) ** 2

@@ -150,7 +150,7 @@ def test_dfr_refuses_groups_that_are_all_below_min_group_size(strategy):
         strategy().fit(X, Y, group_labels=np.arange(300) // 5)
 
 
-def test_a_pipeline_that_delivers_only_the_cluster_column_is_told_the_missing_argument():
+def test_the_error_for_a_lone_cluster_column_names_the_missing_argument():
     cluster_column = FunctionTransformer(lambda X: (X[:, :1] > 1).astype(int))
     with pytest.raises(ValueError, match=r"single column of integers.*return_embedding=True"):
         make_pipeline(cluster_column, DFRClassifier()).fit(X, Y)

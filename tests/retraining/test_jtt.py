@@ -16,7 +16,7 @@ shortcut_features = partial(make_shortcut_features, n_features=4, agreement=0.95
 
 
 class Answers(LogisticRegression):
-    """Predicts what it is told to, whatever X is."""
+    """Returns given predictions, whatever X is."""
 
     def __init__(self, answers=None):
         super().__init__()

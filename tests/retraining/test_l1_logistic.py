@@ -47,7 +47,7 @@ def test_a_warm_start_changes_the_way_and_not_the_end():
     np.testing.assert_allclose(cold, warm, atol=1e-5)
 
 
-def test_a_repeated_feature_or_a_zero_feature_is_no_obstacle():
+def test_repeated_features_and_zero_features_are_supported():
     X, t = problem(60, 20, 0)
     twice = np.hstack([X, X, np.zeros((60, 1))])
     weight = np.full(60, 0.5)

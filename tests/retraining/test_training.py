@@ -50,7 +50,7 @@ def test_a_head_trained_on_the_mean_loss_is_logistic_regression_with_half_of_l2(
     batches = torch.arange(120).repeat(600, 1)
     [(coef, intercept)] = train_heads(X, n_classes, loss, batches, learning_rate=0.05, l2=0.1)
     scaler = StandardScaler().fit(X.astype(np.float64))
-    # scikit-learn minimises C sum_i CE_i + ||w||^2 / 2.
+    # scikit-learn minimizes C sum_i CE_i + ||w||^2 / 2.
     expected = LogisticRegression(C=1 / (0.1 * 120), tol=1e-8).fit(scaler.transform(X.astype(np.float64)), y)
     np.testing.assert_allclose(coef * scaler.scale_, expected.coef_, atol=2e-4)
     probabilities = LogisticRegression.predict_proba(expected, scaler.transform(X.astype(np.float64)))
