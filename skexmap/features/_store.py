@@ -153,10 +153,8 @@ def _no_room(error, folder, n_bytes):
 
 
 def stored_batches(store, files, load, run, batch_size):
-    """Yield ``(rows, blocks)`` for all images, in any order: ``run(images)`` for those that the store lacks.
-
-    ``load(rows=None)`` yields ``(rows, images)``. `files` is what identifies the images; None if it is their pixels.
-    """
+    """Yield ``(rows, blocks)`` for all images, in any order: ``run(images)`` for those that the store lacks."""
+    # `files` identifies the images; None if their pixels do. ``load(rows=None)`` yields ``(rows, images)``.
     # An interrupted run goes on with the batches that it would have had, so its results are bitwise the same.
     if files is None:
         keys = {}
