@@ -9,7 +9,7 @@ MODELS_ARGS ?=
 IN_VENV := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint size tables models
+.PHONY: help demo test lint size docs tables models
 # A half-made environment must not count as made.
 .DELETE_ON_ERROR:
 
@@ -18,6 +18,7 @@ help:
 	@echo "make test   run the tests"
 	@echo "make lint   check style and formatting"
 	@echo "make size   print how large the library is, beside the limits that it keeps"
+	@echo "make docs   build the site in docs/_build/html, and run the examples of its gallery"
 	@echo "make tables run every method on every data set at hand, and rewrite docs/tables.md and docs/recipes.md (an hour)"
 	@echo "make models compare the maps of some 150 architectures with a second implementation (hours)"
 
@@ -34,6 +35,11 @@ lint: $(VENV)/.installed-test
 
 size: $(VENV)/.installed-test
 	@$(IN_VENV) .ci/size.py
+
+# Warnings are errors. Nothing is downloaded but the packages.
+docs: $(VENV)/.installed-docs
+	@OMP_NUM_THREADS=1 $(IN_VENV) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "The site is in docs/_build/html/index.html"
 
 # Seeds run side by side, each on its share of the cores.
 tables: $(VENV)/.installed-tables

@@ -189,6 +189,10 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
     embeddings that separate the classes perfectly, and reweighting groups changes little. Use the training set if the
     held-out set has hardly any images of the groups on which the shortcut fails.
 
+    The model is read at every call. If its weights are changed after `fit`, `predict` uses the new ones, although the
+    last layer was retrained with the old ones. To keep the debiased model as it is, call `skexmap.export_model`, or
+    deep-copy the classifier.
+
     A search may set the parameters of steps that are None: ``{"strategy__min_group_size": [5, 20]}`` puts a
     `DFRClassifierCV` with each value in place of None, as `set_params` does.
 
@@ -258,7 +262,8 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, channels, height, width), or paths or indices of shape (n_samples,)
-            Images, or what the `load` of `heatmaps` turns into them.
+            Images, or what the `load` of `heatmaps` turns into them. "Your own images" in ``docs/datasets.md`` lists
+            all forms of X.
         y : array-like of shape (n_samples,)
             Labels.
         group_labels : array-like of shape (n_samples,) or None, default=None

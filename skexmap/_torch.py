@@ -16,6 +16,16 @@ _STATES = WeakTensorKeyDictionary()
 def pick_device(device):
     """Return the torch device of a `device` argument; "auto" selects a GPU if there is one, else the CPU."""
     if device != "auto":
+        try:
+            chosen = torch.empty(0, device=device).device
+        # Without a GPU, torch raises an AssertionError or a RuntimeError.
+        except (AssertionError, NotImplementedError, RuntimeError) as error:
+            raise ValueError(
+                f'device={str(device)!r} cannot be used here: {str(error).splitlines()[0]}. Pass "auto", "cpu", or '
+                'the name of a device that torch has, such as "cuda" or "mps".'
+            ) from error
+        if chosen.type == "meta":
+            raise ValueError("device='meta' holds no values: nothing can be computed there. Pass \"auto\".")
         return torch.device(device)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -44,6 +54,12 @@ class Replica:
             which = f"Submodule {name!r}" if name else "The model"
             raise TypeError(
                 f"{which} is scripted or traced: what it computes cannot be followed. Pass the original Python module."
+            )
+        n_without = sum(values.is_meta for values in _tensors_of(model))
+        if n_without:
+            raise ValueError(
+                f"{n_without} tensors of the model ({type(model).__name__}) are on the device 'meta', so they have no "
+                "values. Make the model on the CPU, or call `model.to_empty(device='cpu')`, and load its weights."
             )
         self.device = device
         try:

@@ -11,7 +11,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_params
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.fixes import parse_version
-from sklearn.utils.validation import _check_feature_names_in, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_feature_names_in, check_array, column_or_1d
 
 __all__ = [
     "HasMethods",
@@ -20,10 +21,12 @@ __all__ = [
     "_check_feature_names_in",
     "_fit_context",
     "check_group_labels",
+    "check_one_label_each",
     "codes_of_known_classes",
     "l1_logistic_regression",
     "output_container",
     "parameters_named",
+    "refuse_columns",
     "seed_parts",
     "validate_params",
     "warn",
@@ -40,6 +43,35 @@ def warn(message, category):
     while frame and frame.f_globals.get("__name__", "").partition(".")[0] in _CALLERS:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)
+
+
+def check_one_label_each(y, n_samples):
+    """Return y as a one-dimensional array; raise unless it holds one class per sample."""
+    remedy = "If an image can have several labels, fit one classifier for each column."
+    refuse_columns("y", y, "class", remedy)
+    y = column_or_1d(y, warn=True)
+    if y.dtype.kind in "fc":
+        # Check for NaN and infinity, which strings and integers cannot hold.
+        check_array(y, ensure_2d=False, input_name="y")
+    if len(y) != n_samples:
+        raise ValueError(f"y has {len(y)} entries for {n_samples} samples. Pass one label per sample.")
+    missing = sum(label is None or label != label for label in y.tolist())
+    if missing:
+        raise ValueError(
+            f"{missing} of {n_samples} labels in y are missing. Remove these samples from X and y."
+        )
+    check_classification_targets(y)
+    return y
+
+
+def refuse_columns(name, values, what, remedy):
+    """Raise ValueError if values have several columns."""
+    shape = np.asarray(values).shape
+    if len(shape) > 1 and shape[1:] != (1,):
+        raise ValueError(
+            f"`{name}` has the shape {shape}, but every image has one {what}. If the rows are one-hot, pass "
+            f"`{name}.argmax(axis=1)`. {remedy}"
+        )
 
 
 def check_group_labels(group_labels, n_samples, *, name="group_labels"):

@@ -292,3 +292,29 @@ class TestSteps:
         assert len(kept.heatmaps_) == 60
         assert_array_equal(kept.group_labels_, exmap.group_labels_)
         assert_allclose(kept.strategy_.coef_, exmap.strategy_.coef_, rtol=1e-4, atol=1e-6)
+
+
+class Centered(torch.nn.Module):
+    """Subtracts the mean of the batch before a net."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x - x.mean(0))
+
+
+def test_a_net_that_mixes_the_images_of_a_batch_is_refused_although_groups_are_given(exmap, images):
+    X, y = images
+    exmap.set_params(model=Centered(exmap.model))
+    with pytest.raises(NotImplementedError, match="depend on the images beside it"):
+        exmap.fit(X, y, group_labels=y)
+
+
+def test_a_search_reaches_the_settings_of_the_default_attribution(exmap, images):
+    X, y = images
+    search = GridSearchCV(exmap, {"heatmaps__attribution__gamma": [0.5]}, cv=2).fit(X, y)
+    assert search.best_estimator_.transformer_.attribution.gamma == 0.5
+    default = ExMapClassifier(exmap.model).set_params(heatmaps__attribution__gamma=0.5)
+    assert default.heatmaps.attribution.gamma == 0.5

@@ -3,13 +3,13 @@
     python examples/benchmarks/bench_lrp.py                 # all three nets
     python examples/benchmarks/bench_lrp.py --nets resnet18 --rounds 9
     python examples/benchmarks/bench_lrp.py --cheaper       # only what dtype= and layer= save, and what they change
-    python examples/benchmarks/bench_lrp.py --architectures # only skexmap, on 20 nets of torchvision, 4 x 224 x 224
+    python examples/benchmarks/bench_lrp.py --architectures # the cost on 20 nets of torchvision, 2 x 224 x 224
 
 All methods run in one process, in turn, round after round; the table gives medians over the rounds as multiples of the
 plain forward pass without gradients (the faster of contiguous and channels-last). Peak memory is measured in a fresh
 process per method: the growth of the largest resident size over what model and images take (Linux only).
 
-Peers that are not installed (``pip install zennit autoLRP torchvision``) are left out and said so.
+Peers that are not installed (``pip install zennit autoLRP captum lxt torchvision``) are left out and said so.
 """
 
 import argparse
@@ -101,6 +101,23 @@ def gradient(net, images):
         return torch.autograd.grad(net(x).amax(1).sum(), x)[0]
 
     return run
+
+
+def training_step(net, images):
+    """Forward and backward pass to the weights and the pixels, contiguous: what a training step costs at least."""
+    net.requires_grad_(True)
+
+    def run():
+        net.zero_grad()
+        net(images.detach().requires_grad_()).amax(1).sum().backward()
+
+    return run
+
+
+def training_step_channels_last(net, images):
+    """Forward and backward pass to the weights and the pixels, channels-last."""
+    last = torch.channels_last
+    return training_step(net.to(memory_format=last), images.contiguous(memory_format=last))
 
 
 def skexmap(net, images):
@@ -211,6 +228,45 @@ def autolrp_gamma(net, images):
     return run
 
 
+def captum_gamma(net, images):
+    """captum's LRP with its gamma rule on all convolutions and its epsilon rule elsewhere."""
+    from captum.attr import LRP as CaptumLRP
+    from captum.attr._utils.lrp_rules import GammaRule
+
+    def run():
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d):
+                module.rule = GammaRule(gamma=4.0)
+        with torch.no_grad():
+            target = net(images).argmax(1)
+        return CaptumLRP(net).attribute(images, target=target)
+
+    return run
+
+
+def lxt_vit(net, images):
+    """LXT's rules for torchvision's ViT, as gradient times input: its way without a gamma rule."""
+    from lxt.efficient import monkey_patch
+    from lxt.efficient.models.vit_torch import cp_LRP
+    from torchvision.models import vision_transformer
+
+    if not isinstance(net, vision_transformer.VisionTransformer):
+        raise TypeError("for ViT only")
+    originals = {layer: layer.forward for layer in cp_LRP}
+
+    def run():
+        # LXT patches the classes of torch, which the other methods use too.
+        monkey_patch(vision_transformer, cp_LRP)
+        try:
+            x = images.detach().requires_grad_()
+            return x * torch.autograd.grad(net(x).amax(1).sum(), x)[0]
+        finally:
+            for layer, forward in originals.items():
+                layer.forward = forward
+
+    return run
+
+
 METHODS = {
     "forward, contiguous": forward_contiguous,
     "forward, channels-last": forward_channels_last,
@@ -280,16 +336,37 @@ def print_cheaper(net_name, rounds):
         )
 
 
-def print_architectures(rounds):
-    """Print the time of maps as multiples of the forward pass and of forward and backward, for many nets."""
-    methods = ("forward, contiguous", "forward, channels-last", "forward + backward", "skexmap epsilon-gamma")
-    print(f"{'net':24}{'forward, s':>12}{'x forward':>12}{'x forward + backward':>24}")
-    for name in ARCHITECTURES.split():
-        functions = {method: METHODS[method](*make_net(name, 4)) for method in methods}
+def print_architectures(names, rounds):
+    """Print the time of maps as multiples of other passes, for many nets; the columns are explained in the docs."""
+    own = ("forward, contiguous", "forward, channels-last", "skexmap epsilon-gamma")
+    steps = {"step, contiguous": training_step, "step, channels-last": training_step_channels_last}
+    peers = {"zennit": zennit_gamma, "captum": captum_gamma, "LXT": lxt_vit}
+    print(f"{'net':20}{'forward, s':>12}{'x forward':>12}{'x step':>9}", *(f"{peer:>9}" for peer in peers))
+    for name in names:
+        functions = {method: METHODS[method](*make_net(name, 2)) for method in own}
+        functions |= {method: make(*make_net(name, 2)) for method, make in steps.items()}
+        failed = {}
+        for peer, make in peers.items():
+            try:
+                run = make(*make_net(name, 2))
+                run()
+            except ImportError:
+                failed[peer] = "not installed"
+            except Exception as error:
+                failed[peer] = f"fails: {type(error).__name__}: {str(error)[:80]}".replace("\n", " ")
+            else:
+                functions[peer] = run
         seconds = time_in_turn(functions, rounds, time.process_time)
-        forward, last, both, ours = (statistics.median(seconds[method]) for method in methods)
-        unit = min(forward, last)
-        print(f"{name:24}{unit:12.3f}{ours / unit:12.2f}{ours / both:24.2f}", flush=True)
+        median = {method: statistics.median(values) for method, values in seconds.items()}
+        ours = median["skexmap epsilon-gamma"]
+        unit = min(median[method] for method in own[:2])
+        step = min(median[method] for method in steps)
+        theirs = (f"{median[peer] / ours:9.2f}" if peer in median else f"{'-':>9}" for peer in peers)
+        print(f"{name:20}{unit:12.3f}{ours / unit:12.2f}{ours / step:9.2f}", *theirs)
+        for peer, why in failed.items():
+            if why != "fails: TypeError: for ViT only":
+                print(f"    {peer} {why}")
+        sys.stdout.flush()
 
 
 def peak_memory(net_name, method):
@@ -343,7 +420,12 @@ def main():
     parser.add_argument(
         "--cheaper", action="store_true", help="only the tables of dtype= and layer=, which else come last"
     )
-    parser.add_argument("--architectures", action="store_true", help="only the cost on 20 nets")
+    parser.add_argument(
+        "--architectures",
+        nargs="*",
+        metavar="NET",
+        help="only the cost on these nets of torchvision (20 if none is named)",
+    )
     parser.add_argument(
         "--memory-of", metavar="METHOD", help="only print the peak memory of this method, in MiB"
     )
@@ -357,8 +439,8 @@ def main():
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, medians of {ARGUMENTS.rounds} rounds"
     )
-    if ARGUMENTS.architectures:
-        return print_architectures(ARGUMENTS.rounds)
+    if ARGUMENTS.architectures is not None:
+        return print_architectures(ARGUMENTS.architectures or ARCHITECTURES.split(), ARGUMENTS.rounds)
     if not ARGUMENTS.cheaper:
         print_methods()
     for name in ARGUMENTS.nets:

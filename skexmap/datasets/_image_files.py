@@ -228,7 +228,7 @@ def load_image_folder(
         the column ``split`` then holds these names.
     root : path-like or None, default=None
         Folder that the paths are relative to, and that must contain them. If None, it is the folder of the CSV file;
-        paths in a data frame may then lead anywhere.
+        paths in a data frame may then point to any folder.
     path_column, target_column : str, default="path" and "target"
         Columns with the path and the class of each image.
     attribute_column : str or None, default=None

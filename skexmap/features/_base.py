@@ -10,7 +10,8 @@ from tqdm.auto import tqdm
 
 from skexmap._blocks import PREDICTED, block_columns, blocks_to_columns
 from skexmap._torch import FrozenModelMixin, Replica, pick_device
-from skexmap._validation import _check_feature_names_in, _fit_context, output_container
+from skexmap._validation import _check_feature_names_in, _fit_context, check_one_label_each, output_container
+from skexmap.features._capture import refuse_features_as_logits
 from skexmap.features._identity import digest, library_digest
 from skexmap.features._loading import (
     check_finite,
@@ -22,7 +23,9 @@ from skexmap.features._loading import (
 )
 from skexmap.features._store import BlockStore, empty_rows, file_identities, stored_batches
 from skexmap.groups._diagnosis import warn_of_frozen_model
-from skexmap.lrp._logits import find_logits
+from skexmap.lrp._logits import calls_differ, companions_matter, find_logits, first_was_taken
+from skexmap.lrp._logits import check_finite as check_finite_logits
+from skexmap.lrp._tracer import UnsupportedOperationError
 
 # Number of images on which `fit` runs the model, to determine shapes and to check that it can be attributed.
 N_TRIAL_IMAGES = 8
@@ -44,7 +47,8 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, channels, height, width), or paths or indices of shape (n_samples,)
-            Images, or what `load` turns into them. Plain inputs of shape (n_samples, n_features) work too.
+            Images, or what `load` turns into them. Plain inputs of shape (n_samples, n_features) work too. "Your own
+            images" in ``docs/datasets.md`` lists all forms of X.
         y : array-like of shape (n_samples,) or None, default=None
             Labels, which are used only for `classes_`.
 
@@ -76,7 +80,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
             than the most frequent class alone would be.
         """
         replica = self._replica()
-        self._fit(X, y, replica)
+        y = self._fit(X, y, replica)
         return self._transform(X, replica, fitting=True, y=y)
 
     def _replica(self):
@@ -99,15 +103,13 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
                 f"The 'load' parameter of {type(self).__name__} must be a function or a data set, got {self.load!r}."
             )
         X = indexable_rows(X)
+        if getattr(X, "ndim", 1) > 0 and len(X) == 0:
+            raise ValueError("Found array with 0 sample(s) (X is empty) while a minimum of 1 is required.")
         if self.load is not None or holds_images(X):
-            if len(X) == 0:
-                raise ValueError(
-                    "Found array with 0 sample(s) (X is empty) while a minimum of 1 is required."
-                )
             return X
         X = X if hasattr(X, "ndim") else np.asarray(X)
         if isinstance(X, torch.Tensor):
-            if X.ndim < 2 or len(X) == 0:
+            if X.ndim < 2:
                 raise ValueError(
                     f"Images must have shape (n, channels, height, width), got {tuple(X.shape)}."
                 )
@@ -138,24 +140,27 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
     # Relevance needs a backward pass, which is not possible in a caller's inference mode.
     @torch.inference_mode(False)
     def _fit(self, X, y, replica):
-        """Run the model on a few images; set the classes, and the names, shapes and types of the blocks."""
+        """Run the model on a few images; set the classes, and what the blocks are; return y, checked."""
         X = self._check_images(X, reset=True)
         if y is not None:
             check_consistent_length(X, y)
+            y = check_one_label_each(y, len(X))
         check_readable(X, self.load)
-        rows, images = next(image_batches(X, self.load, self.batch_size, num_workers=0))
+        n_read = max(self.batch_size, N_TRIAL_IMAGES)
+        rows, images = next(image_batches(X, self.load, n_read, num_workers=0))
         self.image_shape_ = tuple(images.shape[1:])
         self._check_batch(images, rows)
         self._has_negative_pixels = bool(images.min() < 0)
         images = self._prepare(images[:N_TRIAL_IMAGES], replica)
-        self.n_logits_ = find_logits(_first_output(replica.module, images), len(images)).shape[1]
+        self.n_logits_ = _trial_logits(replica, images).shape[1]
         blocks = {name: as_numpy(values) for name, values in self._first_blocks(images, replica).items()}
         self._block_dtype = np.dtype(
             [(name, values.dtype, values.shape[1:]) for name, values in blocks.items()]
         )
         self.n_features_in_ = int(np.prod(self.image_shape_))
-        self._labels = None if y is None else np.unique(np.asarray(y))
+        self._labels = None if y is None else np.unique(y)
         self.classes_ = classes_of_logits(self.classes, self.model, self._labels, self.n_logits_)
+        return y
 
     @torch.inference_mode(False)
     def _transform(self, X, replica, *, fitting=False, y=None):
@@ -184,7 +189,6 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
             store.warn_of_damage()
         is_predicted = PREDICTED in self._block_dtype.names
         if is_predicted and y is not None and np.isin(self._labels, self.classes_).all():
-            y = np.asarray(y)
             self.model_accuracy_ = float(np.mean(self.classes_[codes] == y))
             name = type(self.model).__name__
             warn_of_frozen_model(name, self.classes_, codes, y, standardized=self._has_negative_pixels)
@@ -249,6 +253,39 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         return block_columns(np.empty(0, dtype=self._returned_dtype()))
 
 
+@torch.no_grad()
+def _trial_logits(replica, images):
+    """Return the logits of a few images; raise if they depend on the other images of a batch, or are random."""
+    module, n = replica.module, len(images)
+    # A single image needs one beside it.
+    batch = images if n > 1 else torch.cat([images, torch.zeros_like(images)])
+    output = _first_output(module, batch)
+    logits = find_logits(output, len(batch))[:n]
+    check_finite_logits(logits)
+    if first_was_taken(output):
+        refuse_features_as_logits(module, batch)
+    if replica.engine is not None:
+        # Before the check below, because its messages name the operation.
+        replica.engine.check(images)
+    alone = torch.cat([_logits_alone(module, image) for image in images.split(1)])
+    difference = companions_matter(alone, logits)
+    if difference:
+        again = find_logits(module(batch), len(batch))[:n]
+        raise UnsupportedOperationError(calls_differ(logits, again) or difference)
+    return logits
+
+
+def _logits_alone(module, image):
+    """Return the logits of one image, shown without others."""
+    try:
+        return find_logits(module(image), 1)
+    except RuntimeError as error:
+        raise UnsupportedOperationError(
+            f"The model takes several images, but fails on one ({type(error).__name__}: {error}). It must take "
+            "batches of any size."
+        ) from error
+
+
 def _first_output(module, images):
     """Return what a model returns for the first images; if it fails, describe the input and the layer that fails."""
     try:
@@ -260,8 +297,15 @@ def _first_output(module, images):
         raise ValueError(
             f"The model cannot process images of shape {tuple(images.shape[1:])}: {type(error).__name__}: {error}. "
             f"{_where_it_failed(error, module)}Check their shape and number of channels; images are (channels, height, "
-            "width)."
+            f"width).{_how_to_transpose(images)}"
         ) from error
+
+
+def _how_to_transpose(images):
+    """Say how to move the channels to the front if they seem to be last."""
+    if images.ndim != 4 or images.shape[3] not in (1, 3, 4) or images.shape[1] <= 4:
+        return ""
+    return " These seem to be (height, width, channels): pass X.transpose(0, 3, 1, 2) of an array."
 
 
 def _where_it_failed(error, module):
@@ -301,10 +345,19 @@ def classes_of_logits(classes, model, labels, n_logits):
         return classes
     # Models of the transformers library name their logits.
     names = getattr(getattr(model, "config", None), "id2label", None) or {}
-    named = (
-        np.array([str(names[i]) for i in range(n_classes)]) if set(names) == set(range(n_classes)) else None
-    )
-    if labels is not None and named is not None and np.isin(labels.astype(str), named).all():
-        return named
+    # A config.json has strings as keys.
+    names = {str(key): str(name) for key, name in names.items()}
+    if labels is not None and set(names) == set(map(str, range(n_classes))):
+        named = _as_spelled(np.array([names[str(i)] for i in range(n_classes)]), labels.astype(str))
+        if np.isin(labels.astype(str), named).all():
+            return named
     # The labels, in their order, are the classes only if there is one for each logit.
     return labels if labels is not None and len(labels) == n_classes else np.arange(n_classes)
+
+
+def _as_spelled(names, labels):
+    """Return names as the labels spell them, if they differ in upper and lower case only."""
+    spellings = {label.casefold(): label for label in labels}
+    if len(spellings) < len(labels) or len({name.casefold() for name in names}) < len(names):
+        return names
+    return np.array([spellings.get(name.casefold(), name) for name in names])

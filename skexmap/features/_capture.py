@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from skexmap.lrp._logits import check_finite, find_logits, first_tensor
+from skexmap.lrp._logits import check_finite, find_logits, first_tensor, first_was_taken
 
 DENSE = {"linear", "matmul", "__matmul__", "mm", "conv2d"}
 # A model's last layers are among the last dense layers that run. Older calls are dropped, to free their tensors.
@@ -86,8 +86,28 @@ def capture_embedding(module, images, head):
     """Return the logits and the embedding, by a head that was found in `fit`."""
     logits, embedding, found = find_head(module, images, head)
     if found is None:
-        raise no_head(module)
+        raise no_head(module, images)
     return logits, embedding
+
+
+def refuse_features_as_logits(module, images):
+    """Raise ValueError if a model returns, in a tuple, the input of its last dense layer before the output of it."""
+    with torch.no_grad(), _DenseCalls() as seen:
+        output = module(images)
+    first, *others = [values for values in output if isinstance(values, torch.Tensor)]
+    for func, args, kwargs in seen.calls:
+        x = args[0] if args else kwargs["input"]
+        if x.shape != first.shape or x.data_ptr() != first.data_ptr():
+            continue
+        computed = func(*args, **kwargs)
+        # A layer that keeps the number of values may correct logits.
+        if computed.shape != first.shape and any(
+            values.shape == computed.shape and torch.equal(values, computed) for values in others
+        ):
+            raise ValueError(
+                f"The first tensor that the model returns, of shape {tuple(first.shape)}, is the input of the dense "
+                f"layer that computes another one: it is features, not logits. {first_was_taken(output)}"
+            )
 
 
 def _readings(func, args, kwargs, shape):
@@ -140,8 +160,14 @@ def _joined(inputs):
     return torch.cat(list(different.values()), 1)
 
 
-def no_head(module):
+def no_head(module, images):
     """Return the error for a model without a `Head`."""
+    with torch.no_grad():
+        reasons = [first_was_taken(module(images))]
+    if len(images) < MIN_IMAGES:
+        reasons.append(
+            f"These are too few images ({len(images)}) to see a scale or shift: that takes {MIN_IMAGES} that differ."
+        )
     layers = [
         name for name, part in module.named_modules() if isinstance(part, (torch.nn.Linear, torch.nn.Conv2d))
     ]
@@ -149,7 +175,7 @@ def no_head(module):
     return ValueError(
         "The model's logits are not the output of a dense layer (scaled and shifted at most), whose input would be "
         "the embedding. Use EmbeddingTransformer(model, layer=...) with the name of the module "
-        f"whose output is the embedding, for example one{before}."
+        f"whose output is the embedding, for example one{before}. {' '.join(reasons)}".rstrip()
     )
 
 

@@ -59,6 +59,8 @@ class EmbeddingTransformer(ImageTransformer):
 
     Raises
     ------
+    skexmap.lrp.UnsupportedOperationError
+        In `fit`, if the logits of an image depend on the other images of its batch, or on chance.
     skexmap.exceptions.UnreadableImagesError
         If image files cannot be read, as in `HeatmapTransformer`.
 
@@ -141,8 +143,9 @@ class EmbeddingTransformer(ImageTransformer):
         return self.return_predicted
 
     def _fit(self, X, y, replica):
-        super()._fit(X, y, replica)
+        y = super()._fit(X, y, replica)
         self.n_embedding_features_ = self._block_dtype[EMBEDDING].shape[0]
+        return y
 
     def _first_blocks(self, images, replica):
         if self.return_predicted and self.layer is not None:
@@ -154,7 +157,7 @@ class EmbeddingTransformer(ImageTransformer):
         if self.layer is None:
             _, _, self._head = find_head(replica.module, images)
             if self._head is None:
-                raise no_head(replica.module)
+                raise no_head(replica.module, images)
             self.head_ = self._head.name
         return self._compute(images, replica)
 

@@ -68,7 +68,8 @@ class HeatmapTransformer(ImageTransformer):
         Folder that keeps the maps and embedding of each image. A later call, also of another process, computes only
         what is missing; see the notes.
     batch_size : int, default=64
-        Images per pass; only one batch of full-size maps is in memory.
+        Images per pass; only one batch of full-size maps is in memory. `fit` shows the model up to 8 images together,
+        whatever the batch size.
     device : str, default="auto"
         Where to compute; "auto" selects a GPU if there is one.
     num_workers : int, default=0
@@ -100,6 +101,7 @@ class HeatmapTransformer(ImageTransformer):
     ------
     skexmap.lrp.UnsupportedOperationError
         In `fit`, if an operation of the model has no relevance rule; the message names the operation and its location.
+        Also if the logits of an image depend on the other images of its batch, or on chance.
     skexmap.exceptions.UnreadableImagesError
         If image files cannot be read. Its `indices` are the rows of all of them. Files are checked if X holds paths and
         `load` is None, an `ImageLoader` or an `ImageNetTransform`.
@@ -111,10 +113,11 @@ class HeatmapTransformer(ImageTransformer):
     Notes
     -----
     Every call of `fit`, `transform` and `fit_transform` copies the model and runs the copy, in evaluation mode. So
-    changes of the model always take effect, several threads may use one model, and nothing writes to it. In the copy,
-    compiled modules are replaced by their originals, and backward hooks are removed. Forward hooks run. A hook that
-    returns or writes a value is explained as part of the model, and a hook that only reads may call any function. The
-    functions of the model and its hooks write to copies of your dicts and lists.
+    several threads may use one model, and nothing writes to it. A fitted transformer follows the model: if its weights
+    are changed after `fit`, `transform` uses the new ones. To keep the old ones, deep-copy the transformer. In the
+    copy, compiled modules are replaced by their originals, and backward hooks are removed. Forward hooks run. A hook
+    that returns or writes a value is explained as part of the model, and a hook that only reads may call any function.
+    The functions of the model and its hooks write to copies of your dicts and lists.
 
     With a `cache`, a result is served if the weights, settings and code of the model, of the attribution and of this
     library are the same, and so is the image: its path, size and time of change if this package opens the file, else
@@ -212,12 +215,31 @@ class HeatmapTransformer(ImageTransformer):
         check_is_fitted(self)
         return self._transform(X, self._replica())
 
+    def set_params(self, **params):
+        """Set parameters, also those of the LRP that ``attribution="lrp"`` stands for.
+
+        Parameters
+        ----------
+        **params : dict
+            Values by name. A nested name, such as ``attribution__gamma``, replaces ``"lrp"`` by `LRP()`, and sets its
+            parameter.
+
+        Returns
+        -------
+        self : HeatmapTransformer
+        """
+        is_nested = any(name.startswith("attribution__") for name in params)
+        if is_nested and isinstance(params.get("attribution", self.attribution), str):
+            params["attribution"] = LRP()
+        return super().set_params(**params)
+
     def _returns_blocks(self):
         return self.return_embedding
 
     def _fit(self, X, y, replica):
-        super()._fit(X, y, replica)
+        y = super()._fit(X, y, replica)
         self.heatmap_shape_ = self._block_dtype[HEATMAP].shape
+        return y
 
     def _replica(self):
         return self._replica_of_type(None if self.dtype is None else getattr(torch, self.dtype))
@@ -230,13 +252,11 @@ class HeatmapTransformer(ImageTransformer):
         return replica
 
     def _first_blocks(self, images, replica):
-        """Raise if the model cannot be attributed correctly; return the blocks of a few images."""
-        if replica.engine is not None:
-            replica.engine.check(images)
+        """Return the blocks of a few images; raise if they lack an embedding or the range of their type."""
         _, _, self._head = find_head(replica.module, images)
         self.head_ = None if self._head is None else self._head.name
         if self.return_embedding and self._head is None:
-            raise no_head(replica.module)
+            raise no_head(replica.module, images)
         blocks = self._compute(images, replica)
         if images.dtype == torch.float16:
             self._check_range(images, blocks[HEATMAP])

@@ -159,6 +159,12 @@ def image_in(item):
         )
         return found[0] if is_batch and getattr(found[0], "ndim", 0) == 3 else found
     is_pair = isinstance(item, tuple | list) and len(item) > 0 and is_image(item[0])
+    if isinstance(item, tuple | list) and not is_pair and any(is_image(value) for value in item):
+        kinds = ", ".join(text_of(value) for value in item)
+        raise TypeError(
+            f"The items are tuples ({kinds}) in which the image is not first. Pass the images alone, for example "
+            "[image for label, image in pairs], and the labels as y"
+        )
     # A list of strings may be a row of a table.
     return item[0] if is_pair and not (isinstance(item, list) and isinstance(item[0], PATH_TYPES)) else item
 
@@ -190,7 +196,7 @@ def as_tensor(image):
     if is_picture(image):
         return torch.from_numpy(pixels_of(standard_mode(image)))
     if isinstance(image, torch.Tensor):
-        return image
+        return image.detach()
     image = np.asarray(image)
     # Copy, because the array may be read-only. torch supports only the native byte order.
     return torch.from_numpy(np.array(image, dtype=image.dtype.newbyteorder("=")))
@@ -224,6 +230,11 @@ def indexable_rows(X):
             "X is a DataLoader, which has no rows. Pass its data set, `loader.dataset`, and y in the order of the data "
             "set; `batch_size` and `num_workers` are parameters of the transformer."
         )
+    if isinstance(X, PATH_TYPES):
+        raise TypeError(
+            f"X is a single path, {text_of(X)}. Pass a list of paths, for example [{path_text(X)!r}]; the paths in a "
+            "folder are `sorted(pathlib.Path(folder).glob('*.png'))`."
+        )
     if isinstance(X, Mapping):
         raise TypeError(f"X is a {text_of(X)}. Pass one of them, for example X[{next(iter(X), 'train')!r}].")
     has_rows = hasattr(X, "__len__") and hasattr(X, "__getitem__") and not isinstance(X, IterableDataset)
@@ -255,9 +266,9 @@ def refuse_paths_in_columns(X):
     if X.ndim != 2 or not (isinstance(X, np.ndarray) or hasattr(X, "columns")):
         return
     row = np.asarray(X.iloc[:1] if hasattr(X, "iloc") else X[:1]).ravel()
-    if any(isinstance(value, PATH_TYPES) and not _is_number(value) for value in row[:1]):
+    if any(isinstance(value, PATH_TYPES) and not _is_number(value) for value in row):
         raise ValueError(
-            f"Paths must come one per image, in the shape (n_samples,), got {tuple(X.shape)}. Pass the column alone: "
+            f"Paths must come one per image, in the shape (n_samples,), got {tuple(X.shape)}. Pass their column alone: "
             "X['path'] of a data frame, X[:, 0] of an array."
         )
 

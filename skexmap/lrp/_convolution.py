@@ -8,10 +8,19 @@ import torch.nn.functional as F
 FEW_CHANNELS = 8
 
 
+def in_layout_of(weight, x):
+    """Return x in channels-last if the weights are: on the CPU, convolutions of other layouts are slow."""
+    last = {"memory_format": torch.channels_last}
+    if x.ndim == 4 and x.device.type == "cpu" and weight.is_contiguous(**last):
+        return x.contiguous(**last)
+    return x
+
+
 def convolve(x, weight, bias, settings):
     """Apply a (possibly transposed) convolution with the given weights."""
     if _is_dense_per_pixel(x, weight, settings):
-        result = F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias)
+        down, right = settings["stride"]
+        result = F.linear(x[..., ::down, ::right].permute(0, 2, 3, 1), weight.flatten(1), bias)
         return result.permute(0, 3, 1, 2)
     return torch.convolution(x, weight, bias, **settings)
 
@@ -19,7 +28,8 @@ def convolve(x, weight, bias, settings):
 def transpose_convolution(share, weight, input_like, settings):
     """Apply the transpose of `convolve` (its gradient with respect to x)."""
     if _is_dense_per_pixel(share, weight, settings):
-        return (share.permute(0, 2, 3, 1) @ weight.flatten(1)).permute(0, 3, 1, 2)
+        result = (share.permute(0, 2, 3, 1) @ weight.flatten(1)).permute(0, 3, 1, 2)
+        return _spread(result, input_like, settings["stride"])
     if _has_few_strided_channels(weight, share, settings):
         return _transpose_by_phases(share, weight, input_like.shape[-2:], settings)
     return torch.ops.aten.convolution_backward(
@@ -47,9 +57,17 @@ def _is_dense_per_pixel(x, weight, settings):
         and x.is_contiguous(memory_format=torch.channels_last)
         and settings["groups"] == 1
         and not settings["transposed"]
-        and set(settings["stride"]) == {1}
         and set(settings["padding"]) == {0}
     )
+
+
+def _spread(values, input_like, stride):
+    """Put values at every stride-th pixel, and zeros between them."""
+    if set(stride) == {1}:
+        return values
+    result = torch.zeros_like(input_like, memory_format=torch.channels_last)
+    result[..., :: stride[0], :: stride[1]] = values
+    return result
 
 
 def _has_few_strided_channels(weight, share, settings):

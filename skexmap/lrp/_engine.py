@@ -9,7 +9,6 @@ import torch
 from skexmap.lrp._initial_relevance import initial_coefficient, within_range, without_residue
 from skexmap.lrp._logits import (
     check_finite,
-    companions_matter,
     find_logits,
     first_tensor,
     logits_differ,
@@ -79,21 +78,7 @@ class RelevanceEngine:
             if difference:
                 raise UnsupportedOperationError(difference)
             dense = tag_of(logits).dense
-        with torch.no_grad():
-            difference = companions_matter(self._alone(images), plain[:1])
-        if difference:
-            raise UnsupportedOperationError(difference)
         return None if dense is None else dense[1]
-
-    def _alone(self, images):
-        """Return the logits of the first image, shown without the others."""
-        try:
-            return find_logits(self.model(images[:1]), 1)
-        except RuntimeError as error:
-            raise UnsupportedOperationError(
-                f"The model takes {len(images)} images, but fails on one ({type(error).__name__}: {error}). It must "
-                "take batches of any size."
-            ) from error
 
     @contextlib.contextmanager
     def traced(self, images, notes=None):

@@ -14,13 +14,16 @@ LOGIT_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 0.05
 def find_logits(output, n_images):
     """Return the logits, of shape (n_images, n_logits), among what a model returns."""
     logits = logits_in(output)
+    if logits.ndim < 2 and n_images == 1:
+        # What `squeeze()` leaves of one image.
+        logits = logits.reshape(1, -1)
     # A single logit may have shape (n_images,).
     if logits.ndim == 1 and len(logits) == n_images:
         logits = logits.unsqueeze(1)
     if logits.ndim != 2 or len(logits) != n_images:
         raise ValueError(
             f"The model must return logits of shape (n, n_logits); it returned {tuple(logits.shape)} for {n_images} "
-            "images."
+            f"images. {first_was_taken(output)}"
         )
     return logits
 
@@ -41,6 +44,16 @@ def logits_in(output):
     raise TypeError(
         f"The model returned {type(output).__name__}, not logits: it must return a tensor of shape (n, n_logits), a "
         f"tuple with that first, or one with a field `logits`.{found}"
+    )
+
+
+def first_was_taken(output):
+    """Say that the logits are the first tensor of a tuple or list; empty if they are not."""
+    if not isinstance(output, (tuple, list)) or hasattr(output, "_fields") or len(output) < 2:
+        return ""
+    return (
+        f"The model returns a {type(output).__name__} of {len(output)}, and its first tensor was taken as the logits. "
+        "If others are the logits, return those first, or a dict with them under 'logits'."
     )
 
 
@@ -77,6 +90,18 @@ def companions_matter(alone, together):
     return (
         f"The logits of an image depend on the images beside it in the batch (they change by {difference:.3g}, logits "
         f"up to {scale:.3g}), and so would its map. Look for statistics over the first axis, as in `x - x.mean(0)`."
+    )
+
+
+def calls_differ(logits, again):
+    """Describe how the logits differ from those of another call on the same images; empty if they do not."""
+    difference, scale = _difference(logits, again)
+    if not difference:
+        return ""
+    return (
+        f"The logits of the same images change from call to call (by {difference:.3g}, logits up to {scale:.3g}), "
+        "although the model is in evaluation mode. It draws random numbers (`F.dropout` without `self.training`?) or "
+        "keeps state between calls: remove that."
     )
 
 

@@ -52,7 +52,8 @@ def any_ratio(output, x):
 def ratio_zero_at_zero(output, x):
     """Return output / input of a function that maps 0 to 0, and 0 there; half the cost of `any_ratio`."""
     # In float16, the smallest normal number is too large to be negligible.
-    return output / (x + (2.0**-24 if x.dtype == torch.float16 else torch.finfo(x.dtype).tiny))
+    divisor = x + (2.0**-24 if x.dtype == torch.float16 else torch.finfo(x.dtype).tiny)
+    return torch.div(output, divisor, out=divisor)
 
 
 class ShareEqually(torch.autograd.Function):

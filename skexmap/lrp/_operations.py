@@ -35,6 +35,14 @@ def share(tracer, call):
     return tracer.tag_all(call.compute(), _joint_tag(call))
 
 
+def write(tracer, call):
+    """Write values into a part of a tensor: relevance follows the values that are there afterwards."""
+    x, index, values = call.args
+    output = x.clone()
+    output[index] = values
+    return tracer.tag_all(output, _joint_tag(call))
+
+
 def _joint_tag(call):
     """Return what is known of a result to which all arguments that depend on the image contribute alike."""
     return Tag(gate=all(tag.gate for tag in call.tags), pixels=all(tag.pixels for tag in call.tags))
@@ -287,6 +295,7 @@ TABLE = [
         chunk split split_with_sizes tensor_split unbind pixel_shuffle pixel_unshuffle channel_shuffle
         amax amin max_pool#d max_pool#d_with_indices adaptive_max_pool#d"""),
     (share, "pass", "cat concat concatenate stack hstack vstack where masked_fill pad constant_pad_nd"),
+    (write, "pass", "__setitem__"),
     (extreme, "pass", "maximum minimum max min"),
     (share, "norm", """
         mean sum cumsum avg_pool#d adaptive_avg_pool#d fold interpolate std norm linalg_norm linalg_vector_norm"""),

@@ -91,8 +91,9 @@ class Epsilon(Rule):
         self.epsilon = epsilon
 
     def coefficient(self, layer, coefficient):
-        share = coefficient * layer.output
-        share /= stabilize(layer.preactivation, self.epsilon)
+        denominator = stabilize(layer.preactivation, self.epsilon)
+        # Work in place: new memory for a feature map costs more than the arithmetic on it.
+        share = torch.div(layer.output, denominator, out=denominator).mul_(coefficient)
         return layer.transpose(share, layer.weight)
 
 
@@ -135,7 +136,6 @@ class Gamma(Rule):
             weight, bias = layer.weights("plus", 1.0, self.gamma, shift=self.epsilon)
             # At least (1 + gamma) z + epsilon where z > 0; elsewhere the share is zero for any denominator.
             denominator = layer.apply(layer.input, weight, bias).clamp_(min=smallest)
-            # Work in place: new memory for a feature map costs more than the arithmetic on it.
             share = torch.div(layer.output, denominator, out=denominator).mul_(coefficient)
             return layer.transpose(share, weight)
         signed_weight, _ = layer.weights("plus", 1 + half, 0.0)
@@ -156,7 +156,7 @@ class Gamma(Rule):
             absolute = layer.transpose(share, absolute_weight)
         if layer.input_nonnegative:
             return signed.add_(absolute)
-        return signed.addcmul_(absolute, layer.input.sign())
+        return signed.addcmul_(absolute, torch.sign(layer.input, out=absolute_input))
 
 
 class AlphaBeta(Rule):

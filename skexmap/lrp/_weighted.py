@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from skexmap.lrp._convolution import convolve
+from skexmap.lrp._convolution import convolve, in_layout_of
 from skexmap.lrp._layers import BatchNorm, WeightedLayer
 from skexmap.lrp._nodes import ByRule, pass_pixels_on
 from skexmap.lrp._tags import Tag, tag_of
@@ -60,8 +60,10 @@ def convolution(tracer, call):
     for name in ("stride", "padding", "dilation", "output_padding"):
         settings[name] = _per_axis(settings[name], weight.ndim - 2)
     with torch.no_grad():
-        output = convolve(x, weight, bias, settings)
+        values = in_layout_of(weight, x)
+        output = convolve(values, weight, bias, settings)
     layer = _weighted(tracer, x, output, "convolution", weight, bias, settings)
+    layer.input = values.detach()
     return apply_composite(tracer, call, x, layer, Tag())
 
 

@@ -99,7 +99,8 @@ def _uncommon(y_true, shortcuts):
         if uncommon[name].all():
             raise ValueError(
                 f"Shortcut {name!r} agrees with y_true on none of the {len(y_true)} samples. Give the class "
-                f"that it points to, written as in y_true (such as {y_true[0]!r}, here {pointed[0]!r})."
+                f"that it points to, written as in y_true (such as {y_true.tolist()[0]!r}, here "
+                f"{pointed.tolist()[0]!r})."
             )
     return uncommon
 

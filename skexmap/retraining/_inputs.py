@@ -4,12 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_array, column_or_1d, validate_data
+from sklearn.utils.validation import check_array, validate_data
 
 from skexmap._blocks import CLUSTER, EMBEDDING, HEATMAP, block_names, get_block, has_blocks
 from skexmap._group_labels import NO_GROUP, class_by_cluster, cluster_of_class
-from skexmap._validation import check_group_labels
+from skexmap._validation import check_group_labels, check_one_label_each, refuse_columns
 from skexmap.groups._diagnosis import warn_of_undivided_classes
 
 FLOATS = (np.float64, np.float32)
@@ -64,15 +63,7 @@ def check_classes(estimator, y, n_samples):
     name = type(estimator).__name__
     if y is None:
         raise ValueError(f"{name} requires y to be passed, but the target y is None.")
-    remedy = "If an image can have several labels, fit one classifier for each column."
-    _refuse_columns("y", y, "class", remedy)
-    y = column_or_1d(y, warn=True)
-    if y.dtype.kind in "fc":
-        # Check for NaN and infinity, which strings and integers cannot hold.
-        check_array(y, ensure_2d=False, input_name="y")
-    if len(y) != n_samples:
-        raise ValueError(f"y has {len(y)} entries for {n_samples} samples. Pass one label per sample.")
-    check_classification_targets(y)
+    y = check_one_label_each(y, n_samples)
     classes, class_codes = np.unique(y, return_inverse=True)
     if len(classes) < 2:
         only = classes.tolist()[0]
@@ -86,7 +77,7 @@ def check_groups(estimator, X, embedding, classes, class_codes, group_labels):
     blocks = block_names(X)
     if group_labels is not None:
         remedy = "Two columns of numbers make one group number: `a * (b.max() + 1) + b`."
-        _refuse_columns("group_labels", group_labels, "group", remedy)
+        refuse_columns("group_labels", group_labels, "group", remedy)
         labels = check_group_labels(group_labels, len(class_codes))
     elif CLUSTER in blocks or HEATMAP in blocks:
         # If there are heatmaps but no clusters, the clusterer step is missing, and `get_block` raises.
@@ -116,15 +107,6 @@ def refuse_lost_classes(samples, where):
         raise ValueError(
             f"No sample of {len(lost)} of {len(classes)} classes ({classes[lost].tolist()}) is left to retrain on: "
             f"all belong to {where}."
-        )
-
-
-def _refuse_columns(name, values, what, remedy):
-    shape = np.asarray(values).shape
-    if len(shape) > 1 and shape[1:] != (1,):
-        raise ValueError(
-            f"`{name}` has the shape {shape}, but every image has one {what}. If the rows are one-hot, pass "
-            f"`{name}.argmax(axis=1)`. {remedy}"
         )
 
 

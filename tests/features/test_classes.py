@@ -68,6 +68,32 @@ def test_the_names_in_the_configuration_of_a_model_are_read(animals):
     assert transformer.model_accuracy_ == 1
 
 
+@pytest.mark.parametrize(
+    "id2label, labels",
+    [
+        # As in a config.json.
+        ({"0": "dog", "1": "cat", "2": "bird"}, NAMES),
+        ({0: "Dog", 1: "CAT", 2: "bird"}, NAMES),
+        (dict(enumerate(NAMES)), ["Dog", "Cat", "Bird"]),
+    ],
+)
+def test_names_with_keys_of_text_or_in_other_capitals_are_read(animals, id2label, labels):
+    net = Brightest()
+    net.config = types.SimpleNamespace(id2label=id2label)
+    y = np.array(labels)[animals[0].mean((2, 3)).argmax(1)]
+    transformer = HeatmapTransformer(net, return_embedding=True)
+    transformer.fit_transform(animals[0], y)
+    assert transformer.classes_.tolist() == labels
+    assert transformer.model_accuracy_ == 1
+
+
+def test_names_that_differ_in_capitals_only_are_kept_apart(animals):
+    net = Brightest()
+    net.config = types.SimpleNamespace(id2label={0: "dog", 1: "Dog", 2: "cat"})
+    y = np.array(["dog", "Dog", "cat"])[animals[0].mean((2, 3)).argmax(1)]
+    assert HeatmapTransformer(net).fit(animals[0], y).classes_.tolist() == ["dog", "Dog", "cat"]
+
+
 def test_names_that_are_not_the_labels_are_not_used_as_classes(animals):
     codes = np.unique(animals[1], return_inverse=True)[1]
     assert HeatmapTransformer(named_net()).fit(animals[0], codes).classes_.tolist() == [0, 1, 2]

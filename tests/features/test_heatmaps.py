@@ -5,7 +5,10 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
-from small_nets import AuxiliaryNet, FlatNet, SmallNet
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
+from small_nets import SHOWN, AuxiliaryNet, CountingNet, FlatNet, SmallNet
 from torch import nn
 
 from skexmap.features import EmbeddingTransformer, HeatmapTransformer
@@ -312,24 +315,132 @@ def test_labels_of_another_length_are_refused(images):
 
 def test_no_images_are_refused():
     refused(ValueError, "0 sample", SmallNet(), np.zeros((0, 3, 8, 8)))
-    refused(ValueError, "must have shape", SmallNet(), torch.zeros(0, 3, 8, 8))
+    refused(ValueError, "0 sample", SmallNet(), torch.zeros(0, 3, 8, 8))
+    refused(ValueError, "0 sample", SmallNet(), [])
+    refused(ValueError, "must have shape", SmallNet(), torch.zeros(8))
+
+
+class Through(SmallNet):
+    """A SmallNet with a step before it and one behind its features and logits."""
+
+    def __init__(self, before=lambda x: x, after=lambda z, features: z, **parameters):
+        super().__init__(**parameters)
+        self.before, self.after = before, after
+
+    def forward(self, x):
+        features = self.features(self.before(x))
+        return self.after(self.head(features), features)
 
 
 @pytest.mark.parametrize(
     "output, match",
     [
-        (lambda z: z.sum(), r"it returned \(\) for 8 images"),
-        (lambda z: z.unsqueeze(2), r"it returned \(8, 2, 1\)"),
+        (lambda z, f: z.sum(), r"it returned \(\) for 8 images"),
+        (lambda z, f: z.unsqueeze(2), r"it returned \(8, 2, 1\)"),
+        (lambda z, f: (z.mean(), z), r"it returned \(\) .* a tuple of 2, and its first tensor was taken"),
+        (lambda z, f: (f, z), r"shape \(8, 5\), is the input .* features, not logits.* return those first"),
+        (lambda z, f: [f * 1, z], "not the output of a dense layer.* a list of 2, and its first tensor was"),
     ],
 )
-def test_outputs_of_the_wrong_rank_are_refused(images, output, match):
-    class Wrong(SmallNet):
-        def forward(self, x):
-            return output(super().forward(x))
-
-    refused(ValueError, match, Wrong(), images)
+def test_outputs_that_are_not_logits_are_refused(images, output, match):
+    net = Through(after=output)
+    refused(ValueError, match, net, images, return_embedding=True)
     with pytest.raises(ValueError, match=match):
-        EmbeddingTransformer(Wrong()).fit(images)
+        EmbeddingTransformer(net).fit(images)
+
+
+BATCH_DEPENDENT = {
+    "depend on the images beside it": [lambda x: x - x.mean(0), lambda x: x - x.mean()],
+    "random|change from call to call|active in evaluation mode": [
+        lambda x: x + torch.rand_like(x),
+        lambda x: nn.functional.dropout(x),
+    ],
+}
+
+
+@pytest.mark.parametrize("match, step", [(m, step) for m, steps in BATCH_DEPENDENT.items() for step in steps])
+@pytest.mark.parametrize("make", [HeatmapTransformer, EmbeddingTransformer])
+@pytest.mark.parametrize("n_images, batch_size", [(11, 64), (11, 1), (1, 64)])
+def test_an_image_whose_logits_depend_on_its_batch_or_on_chance_is_refused(
+    images, make, match, step, n_images, batch_size
+):
+    with pytest.raises(NotImplementedError, match=match):
+        make(Through(step), batch_size=batch_size).fit(images[:n_images])
+
+
+def test_a_callable_attribution_does_not_hide_that_logits_depend_on_the_batch(images):
+    def gradients(model, images, targets):
+        return torch.autograd.grad(model(images).sum(), images)[0]
+
+    net = Through(lambda x: x - x.mean(0))
+    refused(NotImplementedError, "depend on the images beside it", net, images, attribution=gradients)
+
+
+@pytest.mark.parametrize("make", [HeatmapTransformer, EmbeddingTransformer])
+@pytest.mark.parametrize("n_logits", [1, 2])
+def test_a_net_that_squeezes_its_logits_takes_a_last_batch_of_one_image(images, make, n_logits):
+    squeezed = Through(after=lambda z, f: z.squeeze(), n_logits=n_logits)
+    # 11 images are 5 batches of 2 and one of 1.
+    found = make(squeezed, batch_size=2).fit(images)
+    expected = make(SmallNet(n_logits)).fit(images).transform(images)
+    np.testing.assert_allclose(found.transform(images), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.transform(images[:1]), expected[:1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_a_temperature_is_found_whatever_the_batch_size(images, batch_size):
+    net = Through(after=lambda z, f: z / 2.5)
+    found = EmbeddingTransformer(net, batch_size=batch_size).fit_transform(images)
+    np.testing.assert_allclose(found, EmbeddingTransformer(SmallNet()).fit_transform(images), rtol=1e-5)
+    with pytest.raises(ValueError, match=r"too few images \(2\) to see a scale"):
+        EmbeddingTransformer(net).fit(images[:2])
+
+
+@pytest.mark.parametrize(
+    "y, match",
+    [
+        (np.eye(11, dtype=int), r"`y` has the shape \(11, 11\), but every image has one class"),
+        (np.linspace(0, 1, 11), "continuous"),
+        (np.r_[np.nan, np.zeros(10)], "NaN"),
+        (np.array(["a", None] * 5 + ["b"], dtype=object), "5 of 11 labels in y are missing"),
+    ],
+)
+@pytest.mark.parametrize("make", [HeatmapTransformer, EmbeddingTransformer])
+def test_labels_that_are_not_one_class_per_image_are_refused_before_the_model_runs(images, make, y, match):
+    SHOWN.clear()
+    with pytest.raises(ValueError, match=match):
+        make(CountingNet()).fit_transform(images, y)
+    assert SHOWN == []
+
+
+@pytest.mark.filterwarnings("ignore::skexmap.exceptions.PredictionWarning")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.DataConversionWarning")
+def test_a_column_of_labels_is_read_as_labels(images):
+    y = np.arange(11) % 2
+    column, row = HeatmapTransformer(SmallNet()), HeatmapTransformer(SmallNet())
+    assert_array_equal(column.fit_transform(images, y[:, None]), row.fit_transform(images, y))
+    assert column.model_accuracy_ == row.model_accuracy_
+
+
+def test_images_with_the_channels_last_that_the_model_cannot_take_are_told_how_to_transpose(images):
+    refused(ValueError, r"X\.transpose\(0, 3, 1, 2\)", SmallNet(), images.transpose(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize(
+    "device, match",
+    [("gpu", "'gpu' cannot be used here"), ("meta", "holds no values"), ("cuda:99", "cuda:99")],
+)
+def test_a_device_that_cannot_compute_is_refused(images, device, match):
+    refused(ValueError, match, SmallNet(), images, device=device)
+
+
+def test_a_model_without_values_is_refused(images):
+    refused(ValueError, "tensors of the model .* are on the device 'meta'", SmallNet().to("meta"), images)
+
+
+def test_images_that_require_gradients_are_taken(images):
+    X = torch.from_numpy(images).requires_grad_()
+    assert_array_equal(HeatmapTransformer(SmallNet()).fit_transform(X), maps_of(SmallNet(), images))
 
 
 @pytest.mark.parametrize("end", [nn.Softmax(1), nn.LogSoftmax(1), nn.Sigmoid(), nn.Hardsigmoid()])
@@ -385,6 +496,18 @@ def test_settings_of_lrp_out_of_range_are_refused(images, parameters):
 )
 def test_settings_that_a_composite_does_not_have_are_refused(images, lrp):
     refused(ValueError, "gamma would have no effect", SmallNet(), images, attribution=lrp)
+
+
+@pytest.mark.filterwarnings("ignore::skexmap.exceptions.PredictionWarning")
+def test_a_grid_search_reaches_the_settings_of_the_default_attribution(images):
+    y = np.arange(11) % 2
+    pipe = Pipeline([("maps", HeatmapTransformer(SmallNet())), ("last", LogisticRegression())])
+    grid = {"maps__attribution__gamma": [0.0, 0.5], "maps__attribution": ["lrp"]}
+    search = GridSearchCV(pipe, grid, cv=2).fit(images, y)
+    gamma = search.best_params_["maps__attribution__gamma"]
+    expected = maps_of(SmallNet(), images, attribution=LRP(gamma=gamma))
+    assert_array_equal(search.best_estimator_["maps"].transform(images), expected)
+    assert pipe["maps"].attribution == "lrp"
 
 
 def test_a_grid_search_reaches_the_settings_of_lrp(images):

@@ -72,12 +72,16 @@ def test_paths_in_a_data_frame_column_are_taken(paths, images):
     assert_array_equal(found, EmbeddingTransformer(SmallNet()).fit_transform(images))
 
 
+@pytest.mark.parametrize("columns", [["path"], ["target", "path"], ["path", "target"]])
 @pytest.mark.parametrize("container", ["array", "pandas", "polars"])
-def test_paths_in_a_table_are_refused_with_what_to_pass(paths, container):
-    table = np.array(paths)[:, None]
-    if container != "array":
-        table = pytest.importorskip(container).DataFrame({"path": [str(path) for path in paths]})
-    with pytest.raises(ValueError, match=rf"shape \(n_samples,\), got \({len(paths)}, 1\).* X\['path'\]"):
+def test_paths_in_a_table_are_refused_with_what_to_pass(paths, container, columns):
+    values = {"path": [str(path) for path in paths], "target": [0] * len(paths)}
+    if container == "array":
+        table = np.array([values[name] for name in columns], dtype=object).T
+    else:
+        table = pytest.importorskip(container).DataFrame({name: values[name] for name in columns})
+    match = rf"shape \(n_samples,\), got \({len(paths)}, {len(columns)}\).* X\['path'\]"
+    with pytest.raises(ValueError, match=match):
         HeatmapTransformer(SmallNet()).fit(table)
 
 
@@ -208,12 +212,29 @@ class Stream(IterableDataset):
         (DataLoader(Squares()), r"X is a DataLoader.*`loader\.dataset`"),
         (Stream(), "X is a Stream, which has no rows"),
         ((image for image in ()), "X is a generator, which has no rows"),
+        ("a/b.png", r"X is a single path, 'a/b\.png'\. Pass a list of paths, for example \['a/b\.png'\]"),
+        (Path("b.png"), r"X is a single path, 'b\.png'"),
         ({"train": Squares()}, r"X is a dict with the keys \['train'\]\. Pass .* X\['train'\]"),
     ],
 )
 def test_what_has_no_rows_is_refused_with_what_to_pass(X, match):
     with pytest.raises(TypeError, match=match):
         EmbeddingTransformer(SmallNet()).fit(X)
+
+
+class Reversed(Squares):
+    def __getitem__(self, i):
+        return super().__getitem__(i)[::-1]
+
+
+@pytest.mark.parametrize("as_list, load", [(True, None), (False, None), (False, "index")])
+def test_pairs_with_the_label_first_are_refused_with_what_to_pass(as_list, load):
+    X = list(map(Reversed().__getitem__, range(10))) if as_list else Reversed()
+    if load:
+        X, load = np.arange(10), X
+    match = r"tuples \(0, Tensor of shape \(3, 8, 8\)\) in which the image is not first"
+    with pytest.raises((TypeError, ValueError), match=match):
+        EmbeddingTransformer(SmallNet(), load=load).fit(X)
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.int32, np.int64])

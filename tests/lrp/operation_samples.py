@@ -153,21 +153,10 @@ def samples_of(seed):
     add("linear", image, gate="lost", input=X, weight=draw(3, w + 3))
     for d, x in by_dimensions.items():
         weight, bias = draw(4, c, *[3] * d), draw(4)
-        add(
-            f"conv{d}d",
-            x,
-            gate="lost",
-            input=X,
-            weight=weight,
-            bias=bias,
-            stride=2,
-            padding=1,
-            dilation=1,
-            groups=2,
-        )
-        add(
-            f"conv{d}d", x, gate="lost", input=X, weight=draw(2, 2 * c, *[3] * d), options={"padding": "same"}
-        )
+        strides = {"stride": 2, "padding": 1, "dilation": 1, "groups": 2}
+        add(f"conv{d}d", x, gate="lost", input=X, weight=weight, bias=bias, **strides)
+        weight, same = draw(2, 2 * c, *[3] * d), {"padding": "same"}
+        add(f"conv{d}d", x, gate="lost", input=X, weight=weight, options=same)
         weight, bias = draw(2 * c, 2, *[3] * d), draw(4)
         strides = {"stride": 2, "padding": 1, "output_padding": 1, "groups": 2, "dilation": 1}
         add(f"conv_transpose{d}d", x, gate="lost", input=X, weight=weight, bias=bias, **strides)
@@ -231,19 +220,8 @@ def samples_of(seed):
     weights = {"in_proj_weight": draw(12, 4), "in_proj_bias": draw(12)}
     off = {"bias_k": None, "bias_v": None, "add_zero_attn": False, "dropout_p": 0.0}
     out = {"out_proj_weight": draw(4, 4), "out_proj_bias": draw(4)}
-    named = {"training": False}
-    add(
-        "multi_head_attention_forward",
-        draw(h, n, 4),
-        multi_head_attention,
-        gate="unknown",
-        **qkv,
-        **heads,
-        **weights,
-        **off,
-        **out,
-        options=named,
-    )
+    given = {**qkv, **heads, **weights, **off, **out, "options": {"training": False}}
+    add("multi_head_attention_forward", draw(h, n, 4), multi_head_attention, gate="unknown", **given)
 
     # Shapes and types.
     add("flatten", image, input=X, start_dim=1, end_dim=2)
@@ -280,6 +258,18 @@ def samples_of(seed):
     add("tile", image, input=X, dims=(1, 2, 1, 1))
     for index in ((slice(None), 1), (Ellipsis, slice(0, None, 2)), (slice(None), [1, 0]), (image > 0,)):
         add("__getitem__", image, input=X, index=index)
+
+    def written(function, x, index, values):
+        output = x.clone()
+        output[index] = values
+        return output
+
+    for values in (2.0, draw(n, h + 3, w + 3)):
+        add("__setitem__", image, written, gate="kept", input=X, index=(slice(None), 1), value=values)
+    part = FromImage(lambda x: x[:, 0] * 0.75)
+    add("__setitem__", image, written, gate="kept", input=X, index=(slice(None), 1), value=part)
+    add("__setitem__", image, written, gate="kept", input=X, index=image > 0, value=0.5)
+    add("__setitem__", image, written, gate="kept", input=draw(*image.shape), index=Ellipsis, value=X)
     add("narrow", image, input=X, dim=1, start=1, length=2)
     add("select", image, input=X, dim=1, index=-1)
     add("index_select", image, input=X, dim=1, index=torch.tensor([1, 0, 1]))
@@ -376,15 +366,14 @@ def samples_of(seed):
         return x + left / right.detach() * options.get("value", 1)
 
     for options in ({}, {"value": 0.5}):
-        for first, left, right in ((X, Y, Z), (numbers, X, Y), (X, numbers, numbers), (X, Y, numbers)):
-            add("addcmul", image, add_product, input=first, tensor1=left, tensor2=right, options=options)
-        for first, left, right in (
-            (X, Y, POSITIVE_Y),
-            (numbers, X, POSITIVE_Y),
-            (X, numbers, numbers),
-            (X, Y, numbers),
-        ):
-            add("addcdiv", image, add_quotient, input=first, tensor1=left, tensor2=right, options=options)
+        for name, path, other in (("addcmul", add_product, Z), ("addcdiv", add_quotient, POSITIVE_Y)):
+            for first, left, right in (
+                (X, Y, other),
+                (numbers, X, other),
+                (X, numbers, numbers),
+                (X, Y, numbers),
+            ):
+                add(name, image, path, input=first, tensor1=left, tensor2=right, options=options)
 
     def gated_linear_unit(function, x, dim):
         left, right = x.chunk(2, dim)

@@ -146,30 +146,32 @@ CAUSAL = np.tril(np.ones((3, 3), dtype=bool))
 LATER = torch.from_numpy(~CAUSAL)
 ADDED = torch.zeros(3, 3, dtype=torch.float64).masked_fill(LATER, -torch.inf)
 LAST_KEY = np.broadcast_to([True, True, False], (3, 3))
+PADDING = torch.tensor([[False, False, True]])
 
 
-@pytest.mark.parametrize("options", [{"is_causal": True}, {"attn_mask": ~LATER}, {"attn_mask": ADDED}])
-def test_masked_scores_get_no_relevance(options):
-    net = self_attention(
-        lambda net, x: _join(net, F.scaled_dot_product_attention(*_split(net, x), **options))
-    )
-    x = torch.randn(1, 3, 4)
-    assert_explained(net, x, [attend_by_hand(net, x[0], CAUSAL)])
+def in_products(**options):
+    return lambda net, x: _join(net, F.scaled_dot_product_attention(*_split(net, x), **options))
+
+
+def in_module(**options):
+    return lambda net, x: net.head(net.mha(x, x, x, **options)[0].flatten(1))
 
 
 @pytest.mark.parametrize(
-    "options, mask",
+    "way, mask",
     [
-        ({"attn_mask": LATER}, CAUSAL),
-        ({"attn_mask": LATER.expand(2, 3, 3)}, CAUSAL),
-        ({"attn_mask": ADDED}, CAUSAL),
-        ({"key_padding_mask": torch.tensor([[False, False, True]])}, LAST_KEY),
-        ({"attn_mask": LATER, "key_padding_mask": torch.tensor([[False, False, True]])}, CAUSAL & LAST_KEY),
+        (in_products(is_causal=True), CAUSAL),
+        (in_products(attn_mask=~LATER), CAUSAL),
+        (in_products(attn_mask=ADDED), CAUSAL),
+        (in_module(attn_mask=LATER), CAUSAL),
+        (in_module(attn_mask=LATER.expand(2, 3, 3)), CAUSAL),
+        (in_module(attn_mask=ADDED), CAUSAL),
+        (in_module(key_padding_mask=PADDING), LAST_KEY),
+        (in_module(attn_mask=LATER, key_padding_mask=PADDING), CAUSAL & LAST_KEY),
     ],
-    ids=["boolean", "one per head", "additive", "padding", "both"],
 )
-def test_the_masks_of_multi_head_attention_are_followed(options, mask):
-    net = self_attention(lambda net, x: net.head(net.mha(x, x, x, **options)[0].flatten(1)))
+def test_masked_scores_get_no_relevance(way, mask):
+    net = self_attention(way)
     x = torch.randn(1, 3, 4)
     assert_explained(net, x, [attend_by_hand(net, x[0], mask)])
 

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from lrp_nets import check
 from torch import nn
 
 from skexmap import HeatmapTransformer
 
 IMAGES = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 Output = namedtuple("Output", ["features", "logits"])
+Pair = namedtuple("Pair", ["a", "b"])
 
 
 @dataclass
@@ -47,8 +49,9 @@ def maps_of(net):
         lambda features, logits: {"scores": logits},
         lambda features, logits: (logits, features),
         lambda features, logits: [logits],
+        lambda features, logits: ((logits, features), 1),
     ],
-    ids=["namedtuple", "dataclass", "dict", "dict of one tensor", "tuple", "list"],
+    ids=["namedtuple", "dataclass", "dict", "dict of one tensor", "tuple", "list", "nested tuple"],
 )
 def test_the_logits_are_found_among_the_outputs(output):
     expected = maps_of(Returns(lambda features, logits: logits))
@@ -58,19 +61,21 @@ def test_the_logits_are_found_among_the_outputs(output):
 
 
 @pytest.mark.parametrize(
-    "output, message",
+    "output, error, message",
     [
-        (lambda features, logits: {"a": features, "b": logits}, r"has the tensors \['a', 'b'\]"),
-        (
-            lambda features, logits: namedtuple("Pair", "a b")(features, logits),
-            r"has the tensors \['a', 'b'\]",
-        ),
-        (lambda features, logits: "logits", "returned str, not logits"),
+        (lambda y, z: {"a": y, "b": z}, TypeError, r"has the tensors \['a', 'b'\]"),
+        (lambda y, z: Pair(y, z), TypeError, r"has the tensors \['a', 'b'\]"),
+        (lambda y, z: "logits", TypeError, "returned str, not logits"),
+        (lambda y, z: None, TypeError, "returned NoneType, not logits"),
+        (lambda y, z: (), TypeError, "not logits: it must return a tensor of shape"),
+        (lambda y, z: z.sum(), ValueError, r"it returned \(\) for 5 images"),
+        (lambda y, z: z[:2], ValueError, r"it returned \(2, 2\) for 5 images"),
+        (lambda y, z: z * torch.inf, ValueError, "NaN or infinite logits for 5 of 5 images"),
     ],
 )
-def test_an_output_of_which_no_tensor_is_surely_the_logits_is_refused(output, message):
-    with pytest.raises(TypeError, match=message):
-        maps_of(Returns(output))
+def test_an_output_that_is_not_surely_the_logits_is_refused(output, error, message):
+    with pytest.raises(error, match=message):
+        check(Returns(output), IMAGES)
 
 
 def test_a_single_logit_may_be_squeezed():

@@ -18,25 +18,6 @@ pytestmark = pytest.mark.usefixtures("double_precision")
 # --- Sums and consumers --------------------------------------------------------------------------------------------
 
 
-def test_a_residual_block_shares_by_the_value_of_its_branches():
-    net = Net(
-        lambda net, x: net.head(F.relu(net.bn(net.second(y := F.relu(net.first(x)))) + y).flatten(1)),
-        first=nn.Conv2d(2, 3, 3, padding=1),
-        second=nn.Conv2d(3, 3, 3, padding=1),
-        bn=norm(3),
-        head=nn.Linear(48, 2),
-    )
-    x = torch.randn(2, 4, 4)
-    z, back_first = by_hand.through(net.first, x.numpy(), gamma_rule)
-    y = by_hand.relu(z)
-    branch, back_second = by_hand.through(nn.Sequential(net.second, net.bn), y, gamma_rule)
-    R = by_hand.chain(by_hand.relu(branch + y), (net.head, epsilon_rule), target=1)
-    to_branch, to_skip = by_hand.shares(branch, y)
-    # The sum behind the ReLU: where it is negative, the head has given nothing.
-    expected = back_first(back_second(R * to_branch) + R * to_skip)
-    close(explain(net, x[None], 1, epsilon_gamma())[0], expected)
-
-
 def test_a_convolution_with_two_consumers_gets_the_relevance_of_both():
     net = Net(
         lambda net, x: net.head(torch.cat([F.relu(z := net.conv(x)), 0.5 * z], 1).flatten(1)),

@@ -33,28 +33,26 @@ UNSUPPORTED = {
     "exp": lambda net, x: torch.exp(x),
     "__rpow__": lambda net, x: 2**x,
     "fft_rfft": lambda net, x: torch.fft.rfft(x).real[..., :1] + x,
-    "__setitem__": lambda net, x: x.__setitem__((slice(None), 0), 0.0) or x,
     "lstm": lambda net, x: RECURRENT(x.flatten(1, 2))[0],
 }
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
-def test_an_operation_without_a_rule_is_named_with_its_place(name):
-    message = rf"The operation '{name}'.*test_refusals.py, line \d+"
+def test_an_operation_without_a_rule_is_named_with_its_module_and_line(name):
+    message = rf"The operation '{name}'.* in '1.*' \(test_refusals.py, line \d+"
     with pytest.raises(UnsupportedOperationError, match=message):
-        check(net(UNSUPPORTED[name]), IMAGES)
-
-
-def test_the_message_names_the_module():
-    odd = Net(lambda net, x: torch.exp(x))
-    model = nn.Sequential(nn.Linear(4, 3), nn.Sequential(nn.ReLU(), odd), nn.Linear(3, 2))
-    with pytest.raises(UnsupportedOperationError, match=r"in '1\.1' \(test_refusals\.py, line"):
-        check(model, VECTORS)
+        check(nn.Sequential(nn.Identity(), net(UNSUPPORTED[name])), IMAGES)
 
 
 def _through_a_view(net, x):
     y = net.other(x)
     y[:, :1].add_(5.0)
+    return y
+
+
+def _into_a_part_of_a_view(net, x):
+    y = net.other(x)
+    y[:, :1][..., 0] = 5.0
     return y
 
 
@@ -81,14 +79,13 @@ def doubled(x: torch.Tensor):
 REFUSED = {
     "It rounds": [lambda net, x: torch.div(x, 0.1, rounding_mode="floor")],
     "autocast.*dtype=": [_in_autocast],
-    "depend on the images beside it": [lambda net, x: x - x.mean(0)],
     # The second changes no value.
     "by the autograd Function 'Scaled'.*skexmap.lrp.register": [
         lambda net, x: Scaled.apply(x, 2),
         lambda net, x: Scaled.apply(x, 1),
     ],
     "use the Python module": [lambda net, x: torch.jit.script(doubled)(x)],
-    "writes in place through a view": [_through_a_view],
+    "writes in place through a view": [_through_a_view, _into_a_part_of_a_view],
     "The operation 'copy'": [_into_a_constant],
     "leave out `out=`": [lambda net, x: torch.add(x, 1.0, out=torch.empty_like(x))],
     "It is random": [lambda net, x: x + torch.rand_like(x)],
@@ -185,21 +182,6 @@ def test_a_single_logit_between_0_and_1_is_not_a_probability():
     nn.init.constant_(head.bias, 0.5)
     nn.init.constant_(head.weight, 0.01)
     check(nn.Sequential(head), VECTORS)
-
-
-@pytest.mark.parametrize(
-    "output, error, message",
-    [
-        (lambda z: z.sum(), ValueError, r"it returned \(\) for 3 images"),
-        (lambda z: z[:2], ValueError, r"it returned \(2, 2\) for 3 images"),
-        (lambda z: z * torch.inf, ValueError, "NaN or infinite logits for 3 of 3 images"),
-        (lambda z: (), TypeError, "not logits: it must return a tensor of shape"),
-    ],
-)
-def test_what_a_model_returns_instead_of_logits_is_explained(output, error, message):
-    body = nn.Linear(4, 2)
-    with pytest.raises(error, match=message):
-        check(Net(lambda net, x: output(body(x))), VECTORS)
 
 
 def test_comparisons_and_sizes_are_not_operations():

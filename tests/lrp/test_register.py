@@ -9,6 +9,7 @@ from lrp_nets import EPSILON_EVERYWHERE, Net, Scaled, check, close, explain
 from torch import nn
 
 from skexmap.lrp import UnsupportedOperationError, register
+from skexmap.lrp._registry import declared_rules
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -122,6 +123,13 @@ def test_a_registration_lasts_until_it_is_undone():
     assert (vars(Swish).keys(), swish, exponential, nn.SiLU.forward) == before
     with pytest.raises(UnsupportedOperationError, match="autograd Function 'Swish'"):
         check(net, X)
+
+
+def test_the_declared_rules_are_those_that_are_registered_now():
+    assert declared_rules() == {}
+    with register(torch.exp, "pass"), register(exponential, wrong_shape):
+        assert declared_rules() == {"exp": "pass", f"{__name__}.exponential": wrong_shape}
+    assert declared_rules() == {}
 
 
 def test_an_apply_that_was_saved_before_is_named():

@@ -1,0 +1,60 @@
+"""
+Which images show it?
+=====================
+
+:class:`~skexmap.report.ShortcutReport` puts the finding into words. It names the cluster that is likely a shortcut,
+the place where the network looks in its images, and the images to look at.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from watermarked_photos import CLASSES, train_net, write_photos
+
+from skexmap import ExMapClassifier
+from skexmap.features import ImageLoader
+from skexmap.report import ShortcutReport
+
+folder = write_photos(tempfile.mkdtemp())
+
+
+def files_of(split):
+    """Return the paths of a split, and the class of each image."""
+    paths = sorted(str(path) for path in (folder / split).rglob("*.jpg"))
+    return np.array(paths), np.array([Path(path).parent.name for path in paths])
+
+
+paths, y = files_of("train")
+images = torch.stack([ImageLoader()(path) for path in paths])
+net = train_net(images, torch.tensor([CLASSES.index(label) for label in y]))
+
+# %%
+# The report in words
+# -------------------
+# The first line is the answer. The table has one row for each class and cluster.
+
+X, y = files_of("heldout")
+exmap = ExMapClassifier(net, random_state=0).fit(X, y)
+report = ShortcutReport.from_estimator(exmap, X, y)
+print(report)
+
+# %%
+# The report as a page
+# --------------------
+# In a notebook, the report shows itself with its images. ``report.save("report.html")`` writes the same as one file
+# that needs no network.
+
+report.save(Path(tempfile.mkdtemp()) / "report.html")
+report
+
+# %%
+# Choose by hand
+# --------------
+# Give a cluster the name of what you see in it. If two clusters show the same, merge them; if one should not be
+# balanced, drop it. Then only the last layer is fitted again.
+
+exmap.labeler_.rename({report.to_frame().iloc[0]["cluster"]: "watermark"})
+exmap.refit_strategy(y)
+print(exmap.labeler_.cluster_names_)

@@ -1,0 +1,80 @@
+"""
+Your own attribution, clusterer and strategy
+============================================
+
+Each of the three stages takes parts that follow scikit-learn's conventions: any function that attributes, any
+clusterer, and any classifier as the last layer.
+"""
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from sklearn.linear_model import LogisticRegression
+
+from skexmap import ExMapClassifier, HeatmapTransformer
+from skexmap.datasets import make_colored_digits
+from skexmap.groups import PseudoGroupLabeler
+from skexmap.metrics import group_report
+from skexmap.retraining import JTTReweighter
+
+digits = make_colored_digits(correlation=0.9, n_copies=3, random_state=0)
+torch.manual_seed(0)
+net = torch.nn.Sequential(
+    *(torch.nn.Conv2d(3, 8, 5, stride=2), torch.nn.ReLU()),
+    *(torch.nn.Conv2d(8, 16, 5, stride=2), torch.nn.ReLU(), torch.nn.Flatten()),
+    *(torch.nn.Linear(256, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2)),
+)
+optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
+images, target = torch.as_tensor(digits.train.data), torch.as_tensor(digits.train.target)
+for _ in range(8):
+    for rows in torch.randperm(len(target)).split(64):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(net(images[rows]), target[rows]).backward()
+        optimizer.step()
+
+# %%
+# An attribution is a function
+# ----------------------------
+# It gets the network, a batch and the class to explain for each image, and returns relevance in the shape of the
+# batch. This one is gradient x input; Captum's methods fit in the same way.
+
+
+def gradient_times_input(model, images, target):
+    """Return the gradient of the target logits, times the pixels."""
+    images = images.requires_grad_()
+    logits = model(images).gather(1, target[:, None])
+    (gradient,) = torch.autograd.grad(logits.sum(), images)
+    return (gradient * images).detach()
+
+
+# %%
+# A clusterer has `fit_predict`
+# -----------------------------
+# :class:`~skexmap.groups.PseudoGroupLabeler` makes pseudo-groups of any clusters, and merges those that the network
+# treats alike.
+
+labeler = PseudoGroupLabeler(KMeans(4, n_init=10, random_state=0))
+
+# %%
+# A strategy is a classifier on embeddings
+# ----------------------------------------
+# Those of :mod:`skexmap.retraining` read the groups. Others work inside :class:`~skexmap.retraining.JTTReweighter`,
+# which needs nothing but `sample_weight`.
+
+strategy = JTTReweighter(LogisticRegression(max_iter=1000))
+
+exmap = ExMapClassifier(
+    net,
+    heatmaps=HeatmapTransformer(attribution=gradient_times_input, size=14),
+    clusterer=labeler,
+    strategy=strategy,
+).fit(digits.validation.data, digits.validation.target)
+test = digits.test
+report = group_report(
+    test.target, exmap.predict(test.data), group_labels=test.group_labels, names=test.group_names
+)
+print(report)
+print(
+    "Pseudo-groups and their sizes:",
+    dict(zip(*np.unique(exmap.group_labels_, return_counts=True), strict=True)),
+)

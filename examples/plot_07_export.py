@@ -1,0 +1,77 @@
+"""
+Export the repaired network
+===========================
+
+:func:`~skexmap.export_model` returns a torch module of your own class, whose last layer has the retrained weights.
+It runs without skexmap.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from skexmap import ExMapClassifier, export_model
+from skexmap.datasets import make_colored_digits
+from skexmap.display import HeatmapDisplay
+
+digits = make_colored_digits(correlation=0.9, n_copies=3, random_state=0)
+
+
+def make_net():
+    """Return the network, untrained."""
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        *(torch.nn.Conv2d(3, 8, 5, stride=2), torch.nn.ReLU()),
+        *(torch.nn.Conv2d(8, 16, 5, stride=2), torch.nn.ReLU(), torch.nn.Flatten()),
+        *(torch.nn.Linear(256, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2)),
+    )
+
+
+net = make_net()
+optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
+images, target = torch.as_tensor(digits.train.data), torch.as_tensor(digits.train.target)
+for _ in range(8):
+    for rows in torch.randperm(len(target)).split(64):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(net(images[rows]), target[rows]).backward()
+        optimizer.step()
+
+# %%
+# Repair and export
+# -----------------
+
+exmap = ExMapClassifier(net, random_state=0).fit(digits.validation.data, digits.validation.target)
+repaired = export_model(exmap).eval()
+X_test = torch.as_tensor(digits.test.data)
+with torch.no_grad():
+    predicted = repaired(X_test).argmax(1).numpy()
+print("Module and classifier agree:", np.mean(predicted == exmap.predict(digits.test.data)))
+
+# %%
+# Save the weights, and load them elsewhere
+# -----------------------------------------
+
+path = Path(tempfile.mkdtemp()) / "repaired.pt"
+torch.save(repaired.state_dict(), path)
+fresh = make_net().eval()
+print(fresh.load_state_dict(torch.load(path, weights_only=True)))
+
+# %%
+# As a graph
+# ----------
+# ``torch.export`` writes a program that needs no Python class; ONNX takes the same arguments (see :doc:`/export`).
+
+batch = torch.export.Dim("batch")
+program = torch.export.export(repaired, (X_test[:4],), dynamic_shapes=({0: batch},))
+with torch.no_grad():
+    print("Largest difference:", float((program.module()(X_test[:9]) - repaired(X_test[:9])).abs().max()))
+
+# %%
+# Before and after
+# ----------------
+# What both networks look at in images of the rare groups.
+
+rare = np.flatnonzero(digits.test.attributes != digits.test.target)[[0, 1, 300, 301]]
+_ = HeatmapDisplay.from_estimator(net, digits.test.data[rare], after=repaired)
