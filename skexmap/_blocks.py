@@ -88,11 +88,6 @@ def replace_block(X, old, **new):
     return make_blocks(**kept, **new)
 
 
-def without_block(X, name):
-    """Return a structured array without one of its fields."""
-    return X[[field for field in X.dtype.names if field != name]]
-
-
 def block_columns(X):
     """Return the column names of X's blocks, as `blocks_to_columns` orders them."""
     return np.asarray(
@@ -107,6 +102,9 @@ def block_columns(X):
 
 def blocks_to_columns(X):
     """Return the blocks of a structured array side by side, as a plain 2-D array of its floating type."""
+    if len(X.dtype.names) == 1:
+        # This shares the memory, which may be a file.
+        return X[X.dtype.names[0]].reshape(len(X), -1)
     dtypes = [X.dtype[name].base for name in X.dtype.names]
     dtype = np.result_type(*([dtype for dtype in dtypes if dtype.kind == "f"] or dtypes))
     # Clusters and classes are usually small numbers, which the floating type of the embedding can hold.

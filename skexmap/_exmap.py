@@ -58,7 +58,7 @@ def make_exmap_pipeline(
         As in `ExMapClassifier`.
     memory : str, joblib.Memory or None, default=None
         Caches fitted steps, as in `sklearn.pipeline.Pipeline`. The heatmaps of images that are only predicted are not
-        cached by it: for these, pass ``heatmaps=HeatmapTransformer(memory=...)``, which caches each image.
+        cached by it: for these, pass ``heatmaps=HeatmapTransformer(cache=...)``, which caches each image.
 
     Returns
     -------

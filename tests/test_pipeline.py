@@ -75,8 +75,8 @@ class TestMemory:
         "caches, n_images, n_fits",
         [
             ([], 60 * 3 * 3 + 60, 3 * 3 + 1),
-            (["heatmaps__memory"], 60, 3 * 3 + 1),
-            (["heatmaps__memory", "memory"], 60, 3 + 1),
+            (["heatmaps__cache"], 60, 3 * 3 + 1),
+            (["heatmaps__cache", "memory"], 60, 3 + 1),
         ],
     )
     def test_a_search_over_the_head_computes_as_many_heatmaps_as_documented(

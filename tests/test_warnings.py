@@ -200,7 +200,7 @@ class TestWhenTheFrozenNetIsWarnedOf:
         assert "(duck)" in message
 
     def test_cached_heatmaps_do_not_hide_it(self, blind_net, images, tmp_path):
-        transformer = HeatmapTransformer(blind_net, size=4, memory=str(tmp_path))
+        transformer = HeatmapTransformer(blind_net, size=4, cache=tmp_path)
         for _ in range(2):
             assert len(self.messages(transformer.fit_transform, *images)) == 1
 

@@ -1,15 +1,18 @@
 """Code that both image transformers share: checks of X, device and type, and batches with progress."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, validate_data
 from tqdm.auto import tqdm
 
-from skexmap._blocks import PREDICTED, block_columns, blocks_to_columns, without_block
+from skexmap._blocks import PREDICTED, block_columns, blocks_to_columns
 from skexmap._torch import FrozenModelMixin, Replica, pick_device
 from skexmap._validation import _check_feature_names_in, _fit_context, check_one_label_each, output_container
 from skexmap.features._capture import refuse_features_as_logits
+from skexmap.features._identity import digest, library_digest
 from skexmap.features._loading import (
     check_finite,
     check_readable,
@@ -18,6 +21,7 @@ from skexmap.features._loading import (
     indexable_rows,
     refuse_paths_in_columns,
 )
+from skexmap.features._store import BlockStore, empty_rows, file_identities, stored_batches
 from skexmap.groups._diagnosis import warn_of_frozen_model
 from skexmap.lrp._logits import calls_differ, companions_matter, find_logits, first_was_taken
 from skexmap.lrp._logits import check_finite as check_finite_logits
@@ -32,7 +36,8 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
 
     Each call of `fit`, `transform` or `fit_transform` runs a new `Replica`. A subclass implements ``_compute(images,
     replica) -> blocks`` for a batch, ``_first_blocks(images, replica) -> blocks``, which raises if the model cannot be
-    used, and ``_returns_blocks() -> bool``. In the blocks, ``predicted`` is the index of a logit.
+    used, ``_returns_blocks() -> bool``, and ``_settings()``, the parameters that a result depends on. In the blocks,
+    ``predicted`` is the index of a logit.
     """
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -115,15 +120,18 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
             return validate_data(self, X, reset=reset, ensure_all_finite=False)
         return check_array(X, allow_nd=True, ensure_all_finite=False)
 
-    def _prepare(self, images, rows, replica):
-        """Check a batch, and bring it to the model's device and type."""
+    def _check_batch(self, images, rows):
+        """Raise if a batch has other values or shapes than those that the model was tried on."""
         check_finite(images, rows)
-        dtype = replica.dtype or (images.dtype if images.is_floating_point() else torch.float32)
         if images.shape[1:] != self.image_shape_:
             raise ValueError(
                 f"Image {rows[0]} has shape {tuple(images.shape[1:])}, but {type(self).__name__} was fitted on images "
                 f"of shape {tuple(self.image_shape_)} (channels, height, width)."
             )
+
+    def _prepare(self, images, replica):
+        """Bring a batch to the model's device and type."""
+        dtype = replica.dtype or (images.dtype if images.is_floating_point() else torch.float32)
         if images.is_inference():
             images = images.clone()
         images = images.to(replica.device, dtype)
@@ -141,7 +149,9 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         n_read = max(self.batch_size, N_TRIAL_IMAGES)
         rows, images = next(image_batches(X, self.load, n_read, num_workers=0))
         self.image_shape_ = tuple(images.shape[1:])
-        images = self._prepare(images, rows, replica)[:N_TRIAL_IMAGES]
+        self._check_batch(images, rows)
+        self._has_negative_pixels = bool(images.min() < 0)
+        images = self._prepare(images[:N_TRIAL_IMAGES], replica)
         self.n_logits_ = _trial_logits(replica, images).shape[1]
         blocks = {name: as_numpy(values) for name, values in self._first_blocks(images, replica).items()}
         self._block_dtype = np.dtype(
@@ -158,34 +168,60 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         X = self._check_images(X, reset=False)
         if not fitting:
             check_readable(X, self.load)
-        compute = self._batch_function(replica)
-        result = np.empty(len(X), dtype=self._block_dtype)
-        batches = image_batches(X, self.load, self.batch_size, self.num_workers)
-        n_batches = -(-len(X) // self.batch_size)
-        lowest = np.inf
-        for rows, images in tqdm(
-            batches, desc=type(self).__name__, total=n_batches, disable=not self.verbose
-        ):
-            images = self._prepare(images, rows, replica)
-            if fitting:
-                lowest = min(lowest, float(images.min()))
-            for name, values in compute(images).items():
-                result[name][rows] = as_numpy(values)
-        if PREDICTED in result.dtype.names:
-            codes = result[PREDICTED].copy()
-            if fitting and y is not None and np.isin(self._labels, self.classes_).all():
-                self.model_accuracy_ = float(np.mean(self.classes_[codes] == y))
-                name = type(self.model).__name__
-                warn_of_frozen_model(name, self.classes_, codes, y, standardized=lowest < 0)
-            result[PREDICTED] = self._predicted_block(codes)
+        store = None if self.cache is None else self._open_store(replica)
+        load, run = partial(self._batches, X), partial(self._run, replica)
+        if store is None:
+            batches = ((rows, run(images)) for rows, images in load())
+            result = np.empty(len(X), self._returned_dtype())
+        else:
+            batches = stored_batches(store, file_identities(X, self.load), load, run, self.batch_size)
+            result = empty_rows(store.folder, len(X), self._returned_dtype())
+        codes = np.zeros(len(X), dtype=np.int64)
+        with tqdm(
+            desc=type(self).__name__, total=len(X), unit=" images", disable=not self.verbose
+        ) as progress:
+            for rows, blocks in batches:
+                codes[rows] = blocks.pop(PREDICTED, 0)
+                for name, values in blocks.items():
+                    result[name][rows] = values
+                progress.update(len(rows))
+        if store is not None:
+            store.warn_of_damage()
+        is_predicted = PREDICTED in self._block_dtype.names
+        if is_predicted and y is not None and np.isin(self._labels, self.classes_).all():
+            self.model_accuracy_ = float(np.mean(self.classes_[codes] == y))
+            name = type(self.model).__name__
+            warn_of_frozen_model(name, self.classes_, codes, y, standardized=self._has_negative_pixels)
         if not self._returns_blocks():
-            return blocks_to_columns(without_block(result, PREDICTED))
+            return blocks_to_columns(result)
+        result[PREDICTED] = self._predicted_block(codes)
         # Convert here, because scikit-learn's output wrapper only accepts plain arrays.
         return result if output_container(self) == "default" else blocks_to_columns(result)
 
-    def _batch_function(self, replica):
-        """Return the function from a batch to its blocks."""
-        return lambda images: self._compute(images, replica)
+    def _batches(self, X, rows=None):
+        """Yield ``(rows, images)`` for some rows of X, or all."""
+        for batch_rows, images in image_batches(X, self.load, self.batch_size, self.num_workers, rows):
+            self._check_batch(images, batch_rows)
+            yield batch_rows, images
+
+    def _run(self, replica, images):
+        """Return the blocks of a batch as arrays."""
+        blocks = self._compute(self._prepare(images, replica), replica)
+        return {name: as_numpy(values) for name, values in blocks.items()}
+
+    def _open_store(self, replica):
+        """Return the store of what this model and these settings give."""
+        # `fit` finds the head on its first images.
+        learned = (self.image_shape_, self._block_dtype.descr, getattr(self, "head_", None))
+        where = (replica.device.type, replica.dtype)
+        settings = (library_digest(), type(self).__name__, self.model, self._settings(), where, learned)
+        return BlockStore(self.cache, digest(settings), self._block_dtype)
+
+    def _returned_dtype(self):
+        """Return the blocks that `transform` returns: those without the predictions if it returns a plain array."""
+        left_out = () if self._returns_blocks() else (PREDICTED,)
+        names = [name for name in self._block_dtype.names if name not in left_out]
+        return np.dtype([(name, self._block_dtype[name]) for name in names])
 
     def _predicted_block(self, codes):
         """Return the values of the block ``predicted`` for indices of logits; -1 if a logit has no label."""
@@ -214,8 +250,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         _check_feature_names_in(self, input_features, generate_names=False)
-        blocks = np.empty(0, dtype=self._block_dtype)
-        return block_columns(blocks if self._returns_blocks() else without_block(blocks, PREDICTED))
+        return block_columns(np.empty(0, dtype=self._returned_dtype()))
 
 
 @torch.no_grad()

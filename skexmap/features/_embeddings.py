@@ -1,5 +1,6 @@
 """EmbeddingTransformer: the features at the input of the last dense layer."""
 
+import os
 from numbers import Integral
 
 import numpy as np
@@ -22,6 +23,7 @@ FITTED = {
     "head_",
     "_head",
     "_labels",
+    "_has_negative_pixels",
 }
 
 
@@ -42,7 +44,7 @@ class EmbeddingTransformer(ImageTransformer):
     return_predicted : bool, default=False
         Whether `transform` returns a structured array with the blocks ``embedding`` and ``predicted``, the class that
         the model predicts, instead of a plain 2-D array of embeddings.
-    classes, load, batch_size, device, num_workers, verbose
+    classes, load, cache, batch_size, device, num_workers, verbose
         As in `HeatmapTransformer`.
 
     Attributes
@@ -88,6 +90,7 @@ class EmbeddingTransformer(ImageTransformer):
         "return_predicted": ["boolean"],
         "classes": ["array-like", None],
         "load": [callable, HasMethods("__getitem__"), None],
+        "cache": [str, os.PathLike, None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device],
         "num_workers": [Interval(Integral, 0, None, closed="left")],
@@ -102,6 +105,7 @@ class EmbeddingTransformer(ImageTransformer):
         return_predicted=False,
         classes=None,
         load=None,
+        cache=None,
         batch_size=64,
         device="auto",
         num_workers=0,
@@ -112,6 +116,7 @@ class EmbeddingTransformer(ImageTransformer):
         self.return_predicted = return_predicted
         self.classes = classes
         self.load = load
+        self.cache = cache
         self.batch_size = batch_size
         self.device = device
         self.num_workers = num_workers
@@ -155,6 +160,9 @@ class EmbeddingTransformer(ImageTransformer):
                 raise no_head(replica.module, images)
             self.head_ = self._head.name
         return self._compute(images, replica)
+
+    def _settings(self):
+        return self.layer
 
     def _compute(self, images, replica):
         if self.layer is not None:

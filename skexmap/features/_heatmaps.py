@@ -1,5 +1,6 @@
 """HeatmapTransformer: a relevance heatmap of a frozen classifier for each image."""
 
+import os
 from numbers import Integral
 
 import torch
@@ -11,11 +12,11 @@ from skexmap._torch import Replica, pick_device
 from skexmap._validation import HasMethods, Interval, StrOptions
 from skexmap.features._attribution import as_lrp, attribute_by
 from skexmap.features._base import ImageTransformer
-from skexmap.features._cache import ImageCache
 from skexmap.features._capture import capture_embedding, find_head, no_head
 from skexmap.lrp import LRP
 from skexmap.lrp._engine import RelevanceEngine
 from skexmap.lrp._method import predicted_classes
+from skexmap.lrp._registry import declared_rules
 
 # Smallest accepted cosine between a map in float16 and in float32.
 MIN_ALIGNMENT = 0.95
@@ -62,9 +63,10 @@ class HeatmapTransformer(ImageTransformer):
     load : callable, data set or None, default=None
         How an item of X becomes an image. A function is called with the item, a transform of torchvision, timm or
         transformers with the opened image, and a data set is indexed by the item. If None, X holds images, or file
-        paths, which are opened with `ImageLoader`. It must be picklable to be cached or sent to workers.
-    memory : str, joblib.Memory or None, default=None
-        Caches the maps and embedding of each image, keyed by weights, settings and pixels.
+        paths, which are opened with `ImageLoader`. It must be picklable to be sent to workers.
+    cache : str, path-like or None, default=None
+        Folder that keeps the maps and embedding of each image. A later call, also of another process, computes only
+        what is missing; see the notes.
     batch_size : int, default=64
         Images per pass; only one batch of full-size maps is in memory. `fit` shows the model up to 8 images together,
         whatever the batch size.
@@ -117,6 +119,13 @@ class HeatmapTransformer(ImageTransformer):
     that returns or writes a value is explained as part of the model, and a hook that only reads may call any function.
     The functions of the model and its hooks write to copies of your dicts and lists.
 
+    With a `cache`, a result is served if the weights, settings and code of the model, of the attribution and of this
+    library are the same, and so is the image: its path, size and time of change if this package opens the file, else
+    its pixels. Missing images are computed in batches of `batch_size`, in their order, so an interrupted run gives
+    bitwise what it would have given. Damaged files are computed again, with a `SkexmapWarning`. An OSError says how
+    many bytes are missing if the disk is full. A result of more than 256 MiB is in a temporary file in the folder
+    instead of in memory. Delete the folder to clear the cache.
+
     References
     ----------
     .. [1] Chakraborty, Sletten, Kampffmeyer: ExMap: Leveraging Explainability Heatmaps for Unsupervised Group
@@ -148,7 +157,7 @@ class HeatmapTransformer(ImageTransformer):
         "dtype": [StrOptions({"float64", "float32", "bfloat16", "float16"}), None],
         "classes": ["array-like", None],
         "load": [callable, HasMethods("__getitem__"), None],
-        "memory": [str, HasMethods("cache"), None],
+        "cache": [str, os.PathLike, None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device],
         "num_workers": [Interval(Integral, 0, None, closed="left")],
@@ -167,7 +176,7 @@ class HeatmapTransformer(ImageTransformer):
         dtype=None,
         classes=None,
         load=None,
-        memory=None,
+        cache=None,
         batch_size=64,
         device="auto",
         num_workers=0,
@@ -182,7 +191,7 @@ class HeatmapTransformer(ImageTransformer):
         self.dtype = dtype
         self.classes = classes
         self.load = load
-        self.memory = memory
+        self.cache = cache
         self.batch_size = batch_size
         self.device = device
         self.num_workers = num_workers
@@ -232,13 +241,6 @@ class HeatmapTransformer(ImageTransformer):
         self.heatmap_shape_ = self._block_dtype[HEATMAP].shape
         return y
 
-    def _batch_function(self, replica):
-        compute = super()._batch_function(replica)
-        if self.memory is None:
-            return compute
-        cache = ImageCache(self.memory, self._settings())
-        return lambda images: cache.blocks(images, compute)
-
     def _replica(self):
         return self._replica_of_type(None if self.dtype is None else getattr(torch, self.dtype))
 
@@ -274,10 +276,9 @@ class HeatmapTransformer(ImageTransformer):
             )
 
     def _settings(self):
-        """Return everything except the image that a map depends on."""
-        ignored = {"memory", "batch_size", "device", "num_workers", "verbose", "load"}
-        state = self.__getstate__()
-        return {name: state[name] for name in self.get_params(deep=False) if name not in ignored}
+        lrp = as_lrp(self.attribution)
+        attribution = (self.attribution,) if lrp is None else (lrp, lrp.resolved(), declared_rules())
+        return self.evidence, self.size, self.normalize, self.return_embedding, attribution
 
     def _compute(self, images, replica):
         """Attribute a batch and bring the maps to their final form."""

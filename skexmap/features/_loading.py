@@ -90,7 +90,8 @@ class Images(Dataset):
         """Return the rows and their images."""
         if not self.are_read:
             # Copy one batch at a time, because X may be a memory map or read-only.
-            return rows, scaled(as_tensor(self.X[rows[0] : rows[-1] + 1]))
+            is_slice = rows[-1] - rows[0] == len(rows) - 1
+            return rows, scaled(as_tensor(self.X[slice(rows[0], rows[-1] + 1) if is_slice else rows]))
         images = [self._load_row(row) for row in rows]
         shapes = {tuple(image.shape) for image in images}
         if len(shapes) > 1:
@@ -309,9 +310,10 @@ def check_readable(X, load):
         )
 
 
-def image_batches(X, load, batch_size, num_workers):
-    """Yield ``(rows, images)``: batches of images as one tensor, and their indices in X."""
-    batches = [list(range(i, min(i + batch_size, len(X)))) for i in range(0, len(X), batch_size)]
+def image_batches(X, load, batch_size, num_workers, rows=None):
+    """Yield ``(rows, images)``: batches of images as one tensor, and their indices in X (ascending; all by default)."""
+    rows = range(len(X)) if rows is None else rows
+    batches = [list(rows[i : i + batch_size]) for i in range(0, len(rows), batch_size)]
     yield from DataLoader(
         Images(X, load),
         batch_sampler=batches,

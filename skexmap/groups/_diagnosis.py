@@ -74,8 +74,8 @@ def warn_of_frozen_model(name, classes, codes, y, *, standardized=True):
         )
     elif not standardized:
         remedy += (
-            " No pixel is negative. If the model was trained on standardized images, standardize these too"
-            " (`ImageNetTransform` does it for ImageNet)."
+            " No pixel of the first images is negative. If the model was trained on standardized images, standardize"
+            " these too (`ImageNetTransform` does it for ImageNet)."
         )
     warn(
         f"The frozen model ({name}) is right for {right / n:.1%} of {n} images, but the most frequent class alone "

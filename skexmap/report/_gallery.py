@@ -82,7 +82,7 @@ class Gallery:
         """Return image, magnitude and signed map as pictures, for each of some rows of X."""
         transformer = self.parts.transformer
         signed = clone(transformer).set_params(
-            evidence="signed", return_embedding=False, load=None, memory=None
+            evidence="signed", return_embedding=False, load=None, cache=None
         )
         signed.set_output(transform="default")
         pictures = {}

@@ -118,7 +118,7 @@ def test_a_net_that_no_order_explains_is_noticed_and_so_are_images_without_negat
     ) as record:
         transformer.fit_transform(X - np.float32(subtracted), y)
     (warning,) = record
-    assert ("No pixel is negative" in str(warning.message)) == is_hinted
+    assert ("No pixel of the first images is negative" in str(warning.message)) == is_hinted
 
 
 @pytest.mark.parametrize(

@@ -239,14 +239,13 @@ def test_vectors_are_images_too():
 
 
 @pytest.mark.parametrize("transformer", [HeatmapTransformer, EmbeddingTransformer])
-def test_verbose_transformers_show_a_bar_of_their_batches_and_others_print_nothing(
+def test_verbose_transformers_show_a_bar_of_their_images_and_others_print_nothing(
     images, capsys, transformer
 ):
-    # 11 images are 6 batches of 2.
     transformer(SmallNet(), verbose=True, batch_size=2).fit_transform(images)
     shown = capsys.readouterr().err
     assert f"{transformer.__name__}: 100%" in shown
-    assert "6/6" in shown
+    assert "11/11" in shown
     transformer(SmallNet(), batch_size=2).fit_transform(images)
     assert capsys.readouterr() == ("", "")
 

@@ -1,0 +1,238 @@
+"""A folder of blocks: the results of a batch of images in one file, found by what each image is."""
+
+import contextlib
+import errno
+import functools
+import hashlib
+import io
+import mmap
+import os
+import tempfile
+import threading
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from skexmap._validation import warn
+from skexmap.datasets._readable import PATH_TYPES, path_text
+from skexmap.datasets._transforms import mask_path
+from skexmap.exceptions import SkexmapWarning
+from skexmap.features._identity import digest
+from skexmap.features._loading import are_paths, image_in, loader_of, opens_files
+
+KEYS = "keys"
+# Larger results than these bytes are in a file.
+LARGEST_IN_MEMORY = 2**28
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+class BlockStore:
+    """The results, as blocks of a dtype, that one model with one set of settings (their digest) has in a folder."""
+
+    def __init__(self, folder, settings, dtype):
+        self.folder = Path(folder) / settings.hex()[:32]
+        self.settings = settings
+        self.dtype = dtype
+        self.n_damaged = 0
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Key of an image -> (file, row).
+        self.places = {}
+        for entry in sorted(os.scandir(self.folder), key=lambda entry: entry.name):
+            if entry.name.endswith(".npz"):
+                self._add(entry.path)
+
+    def _add(self, path):
+        state = self._read(os.stat, path)
+        keys = state and self._read(_keys_in, path, state.st_mtime_ns, state.st_size)
+        self.places.update((key, (path, row)) for row, key in enumerate(keys or ()))
+
+    def __contains__(self, key):
+        return key in self.places
+
+    def key(self, identity):
+        """Return the key of an image for bytes, or an array of bytes, that identify it."""
+        found = hashlib.sha256(self.settings)
+        found.update(identity)
+        return found.digest()
+
+    def keep(self, keys, blocks):
+        """Store the blocks of a batch of images as one file, in full or not at all, and return them."""
+        joined = b"".join(keys)
+        path = self.folder / f"{hashlib.sha256(joined).hexdigest()[:32]}.npz"
+        arrays = {KEYS: np.frombuffer(joined, dtype=np.uint8).reshape(len(keys), -1), **blocks}
+        temporary = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                np.savez(file, **arrays)
+            os.replace(temporary, path)
+        except OSError as error:
+            raise _no_room(error, self.folder, sum(values.nbytes for values in arrays.values())) from None
+        finally:
+            temporary.unlink(missing_ok=True)
+        self.places.update((key, (path, row)) for row, key in enumerate(keys))
+        return blocks
+
+    def files_of(self, keys, rows):
+        """Return the files that hold some rows: path -> (rows, positions in the file)."""
+        files = {}
+        for row in rows:
+            path, position = self.places[keys[row]]
+            held = files.setdefault(path, ([], []))
+            held[0].append(row)
+            held[1].append(position)
+        return files
+
+    def read(self, path, keys, positions):
+        """Return the blocks at some positions of a file; None if it is damaged or does not hold these keys there."""
+        blocks = self._read(_arrays_in, path, [KEYS, *self.dtype.names])
+        if blocks is None:
+            return None
+        held = blocks.pop(KEYS)
+        expected = {name: (self.dtype[name].base, (len(held), *self.dtype[name].shape)) for name in blocks}
+        found = {name: (values.dtype, values.shape) for name, values in blocks.items()}
+        if found != expected or max(positions) >= len(held) or [held[i].tobytes() for i in positions] != keys:
+            self._drop(path)
+            return None
+        # Rows in the order of the file are the usual case.
+        is_all = positions == list(range(len(held)))
+        return blocks if is_all else {name: values[positions] for name, values in blocks.items()}
+
+    def _read(self, read, path, *args):
+        """Return ``read(path, *args)``; None if the file is gone, or is damaged and now removed."""
+        try:
+            return read(path, *args)
+        except FileNotFoundError:
+            return None
+        # A file that is truncated or something else may fail in any way, also by a seek to before its start.
+        except Exception as error:
+            if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno != errno.EINVAL):
+                raise
+            self._drop(path)
+            return None
+
+    def _drop(self, path):
+        """Remove a damaged file, so that it is reported once."""
+        self.n_damaged += 1
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
+
+    def warn_of_damage(self):
+        """Warn once of all damaged files."""
+        if self.n_damaged:
+            warn(
+                f"{self.n_damaged} files of the cache in {str(self.folder)!r} were damaged. Their images were computed "
+                "again. Check the disk if this happens repeatedly.",
+                SkexmapWarning,
+            )
+
+
+@functools.lru_cache(maxsize=4096)
+def _keys_in(path, mtime_ns, size):
+    """Return the keys of a file; its time and size are arguments to tell its versions apart."""
+    return [key.tobytes() for key in _arrays_in(path, [KEYS])[KEYS]]
+
+
+def _arrays_in(path, names):
+    """Return arrays of a file, each compared with its checksum before it is parsed."""
+    with zipfile.ZipFile(path) as file:
+        contents = {name: io.BytesIO(file.read(f"{name}.npy")) for name in names}
+    return {name: np.lib.format.read_array(content, allow_pickle=False) for name, content in contents.items()}
+
+
+def _no_room(error, folder, n_bytes):
+    """Return the error to raise when a file could not be written."""
+    if error.errno not in NO_ROOM:
+        return error
+    return OSError(
+        error.errno,
+        f"The cache has no room for {n_bytes:,} more bytes in {str(folder)!r}. What it holds is complete, and the next "
+        "call goes on from there. Free some space, pass another folder as `cache`, or pass cache=None",
+    )
+
+
+def stored_batches(store, files, load, run, batch_size):
+    """Yield ``(rows, blocks)`` for all images, in any order: ``run(images)`` for those that the store lacks."""
+    # `files` identifies the images; None if their pixels do. ``load(rows=None)`` yields ``(rows, images)``.
+    # An interrupted run goes on with the batches that it would have had, so its results are bitwise the same.
+    if files is None:
+        keys = {}
+        batches = _missing_batches(load(), keys, store, batch_size)
+    else:
+        keys = {row: store.key(file) for row, file in enumerate(files)}
+        batches = load([row for row, key in keys.items() if key not in store])
+    computed = set()
+    for rows, images in batches:
+        computed.update(rows)
+        yield rows, store.keep([keys[row] for row in rows], run(images))
+    lost = []
+    for path, (rows, positions) in store.files_of(keys, [row for row in keys if row not in computed]).items():
+        blocks = store.read(path, [keys[row] for row in rows], positions)
+        if blocks is None:
+            lost += rows
+        else:
+            yield rows, blocks
+    for rows, images in load(sorted(lost)):
+        yield rows, store.keep([keys[row] for row in rows], run(images))
+
+
+def _missing_batches(batches, keys, store, batch_size):
+    """Set the keys of all images; yield those that the store lacks in batches of full size."""
+    rows, images = [], []
+    for batch_rows, batch in batches:
+        keys.update(zip(batch_rows, map(store.key, _identities(batch)), strict=True))
+        missing = [i for i, row in enumerate(batch_rows) if keys[row] not in store]
+        if not missing:
+            continue
+        rows = rows + [batch_rows[i] for i in missing]
+        images = torch.cat([images, batch[missing]]) if len(images) else batch[missing]
+        if len(rows) >= batch_size:
+            yield rows[:batch_size], images[:batch_size]
+            rows, images = rows[batch_size:], images[batch_size:].clone()
+    if rows:
+        yield rows, images
+
+
+def _identities(images):
+    """Yield what identifies each image of a batch: its type, shape and bytes."""
+    kind = f"{images.dtype} {tuple(images.shape[1:])}".encode()
+    array = images.contiguous().cpu().flatten(1).view(torch.uint8).numpy()
+    yield from (kind + row.tobytes() for row in array)
+
+
+def file_identities(X, load):
+    """Return what identifies each image if X holds files that this package opens: path, size and time; else None."""
+    load = loader_of(load)
+    if not opens_files(load) or not are_paths(X):
+        return None
+    X = X.to_numpy() if hasattr(X, "to_numpy") else X
+    items = [image_in(X[row]) for row in range(len(X))]
+    if not all(isinstance(item, PATH_TYPES) for item in items):
+        return None
+    has_mask = getattr(load, "foreground_only", False)
+    transform = digest(load)
+    return [transform + _identity_of_file(path_text(item), has_mask) for item in items]
+
+
+def _identity_of_file(path, has_mask):
+    states = [os.stat(file) for file in (path, *([mask_path(path)] if has_mask else []))]
+    text = [os.path.abspath(path), *((state.st_size, state.st_mtime_ns) for state in states)]
+    return repr(text).encode("utf-8", "surrogatepass")
+
+
+def empty_rows(folder, n_rows, dtype):
+    """Return an array for results; a large one is in a file without a name, which lives as long as the array."""
+    # Its pages leave the memory when others need it. It is not an `np.memmap`, whose file joblib would open by name.
+    n_bytes = n_rows * dtype.itemsize
+    if n_bytes <= LARGEST_IN_MEMORY:
+        return np.empty(n_rows, dtype)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            file.truncate(n_bytes)
+            # Without room reserved for it, writing to the map would kill the process on a full disk.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, n_bytes)
+        except OSError as error:
+            raise _no_room(error, folder, n_bytes) from None
+        return np.frombuffer(mmap.mmap(file.fileno(), n_bytes), dtype=dtype)
