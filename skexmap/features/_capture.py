@@ -94,7 +94,8 @@ def refuse_features_as_logits(module, images):
     """Raise ValueError if a model returns, in a tuple, the input of its last dense layer before the output of it."""
     with torch.no_grad(), _DenseCalls() as seen:
         output = module(images)
-    first, *others = [values for values in output if isinstance(values, torch.Tensor)]
+    first = first_tensor(output)
+    others = [values for values in output if isinstance(values, torch.Tensor) and values is not first]
     for func, args, kwargs in seen.calls:
         x = args[0] if args else kwargs["input"]
         if x.shape != first.shape or x.data_ptr() != first.data_ptr():
