@@ -235,7 +235,8 @@ def indexable_rows(X):
             f"X is a single path, {text_of(X)}. Pass a list of paths, for example [{path_text(X)!r}]; the paths in a "
             "folder are `sorted(pathlib.Path(folder).glob('*.png'))`."
         )
-    if isinstance(X, Mapping):
+    # Some sparse arrays of SciPy are dicts, too.
+    if isinstance(X, Mapping) and not hasattr(X, "ndim"):
         raise TypeError(f"X is a {text_of(X)}. Pass one of them, for example X[{next(iter(X), 'train')!r}].")
     has_rows = hasattr(X, "__len__") and hasattr(X, "__getitem__") and not isinstance(X, IterableDataset)
     if not has_rows and not hasattr(X, "__array__") and not hasattr(X, "ndim") and hasattr(X, "__iter__"):
