@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from PIL import Image
 from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
 from sklearn.exceptions import NotFittedError
@@ -23,6 +22,7 @@ from skexmap.display import (
 )
 from skexmap.features import ImageLoader
 
+Image = pytest.importorskip("PIL.Image")
 plt = pytest.importorskip("matplotlib.pyplot")
 
 
