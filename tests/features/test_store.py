@@ -295,6 +295,8 @@ class WithDefault(CountingNet):
         self.make_layer, self.norm = make_layer, make_layer((4, 8, 8))
 
 
+# Old versions of torch warn of any pickled tensor.
+@pytest.mark.filterwarnings("ignore:You are using .torch.load:FutureWarning")
 @pytest.mark.parametrize(
     "copied_by", [copy.deepcopy, torch.compile, lambda net: pickle.loads(pickle.dumps(net))]
 )
