@@ -403,6 +403,9 @@ import numpy as np
 from small_nets import SHOWN, CountingNet
 from skexmap.features import HeatmapTransformer
 
+# A shell that runs jobs in the background lets them ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 class Mortal(CountingNet):
     def forward(self, x):
         if sum(SHOWN) >= int(os.environ.get("IMAGES_TO_LIVE", 1000)):
