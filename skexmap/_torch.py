@@ -75,6 +75,14 @@ class Replica:
         self.dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), None)
         self.engine = None
 
+    def prepared(self, images):
+        """Return images on the device and in the type of the copy, with the channels last in memory."""
+        dtype = self.dtype or (images.dtype if images.is_floating_point() else torch.float32)
+        if images.is_inference():
+            images = images.clone()
+        images = images.to(self.device, dtype)
+        return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
+
 
 def scripted_modules(model):
     """Return the names of the outermost submodules that are scripted or traced."""

@@ -129,14 +129,6 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
                 f"of shape {tuple(self.image_shape_)} (channels, height, width)."
             )
 
-    def _prepare(self, images, replica):
-        """Bring a batch to the model's device and type."""
-        dtype = replica.dtype or (images.dtype if images.is_floating_point() else torch.float32)
-        if images.is_inference():
-            images = images.clone()
-        images = images.to(replica.device, dtype)
-        return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
-
     # Relevance needs a backward pass, which is not possible in a caller's inference mode.
     @torch.inference_mode(False)
     def _fit(self, X, y, replica):
@@ -151,7 +143,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         self.image_shape_ = tuple(images.shape[1:])
         self._check_batch(images, rows)
         self._has_negative_pixels = bool(images.min() < 0)
-        images = self._prepare(images[:N_TRIAL_IMAGES], replica)
+        images = replica.prepared(images[:N_TRIAL_IMAGES])
         self.n_logits_ = _trial_logits(replica, images).shape[1]
         blocks = {name: as_numpy(values) for name, values in self._first_blocks(images, replica).items()}
         self._block_dtype = np.dtype(
@@ -206,7 +198,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
 
     def _run(self, replica, images):
         """Return the blocks of a batch as arrays."""
-        blocks = self._compute(self._prepare(images, replica), replica)
+        blocks = self._compute(replica.prepared(images), replica)
         return {name: as_numpy(values) for name, values in blocks.items()}
 
     def _open_store(self, replica):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
+from skexmap.lrp._engine import calls_of, last_call
 from skexmap.lrp._logits import check_finite, find_logits, first_tensor, first_was_taken
 
 DENSE = {"linear", "matmul", "__matmul__", "mm", "conv2d"}
@@ -182,22 +183,8 @@ def no_head(module, images):
 
 def capture_layer(module, images, layer):
     """Return the flattened output of a named module, or the input if that is a dense layer."""
-    modules = dict(module.named_modules())
-    if layer not in modules:
-        top_level = [name for name, _ in module.named_children()]
-        raise ValueError(f"The model has no module named {layer!r}. Its top-level modules are {top_level}.")
-    caught = []
-    takes_input = isinstance(modules[layer], torch.nn.Linear)
-
-    def catch(_, inputs, output):
-        caught.append(inputs[0] if takes_input else first_tensor(output))
-
-    handle = modules[layer].register_forward_hook(catch)
-    try:
-        with torch.no_grad():
-            module(images)
-    finally:
-        handle.remove()
-    if not caught:
-        raise ValueError(f"The module {layer!r} did not run in the model's forward pass.")
-    return caught[-1].flatten(1)
+    with calls_of(module, layer) as calls, torch.no_grad():
+        module(images)
+    inputs, output = last_call(calls, layer)
+    takes_input = isinstance(module.get_submodule(layer), torch.nn.Linear)
+    return (inputs[0] if takes_input else first_tensor(output)).flatten(1)

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from skexmap._torch import Replica, pick_device, scripted_modules
-from skexmap.lrp._composites import resolve_composite
 from skexmap.lrp._engine import RelevanceEngine
 from skexmap.lrp._initial_relevance import initial_coefficient
 from skexmap.lrp._logits import check_finite, find_logits, logits_differ, probabilities
+from skexmap.lrp._method import LRP
 from skexmap.lrp._rules import away_from_zero
 from skexmap.lrp._tracer import REMEDY
 
@@ -177,20 +177,18 @@ def check_model(model, example, *, composite="epsilon_gamma", target="predicted"
     if report.missing:
         report.complete = False
         return report
+    lrp = LRP(composite, target=target)
+    engine_composite = lrp.resolved()
     replica = Replica(model, pick_device(device))
-    images = torch.as_tensor(example)
-    images = images.clone() if images.is_inference() else images
-    images = images.to(
-        replica.device, replica.dtype or (None if images.is_floating_point() else torch.float32)
-    )
+    images = replica.prepared(torch.as_tensor(example))
     with torch.no_grad():
         plain = find_logits(replica.module(images), len(images))
     check_finite(plain)
     report.n_images = len(images)
-    chosen = _choose(plain, target)
+    chosen = lrp.choose_target(plain)
     explained = (plain * initial_coefficient(plain, chosen, "logit")).sum(1)
     report.n_negative_targets = int((explained < 0).sum())
-    _fill(report, RelevanceEngine(replica.module, resolve_composite(composite)), images, plain, chosen)
+    _fill(report, RelevanceEngine(replica.module, engine_composite), images, plain, chosen)
     return report
 
 
@@ -254,15 +252,6 @@ class _RelevanceFlow:
 
 def _per_image(values):
     return values.flatten(1).sum(1).double().cpu().numpy()
-
-
-def _choose(logits, target):
-    if target == "predicted":
-        return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
-    n_classes = max(2, logits.shape[1])
-    if not 0 <= target < n_classes:
-        raise ValueError(f"target={target} is out of range: the model has {n_classes} classes.")
-    return torch.full_like(logits[:, 0], target, dtype=torch.long)
 
 
 def _table(head, rows):

@@ -1,19 +1,12 @@
 """The relevance engine: one traced forward pass, one backward pass, and the relevance of every pixel."""
 
 import contextlib
-import threading
 from dataclasses import dataclass
 
 import torch
 
 from skexmap.lrp._initial_relevance import initial_coefficient, within_range, without_residue
-from skexmap.lrp._logits import (
-    check_finite,
-    find_logits,
-    first_tensor,
-    logits_differ,
-    probabilities,
-)
+from skexmap.lrp._logits import check_finite, find_logits, first_tensor, logits_differ, probabilities
 from skexmap.lrp._rules import away_from_zero
 from skexmap.lrp._tags import tag_of
 from skexmap.lrp._tracer import Tracer, UnsupportedOperationError
@@ -52,21 +45,22 @@ class RelevanceEngine:
     def attribute(self, images, choose_target, initial_relevance="one", layer=None):
         """Return the `Attribution` of one logit per image, whose index `choose_target` returns for given logits."""
         # `layer` is where the propagation stops.
-        with self._catch_output(layer) as caught, self.traced(images) as (tracer, leaf, logits):
+        watch = contextlib.nullcontext() if layer is None else calls_of(self.model, layer)
+        with watch as calls, self.traced(images) as (tracer, leaf, logits):
             detached = logits.detach()
             with torch.no_grad():
                 initial = initial_coefficient(detached, choose_target(detached), initial_relevance)
                 initial, unit = within_range(initial, detached.dtype)
-            end = leaf if layer is None else _end_of_propagation(tracer, caught, layer)
+            end = leaf if layer is None else _end_of_propagation(tracer, calls, layer)
             (coefficient,) = torch.autograd.grad(logits, end, initial)
             relevance = without_residue(coefficient * away_from_zero(end.detach()), end.detach())
             if unit is not None:
                 relevance = relevance.float() * unit.reshape(-1, *[1] * (relevance.ndim - 1))
-            dense = tag_of(logits).dense
-        return Attribution(detached, relevance, None if dense is None else dense[0])
+            embedding = tag_of(logits).dense_input
+        return Attribution(detached, relevance, embedding)
 
     def check(self, images):
-        """Raise if the model cannot be attributed on these images; return the name of its last dense layer, or None."""
+        """Raise if the model cannot be attributed on these images."""
         with torch.no_grad():
             plain = find_logits(self.model(images), len(images))
         check_finite(plain)
@@ -77,13 +71,10 @@ class RelevanceEngine:
             difference = logits_differ(logits.detach(), plain)
             if difference:
                 raise UnsupportedOperationError(difference)
-            dense = tag_of(logits).dense
-        return None if dense is None else dense[1]
 
     @contextlib.contextmanager
     def traced(self, images, notes=None):
         """Trace a forward pass; yield the tracer, the images as a leaf of the graph, and the logits."""
-        self._weights.refresh()
         tracer = Tracer(self.composite, self._weights, notes)
         leaf = images.detach().requires_grad_()
         try:
@@ -93,37 +84,33 @@ class RelevanceEngine:
         finally:
             tracer.close()
 
-    @contextlib.contextmanager
-    def _catch_output(self, layer):
-        """Collect the outputs of the named module in this thread."""
-        caught = []
-        if layer is None:
-            yield caught
-            return
-        modules = dict(self.model.named_modules())
-        if layer not in modules:
-            raise ValueError(
-                f"The model has no module named {layer!r}. Its top-level modules are "
-                f"{[name for name, _ in self.model.named_children()]}."
-            )
-        thread = threading.get_ident()
 
-        def catch(module, inputs, output):
-            if threading.get_ident() == thread:
-                caught.append(first_tensor(output))
-
-        handle = modules[layer].register_forward_hook(catch)
-        try:
-            yield caught
-        finally:
-            handle.remove()
+@contextlib.contextmanager
+def calls_of(module, layer):
+    """Collect the inputs and the output of each call of a named submodule."""
+    modules = dict(module.named_modules())
+    if layer not in modules:
+        top_level = [name for name, _ in module.named_children()]
+        raise ValueError(f"The model has no module named {layer!r}. Its top-level modules are {top_level}.")
+    calls = []
+    handle = modules[layer].register_forward_hook(lambda _, inputs, output: calls.append((inputs, output)))
+    try:
+        yield calls
+    finally:
+        handle.remove()
 
 
-def _end_of_propagation(tracer, caught, layer):
-    """Return the tensor at which the propagation stops: the output of the named module."""
-    if not caught:
+def last_call(calls, layer):
+    """Return the inputs and the output of the last call that `calls_of` has collected."""
+    if not calls:
         raise ValueError(f"The module {layer!r} did not run in the model's forward pass.")
-    end = tracer.current(caught[-1])
+    return calls[-1]
+
+
+def _end_of_propagation(tracer, calls, layer):
+    """Return the tensor at which the propagation stops: the output of the named module."""
+    _, output = last_call(calls, layer)
+    end = tracer.current(first_tensor(output))
     tag = tag_of(end)
     if tag is None:
         raise ValueError(

@@ -84,44 +84,43 @@ def check_finite(logits):
 
 def companions_matter(alone, together):
     """Describe how an image's logits depend on the images beside it; empty if they do not."""
-    difference, scale = _difference(alone, together)
-    if not difference:
-        return ""
-    return (
-        f"The logits of an image depend on the images beside it in the batch (they change by {difference:.3g}, logits "
-        f"up to {scale:.3g}), and so would its map. Look for statistics over the first axis, as in `x - x.mean(0)`."
+    return _described(
+        alone,
+        together,
+        "The logits of an image depend on the images beside it in the batch (they change by {difference:.3g}, logits "
+        "up to {largest:.3g}), and so would its map. Look for statistics over the first axis, as in `x - x.mean(0)`.",
     )
 
 
 def calls_differ(logits, again):
     """Describe how the logits differ from those of another call on the same images; empty if they do not."""
-    difference, scale = _difference(logits, again)
-    if not difference:
-        return ""
-    return (
-        f"The logits of the same images change from call to call (by {difference:.3g}, logits up to {scale:.3g}), "
+    return _described(
+        logits,
+        again,
+        "The logits of the same images change from call to call (by {difference:.3g}, logits up to {largest:.3g}), "
         "although the model is in evaluation mode. It draws random numbers (`F.dropout` without `self.training`?) or "
-        "keeps state between calls: remove that."
+        "keeps state between calls: remove that.",
     )
-
-
-def _difference(logits, others):
-    """Return the largest difference, 0 if it is within rounding, and the largest logit."""
-    difference = float((logits - others).abs().max())
-    scale = float(others.abs().max().clamp(min=torch.finfo(others.dtype).tiny))
-    return difference * (difference > LOGIT_TOLERANCE.get(others.dtype, 1e-3) * scale), scale
 
 
 def logits_differ(logits, plain):
     """Describe how the intercepted logits differ from the plain ones; empty if they do not."""
-    difference, scale = _difference(logits, plain)
-    if not difference:
-        return ""
-    return (
-        f"The model's output changes when its operations are intercepted (by {difference:.3g}, logits up to "
-        f"{scale:.3g}). It is random (active dropout?), keeps state between calls, or writes in place through a "
-        "view whose base is used again; write that step without in-place operations."
+    return _described(
+        logits,
+        plain,
+        "The model's output changes when its operations are intercepted (by {difference:.3g}, logits up to "
+        "{largest:.3g}). It is random (active dropout?), keeps state between calls, or writes in place through a "
+        "view whose base is used again; write that step without in-place operations.",
     )
+
+
+def _described(logits, others, text):
+    """Return a text with the largest difference and the largest logit; empty if the difference is within rounding."""
+    difference = float((logits - others).abs().max())
+    largest = float(others.abs().max().clamp(min=torch.finfo(others.dtype).tiny))
+    # NaN is not within rounding.
+    is_rounding = difference <= LOGIT_TOLERANCE.get(others.dtype, 1e-3) * largest
+    return "" if is_rounding else text.format(difference=difference, largest=largest)
 
 
 def probabilities(logits):

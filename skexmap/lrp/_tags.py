@@ -18,8 +18,8 @@ class Tag:
     cap: float | None = None
     # The tensor of which this one is a function, entry by entry.
     base: torch.Tensor | None = None
-    # Input and name of the dense layer whose output, up to reshaping, is this tensor.
-    dense: tuple | None = None
+    # Input of the dense layer whose output, up to reshaping, is this tensor.
+    dense_input: torch.Tensor | None = None
     # The `WeightedLayer` whose output is exactly this tensor, and its input as part of the graph.
     layer: Any = None
     source: torch.Tensor | None = None
@@ -32,7 +32,7 @@ class Tag:
 
     def of_values(self, every_value=False):
         """Return the properties that some of the values keep, or every value in another shape."""
-        return Tag(self.gate, self.pixels, self.cap, dense=self.dense if every_value else None)
+        return Tag(self.gate, self.pixels, self.cap, dense_input=self.dense_input if every_value else None)
 
     def sign(self, tensor):
         """Record the state of the tagged tensor."""

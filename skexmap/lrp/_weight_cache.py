@@ -2,10 +2,9 @@
 
 
 class WeightCache:
-    """Names and derived values of the weights that a model owns; emptied when a weight changes."""
+    """Names and derived values of the weights that a model owns, which must not change."""
 
     def __init__(self, model):
-        self._model = model
         self.module_names = {
             id(module): name or type(module).__name__ for name, module in model.named_modules()
         }
@@ -15,15 +14,6 @@ class WeightCache:
             for values in (*module.parameters(recurse=False), *module.buffers(recurse=False))
         }
         self._variants = {}
-        self._versions = None
-
-    def refresh(self):
-        """Forget everything derived if the version of a weight has changed."""
-        tensors = (*self._model.parameters(), *self._model.buffers())
-        versions = [(id(values), values.data_ptr(), values._version) for values in tensors]
-        if versions != self._versions:
-            self._variants = {}
-            self._versions = versions
 
     def name_of(self, *weights):
         """Return the name of the module that owns the first weight that a module owns; "?" if none does."""

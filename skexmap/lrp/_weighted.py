@@ -35,7 +35,7 @@ def dense(tracer, call):
 def apply_dense(tracer, call, x, weight, bias):
     """Apply the dense layer that a call computes, whatever its function."""
     layer = _weighted(tracer, x, call.value(), "dense", weight, bias)
-    return apply_composite(tracer, call, x, layer, Tag(dense=(layer.input, layer.name)))
+    return apply_composite(tracer, call, x, layer, Tag(dense_input=layer.input))
 
 
 def convolution(tracer, call):
