@@ -287,7 +287,7 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         if group_labels is None:
             reads_heatmaps = isinstance(labeler, PseudoGroupLabeler) and labeler.block == HEATMAP
             if not (reads_heatmaps or self.keep_heatmaps):
-                heatmaps = _embeddings_like(heatmaps, return_predicted=True)
+                heatmaps = embeddings_like(heatmaps, return_predicted=True)
             self.transformer_ = heatmaps
             blocks = heatmaps.fit_transform(X, y)
             self.labeler_ = labeler.fit(blocks, y)
@@ -302,7 +302,7 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
             self.strategy_ = _fit_strategy(strategy, given, y)
         else:
             self.group_labels_ = check_group_labels(group_labels, len(y))
-            self.transformer_ = _embeddings_like(heatmaps)
+            self.transformer_ = embeddings_like(heatmaps)
             self.embeddings_ = self.transformer_.fit_transform(X, y)
             self.strategy_ = _fit_strategy(strategy, self.embeddings_, y, group_labels=self.group_labels_)
 
@@ -461,14 +461,14 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
 
     def _embed(self, X):
         check_is_fitted(self)
-        return _embeddings_like(self.transformer_, fitted=True).transform(X)
+        return embeddings_like(self.transformer_, fitted=True).transform(X)
 
     def _report(self, y):
         predicted = self.strategy_.predict(self.embeddings_)
         return group_report(y, predicted, group_labels=self.group_labels_)
 
 
-def _embeddings_like(transformer, *, fitted=False, **params):
+def embeddings_like(transformer, *, fitted=False, **params):
     """Return an EmbeddingTransformer that loads and runs images like a HeatmapTransformer."""
     if isinstance(transformer, EmbeddingTransformer):
         return transformer

@@ -8,7 +8,8 @@ from sklearn.utils import check_array
 from skexmap._group_labels import NO_GROUP
 from skexmap._validation import check_group_labels
 from skexmap.display._base import COLORS, PALE, Display, group_name
-from skexmap.display._reading import explained_groups, one_per_image, rows_of
+from skexmap.display._reading import explained_groups, one_per_image
+from skexmap.features._loading import rows_of
 
 MAX_POINTS, N_COMPONENTS, MARKERS = 1000, 30, ("o", "s", "^", "D", "v")
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from skexmap.display._base import ALARM, shortened
+from skexmap.features._loading import in_unit_range
 
 # The part of a cell that an image fills: the rest is the space between images, and that for the text below one.
 WIDTH, HEIGHT = 0.95, 0.8
@@ -61,7 +62,5 @@ class Grid:
 def image_to_show(image):
     """Return an image of shape (channels, height, width) as values from 0 to 1, gray or with the channels last."""
     image = image / 255 if image.dtype == np.uint8 else image
-    low, high = image.min(), image.max()
-    if low < 0 or high > 1:
-        image = (image - low) / ((high - low) or 1)
+    image = in_unit_range(image)
     return np.moveaxis(image, 0, -1) if len(image) == 3 else image.mean(axis=0)

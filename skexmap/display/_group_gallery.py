@@ -4,7 +4,8 @@ import numpy as np
 
 from skexmap.display._base import Display, group_name
 from skexmap.display._grid import Grid
-from skexmap.display._reading import explained_groups, explainer_of, one_per_image, read_images, rows_of
+from skexmap.display._reading import explained_groups, explainer_of, images_to_show, one_per_image
+from skexmap.groups._typical import most_typical_first
 from skexmap.metrics._report import name_of
 
 KINDS = ("typical", "atypical", "wrong")
@@ -91,7 +92,7 @@ class GroupGalleryDisplay(Display):
                 **chosen_images(members, heatmaps[members], correct[members], n_images),
             }
         shown = np.unique([row for group in groups.values() for kind in KINDS for row in group[kind]])
-        images = read_images(rows_of(X, shown), explainer_of(estimator).load)
+        images = images_to_show(X, explainer_of(estimator).load, shown)
         wrong = shown[~correct[shown]].tolist()
         return cls(
             groups=groups,
@@ -118,9 +119,7 @@ class GroupGalleryDisplay(Display):
 
 def chosen_images(members, heatmaps, correct, n_images):
     """Return the typical, atypical and wrong images of a group; `members` are the indices of its samples."""
-    maps = np.abs(heatmaps.reshape(len(members), -1))
-    maps = maps / np.maximum(maps.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    order = np.argsort(((maps - maps.mean(axis=0)) ** 2).sum(axis=1), kind="stable")
+    order = most_typical_first(heatmaps)
     typical, others = order[:n_images], order[n_images:]
     wrong = others[~correct[others]][:n_images]
     atypical = np.setdiff1d(others, wrong, assume_unique=True)[::-1][:n_images]

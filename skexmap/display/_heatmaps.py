@@ -2,7 +2,7 @@
 
 from skexmap.display._base import Display
 from skexmap.display._grid import Grid
-from skexmap.display._reading import explained, explainer_of, one_per_image, read_images
+from skexmap.display._reading import explained, explainer_of, images_to_show, one_per_image
 from skexmap.metrics._report import name_of
 
 
@@ -69,7 +69,7 @@ class HeatmapDisplay(Display):
             If the estimator has no heatmaps, X does not hold images, or y has another length or other classes.
         """
         transformer = explainer_of(estimator).set_params(evidence="signed")
-        images = read_images(X, transformer.load)
+        images = images_to_show(X, transformer.load)
         y = None if y is None else one_per_image(y, len(X), "y")
         net = transformer.model
         models = {"heatmap": net} if after is None else {"before": net, "after": after}

@@ -12,7 +12,7 @@ from skexmap._group_labels import cluster_of_class
 from skexmap._validation import check_group_labels, codes_of_known_classes
 from skexmap.export import KEEP_THE_EMBEDDING
 from skexmap.features import HeatmapTransformer
-from skexmap.features._loading import image_batches
+from skexmap.features._loading import read_images
 from skexmap.metrics._report import name_of
 
 
@@ -41,7 +41,7 @@ def explainer_of(model):
     fitted = given = getattr(part, "transformer_", part)
     # A classifier that needed no heatmaps has only embedded the images.
     if not isinstance(given, HeatmapTransformer):
-        given = clone(part.heatmaps or HeatmapTransformer()).set_params(model=part.model)
+        given, *_ = part._steps()
     return clone(given).set_params(classes=fitted.classes_).set_output(transform="default")
 
 
@@ -81,16 +81,9 @@ def explained_groups(estimator, X, y, group_labels, class_names):
     return heatmaps, predicted, np.array(groups)
 
 
-def rows_of(X, rows):
-    """Return some rows of X: of an array, tensor, data frame, list or data set."""
-    X = X.to_numpy() if hasattr(X, "to_numpy") else X
-    return X[rows] if isinstance(X, np.ndarray | torch.Tensor) else [X[row] for row in rows]
-
-
-def read_images(X, load):
-    """Return images as an array of shape (n_samples, channels, height, width)."""
-    batches = [images for _, images in image_batches(X, load, 64, num_workers=0)]
-    images = torch.cat(batches).detach().cpu().numpy()
+def images_to_show(X, load, rows=None):
+    """Return images as an array of shape (n_samples, channels, height, width), of some rows of X or all."""
+    images = read_images(X, load, rows)
     if images.ndim != 4:
         raise ValueError(
             f"Displays show images of shape (channels, height, width), but a row of X has the shape {images[0].shape}."

@@ -330,6 +330,26 @@ def _identity(batch):
     return batch
 
 
+def rows_of(X, rows):
+    """Return some rows of X, in any order, whatever X is."""
+    if hasattr(X, "iloc"):
+        return X.iloc[rows]
+    return X[rows] if isinstance(X, np.ndarray | torch.Tensor) else [X[row] for row in rows]
+
+
+def read_images(X, load, rows=None):
+    """Return the images of X as one float32 array, or those of some rows."""
+    X = X if rows is None else rows_of(X, rows)
+    batches = image_batches(X, load, batch_size=64, num_workers=0)
+    return torch.cat([images for _, images in batches]).cpu().float().numpy()
+
+
+def in_unit_range(image):
+    """Return an image with values from 0 to 1: the image itself, or else stretched to that range."""
+    low, high = float(image.min()), float(image.max())
+    return image if low >= 0 and high <= 1 else (image - low) / ((high - low) or 1)
+
+
 def check_finite(images, rows):
     """Raise if images have NaN or infinite pixels; the message says which rows of X they are."""
     if not images.is_floating_point() or bool(torch.isfinite(images.sum())):

@@ -5,28 +5,13 @@ import torch
 import torch.nn.functional as F
 
 from skexmap._blocks import PREDICTED
-from skexmap.features._loading import image_batches
+from skexmap._exmap import embeddings_like
+from skexmap.features._loading import read_images
 from skexmap.groups._predictions import codes_in_block
 from skexmap.report._places import concentration
-from skexmap.report._read import forward_only
 
 # Number of images that get the content of another one.
 N_EXCHANGED = 50
-
-
-def rows_of(X, rows):
-    """Return some rows of X, whatever can be indexed."""
-    if hasattr(X, "iloc"):
-        return X.iloc[rows]
-    if isinstance(X, np.ndarray | torch.Tensor):
-        return X[rows]
-    return [X[row] for row in rows]
-
-
-def read_images(X, load, rows):
-    """Return some images of X as the model sees them, as one array."""
-    batches = image_batches(rows_of(X, rows), load, max(1, len(rows)), num_workers=0)
-    return torch.cat([images for _, images in batches]).cpu().float().numpy()
 
 
 class Exchanger:
@@ -61,7 +46,9 @@ class Exchanger:
             mixed = recolored(self.takers, givers)
         else:
             mixed = np.where(enlarged(place.mask, self.takers.shape[2:]), givers, self.takers)
-        blocks = forward_only(self.transformer, torch.from_numpy(mixed.astype(np.float32)), load=False)
+        # These are images already, whatever `load` makes of the rows of X.
+        embedder = embeddings_like(self.transformer, fitted=True, return_predicted=True).set_params(load=None)
+        blocks = embedder.transform(torch.from_numpy(mixed.astype(np.float32)))
         return float(np.mean(codes_in_block(blocks[PREDICTED], self.classes) == self.target))
 
 

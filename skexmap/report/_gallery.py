@@ -8,9 +8,8 @@ import numpy as np
 from sklearn.base import clone
 
 from skexmap.exceptions import SkexmapWarning
-from skexmap.features._loading import are_paths
-from skexmap.report._exchange import read_images, rows_of
-from skexmap.report._places import unit_sum
+from skexmap.features._loading import are_paths, in_unit_range, read_images, rows_of
+from skexmap.groups._typical import most_typical_first
 
 # Images on one page, side of a thumbnail in pixels, and images that are read at once.
 MAX_IMAGES, SIDE, BATCH = 900, 112, 64
@@ -55,9 +54,7 @@ class Gallery:
         rng = np.random.RandomState(row["group"])
         members = rng.permutation(np.flatnonzero(explained.members(row)))
         compared = members[:MAX_COMPARED]
-        maps = unit_sum(explained.maps[compared])
-        distances = ((maps - maps.mean(axis=0)) ** 2).sum(axis=(1, 2, 3))
-        typical = compared[np.argsort(distances, kind="stable")[:each]]
+        typical = compared[most_typical_first(explained.maps[compared])[:each]]
         wrong = members[explained.predicted[members] != row["code"]]
         wrong = np.setdiff1d(wrong, typical, assume_unique=True)
         wrong = wrong[np.argsort(-self._confidence(wrong), kind="stable")[:each]]
@@ -120,9 +117,7 @@ class Gallery:
 
 def pixels_of(image):
     """Return an image of shape (channels, height, width) as bytes of shape (height, width, 3)."""
-    low, high = float(image.min()), float(image.max())
-    if low < 0 or high > 1:
-        image = (image - low) / ((high - low) or 1)
+    image = in_unit_range(image)
     if len(image) != 3:
         image = np.repeat(image.mean(axis=0, keepdims=True), 3, axis=0)
     return (255 * image.transpose(1, 2, 0)).round().astype(np.uint8)

@@ -5,6 +5,8 @@ from itertools import product
 
 import numpy as np
 
+from skexmap.groups._typical import unit_sum
+
 _NAMES = (
     ("top left corner", "top", "top right corner"),
     ("left side", "center", "right side"),
@@ -81,14 +83,6 @@ def most_concentrated(places, mean_map, mean_map_outside):
             found[place.kind] = value, place
     ranked = sorted(found.values(), key=lambda pair: -pair[0])
     return [place for value, place in ranked if value >= WEAK] or [ranked[0][1]]
-
-
-def unit_sum(maps):
-    """Return the magnitude of maps, each divided by its sum; a map of zeros is spread evenly."""
-    maps = np.abs(maps).astype(np.float64)
-    sums = maps.sum(axis=(1, 2, 3), keepdims=True)
-    even = 1 / np.prod(maps.shape[1:])
-    return np.divide(maps, sums, out=np.full_like(maps, even), where=sums > 0)
 
 
 def mean_maps(maps, keys, block=1024):

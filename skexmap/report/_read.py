@@ -5,18 +5,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from skexmap._blocks import CLUSTER, EMBEDDING, HEATMAP, PREDICTED, get_block, make_blocks
-from skexmap._exmap import ExMapClassifier
+from skexmap._exmap import ExMapClassifier, embeddings_like
 from skexmap._group_labels import cluster_of_class, encode_groups
 from skexmap.cluster._stability import clusters_found, jaccards, mean_jaccards
 from skexmap.exceptions import SkexmapWarning
-from skexmap.features import EmbeddingTransformer, HeatmapTransformer
+from skexmap.features import HeatmapTransformer
 from skexmap.groups._predictions import NAME_THE_LOGITS, codes_in_block, refuse_unknown
 from skexmap.retraining import EIILLabeler
 
@@ -75,8 +74,8 @@ def parts_of(estimator):
             )
         transformer = estimator.transformer_
         if not isinstance(transformer, HeatmapTransformer):
-            given = HeatmapTransformer() if estimator.heatmaps is None else clone(estimator.heatmaps)
-            transformer = given.set_params(model=estimator.model, return_embedding=True)
+            # Nothing has needed heatmaps so far.
+            transformer, *_ = estimator._steps()
         return Parts(transformer, estimator.labeler_, estimator.strategy_, estimator)
     steps = [step for _, step in estimator.steps] if isinstance(estimator, Pipeline) else []
     if len(steps) != 3 or not isinstance(steps[0], HeatmapTransformer) or not steps[0].return_embedding:
@@ -104,7 +103,7 @@ def kept_blocks(parts, X):
     classifier = parts.classifier
     if not hasattr(classifier, "heatmaps_") or len(classifier.heatmaps_) != len(X):
         return None
-    blocks = forward_only(parts.transformer, X)
+    blocks = embeddings_like(parts.transformer, fitted=True, return_predicted=True).transform(X)
     if not is_fitted_on(classifier, blocks[EMBEDDING]):
         return None
     return {
@@ -128,17 +127,6 @@ def computed_blocks(parts, X, y):
             f"{tuple(transformer.heatmap_shape_)}."
         )
     return {**blocks, HEATMAP: maps.reshape(len(maps), *transformer.heatmap_shape_)}
-
-
-def forward_only(transformer, X, *, load=True):
-    """Return embeddings and predictions of images from one forward pass."""
-    shared = ("batch_size", "device", "num_workers", "verbose")
-    params = {name: getattr(transformer, name) for name in shared}
-    embedder = EmbeddingTransformer(
-        transformer.model, return_predicted=True, load=transformer.load if load else None, **params
-    )
-    embedder.set_output(transform="default")
-    return embedder._copy_fitted(transformer).transform(X)
 
 
 def is_fitted_on(classifier, embeddings):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.decomposition import PCA
 
-from skexmap.report._exchange import read_images
+from skexmap.features._loading import read_images
 from skexmap.report._gallery import BATCH, pixels_of
 
 

@@ -1,3 +1,4 @@
+import copy
 import csv
 import io
 import sys
@@ -208,6 +209,21 @@ class TestEstimators:
         sizes = {key: row["size"] for key, row in rows_by_group(report).items()}
         assert sizes == {("coat", 0): 141, ("coat", 1): 9, ("pullover", 0): 120, ("pullover", 1): 30}
         assert report.verdict == "likely a shortcut"
+
+    def test_clusters_of_embeddings_keep_the_classes_that_were_given_for_the_logits(
+        self, marked, fit_classifier
+    ):
+        net = copy.deepcopy(marked.net)
+        with torch.no_grad():
+            net[3].weight.copy_(marked.net[3].weight.flip(0))
+            net[3].bias.copy_(marked.net[3].bias.flip(0))
+        labeler = PseudoGroupLabeler(
+            KMeans(2, n_init=3, random_state=0), block="embedding", scope="local", merge_alpha=None
+        )
+        classifier = fit_classifier(net, marked.X, marked.y, clusterer=labeler, classes=["pullover", "coat"])
+        rows = ShortcutReport.from_estimator(classifier, marked.X, marked.y).rows
+        n_right = sum(row["size"] * row["net_accuracy"] for row in rows)
+        assert n_right / len(marked.y) == pytest.approx(classifier.transformer_.model_accuracy_)
 
     def test_environments_of_embeddings_are_reported_with_heatmaps(self, marked, fit_classifier):
         with pytest.warns(ClusteringWarning):
