@@ -8,11 +8,10 @@ last layer so that it matters less. It starts from a folder of JPEG files and en
 """
 
 import tempfile
-from pathlib import Path
 
 import numpy as np
 import torch
-from watermarked_photos import CLASSES, train_net, write_photos
+from watermarked_photos import CLASSES, files_of, train_net, write_photos
 
 from skexmap import ExMapClassifier, export_model
 from skexmap.display import GroupAccuracyDisplay, GroupGalleryDisplay
@@ -26,15 +25,7 @@ from skexmap.features import ImageLoader
 
 folder = write_photos(tempfile.mkdtemp())
 load = ImageLoader()
-
-
-def files_of(split):
-    """Return the paths of a split, and the class of each image."""
-    paths = sorted(str(path) for path in (folder / split).rglob("*.jpg"))
-    return np.array(paths), np.array([Path(path).parent.name for path in paths])
-
-
-paths, y = files_of("train")
+paths, y = files_of(folder, "train")
 images = torch.stack([load(path) for path in paths])
 net = train_net(images, torch.tensor([CLASSES.index(label) for label in y]))
 
@@ -44,7 +35,7 @@ net = train_net(images, torch.tensor([CLASSES.index(label) for label in y]))
 # The network gets almost all of its own training images right, so they can't show where it fails. ExMap needs images
 # that the network has not seen. It gets their paths and their classes, and nothing about watermarks.
 
-X, y = files_of("heldout")
+X, y = files_of(folder, "heldout")
 exmap = ExMapClassifier(net, random_state=0).fit(X, y)
 print(f"The network is right about {exmap.transformer_.model_accuracy_:.0%} of the held-out images.")
 print(f"ExMap finds {exmap.labeler_.n_clusters_} clusters, so {len(np.unique(exmap.group_labels_))} groups.")
@@ -63,7 +54,7 @@ _ = GroupGalleryDisplay.from_estimator(exmap, X, y, n_images=3)
 # The names of the test files tell whether there is a watermark. Nothing above has read them. In the test images,
 # half of each class is marked.
 
-X_test, y_test = files_of("test")
+X_test, y_test = files_of(folder, "test")
 marked = np.array(["_marked" in path for path in X_test])
 groups = np.array([f"{label}, {'marked' if m else 'plain'}" for label, m in zip(y_test, marked, strict=True)])
 with torch.no_grad():

@@ -9,24 +9,15 @@ the place where the network looks in its images, and the images to look at.
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
-from watermarked_photos import CLASSES, train_net, write_photos
+from watermarked_photos import CLASSES, files_of, train_net, write_photos
 
 from skexmap import ExMapClassifier
 from skexmap.features import ImageLoader
 from skexmap.report import ShortcutReport
 
 folder = write_photos(tempfile.mkdtemp())
-
-
-def files_of(split):
-    """Return the paths of a split, and the class of each image."""
-    paths = sorted(str(path) for path in (folder / split).rglob("*.jpg"))
-    return np.array(paths), np.array([Path(path).parent.name for path in paths])
-
-
-paths, y = files_of("train")
+paths, y = files_of(folder, "train")
 images = torch.stack([ImageLoader()(path) for path in paths])
 net = train_net(images, torch.tensor([CLASSES.index(label) for label in y]))
 
@@ -35,7 +26,7 @@ net = train_net(images, torch.tensor([CLASSES.index(label) for label in y]))
 # -------------------
 # The first line is the answer. The table has one row for each class and cluster.
 
-X, y = files_of("heldout")
+X, y = files_of(folder, "heldout")
 exmap = ExMapClassifier(net, random_state=0).fit(X, y)
 report = ShortcutReport.from_estimator(exmap, X, y)
 print(report)

@@ -7,6 +7,7 @@ accuracy of the worst *pseudo*-group instead, so it needs no group labels.
 """
 
 import torch
+from colored_digits_net import train_net
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
 from skexmap import DFRClassifier, HeatmapTransformer, PseudoGroupLabeler
@@ -19,19 +20,7 @@ from skexmap.metrics import group_report, make_worst_pseudo_group_scorer
 # Nine tenths of the digits have the ink of their class.
 
 digits = make_colored_digits(correlation=0.9, n_copies=3, random_state=0)
-torch.manual_seed(0)
-net = torch.nn.Sequential(
-    *(torch.nn.Conv2d(3, 8, 5, stride=2), torch.nn.ReLU()),
-    *(torch.nn.Conv2d(8, 16, 5, stride=2), torch.nn.ReLU(), torch.nn.Flatten()),
-    *(torch.nn.Linear(256, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2)),
-)
-optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
-images, target = torch.as_tensor(digits.train.data), torch.as_tensor(digits.train.target)
-for _ in range(8):
-    for rows in torch.randperm(len(target)).split(64):
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(net(images[rows]), target[rows]).backward()
-        optimizer.step()
+net = train_net(digits.train)
 
 # %%
 # Heatmaps and clusters once

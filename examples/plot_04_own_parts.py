@@ -8,6 +8,7 @@ clusterer, and any classifier as the last layer.
 
 import numpy as np
 import torch
+from colored_digits_net import train_net
 from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
 
@@ -18,19 +19,7 @@ from skexmap.metrics import group_report
 from skexmap.retraining import JTTReweighter
 
 digits = make_colored_digits(correlation=0.9, n_copies=3, random_state=0)
-torch.manual_seed(0)
-net = torch.nn.Sequential(
-    *(torch.nn.Conv2d(3, 8, 5, stride=2), torch.nn.ReLU()),
-    *(torch.nn.Conv2d(8, 16, 5, stride=2), torch.nn.ReLU(), torch.nn.Flatten()),
-    *(torch.nn.Linear(256, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2)),
-)
-optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
-images, target = torch.as_tensor(digits.train.data), torch.as_tensor(digits.train.target)
-for _ in range(8):
-    for rows in torch.randperm(len(target)).split(64):
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(net(images[rows]), target[rows]).backward()
-        optimizer.step()
+net = train_net(digits.train)
 
 # %%
 # An attribution is a function
@@ -74,7 +63,4 @@ report = group_report(
     test.target, exmap.predict(test.data), group_labels=test.group_labels, names=test.group_names
 )
 print(report)
-print(
-    "Pseudo-groups and their sizes:",
-    dict(zip(*np.unique(exmap.group_labels_, return_counts=True), strict=True)),
-)
+print("Sizes of the pseudo-groups:", np.bincount(exmap.group_labels_))

@@ -8,12 +8,10 @@ ImageNet weights.
 """
 
 import tempfile
-from pathlib import Path
 
-import numpy as np
 import timm
 import torch
-from watermarked_photos import CLASSES, write_photos
+from watermarked_photos import CLASSES, files_of, write_photos
 
 from skexmap import ExMapClassifier, HeatmapTransformer
 from skexmap.features import ImageLoader
@@ -39,15 +37,7 @@ print(check_model(net, torch.rand(2, 3, 64, 64)).ok)
 transform = timm.data.create_transform(input_size=(3, 64, 64), crop_pct=1.0, is_training=False)
 load = ImageLoader(transform)
 folder = write_photos(tempfile.mkdtemp())
-
-
-def files_of(split):
-    """Return the paths of a split, and the class of each image."""
-    paths = sorted(str(path) for path in (folder / split).rglob("*.jpg"))
-    return np.array(paths), np.array([Path(path).parent.name for path in paths])
-
-
-paths, y = files_of("train")
+paths, y = files_of(folder, "train")
 images, target = (
     torch.stack([load(path) for path in paths]),
     torch.tensor([CLASSES.index(label) for label in y]),
@@ -63,7 +53,7 @@ for _ in range(3):
 # The rest is the same
 # --------------------
 
-X, y = files_of("heldout")
+X, y = files_of(folder, "heldout")
 exmap = ExMapClassifier(net, heatmaps=HeatmapTransformer(load=load), random_state=0).fit(X, y)
 print(ShortcutReport.from_estimator(exmap, X, y))
 

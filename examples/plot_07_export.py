@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from colored_digits_net import make_net, train_net
 
 from skexmap import ExMapClassifier, export_model
 from skexmap.datasets import make_colored_digits
@@ -18,25 +19,7 @@ from skexmap.display import HeatmapDisplay
 
 digits = make_colored_digits(correlation=0.9, n_copies=3, random_state=0)
 
-
-def make_net():
-    """Return the network, untrained."""
-    torch.manual_seed(0)
-    return torch.nn.Sequential(
-        *(torch.nn.Conv2d(3, 8, 5, stride=2), torch.nn.ReLU()),
-        *(torch.nn.Conv2d(8, 16, 5, stride=2), torch.nn.ReLU(), torch.nn.Flatten()),
-        *(torch.nn.Linear(256, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2)),
-    )
-
-
-net = make_net()
-optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
-images, target = torch.as_tensor(digits.train.data), torch.as_tensor(digits.train.target)
-for _ in range(8):
-    for rows in torch.randperm(len(target)).split(64):
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(net(images[rows]), target[rows]).backward()
-        optimizer.step()
+net = train_net(digits.train)
 
 # %%
 # Repair and export

@@ -20,6 +20,7 @@ from time import perf_counter
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from colored_digits_net import train_net
 from sklearn.cluster import KMeans
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.model_selection import (
@@ -42,24 +43,7 @@ from skexmap.retraining import DFRClassifier, DFRClassifierCV
 # ---------------------------
 
 digits = make_colored_digits(correlation=0.9, n_copies=3, random_state=0)
-torch.manual_seed(0)
-net = torch.nn.Sequential(
-    torch.nn.Conv2d(3, 8, 5, stride=2),
-    torch.nn.ReLU(),
-    torch.nn.Conv2d(8, 16, 5, stride=2),
-    torch.nn.ReLU(),
-    torch.nn.Flatten(),
-    torch.nn.Linear(256, 32),
-    torch.nn.ReLU(),
-    torch.nn.Linear(32, 2),
-)
-optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
-images, target = torch.as_tensor(digits.train.data), torch.as_tensor(digits.train.target)
-for _ in range(8):
-    for rows in torch.randperm(len(target)).split(64):
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(net(images[rows]), target[rows]).backward()
-        optimizer.step()
+net = train_net(digits.train)
 
 # %%
 # Transform once

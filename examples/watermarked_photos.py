@@ -41,6 +41,12 @@ def write_photos(folder, *, agreement=0.9, seed=0):
     return folder
 
 
+def files_of(folder, split):
+    """Return the paths of a split, and the class of each image."""
+    paths = sorted(str(path) for path in (folder / split).rglob("*.jpg"))
+    return np.array(paths), np.array([Path(path).parent.name for path in paths])
+
+
 def photo(digit, marked, rng):
     """Return one image: a digit over a piece of a photograph, with or without a watermark."""
     background = load_background(rng)

@@ -26,8 +26,12 @@ _COLUMN = re.compile(rf"^({'|'.join(BLOCK_NAMES)})_\d+$")
 
 
 def detached(X):
-    """Return X; a tensor that is still in a graph of gradients is taken out of it."""
-    return X.detach().cpu() if getattr(X, "requires_grad", False) else X
+    """Return X; of a tensor, which may be on another device or in its graph, the array."""
+    if not hasattr(X, "detach"):
+        return X
+    X = X.detach().cpu()
+    # NumPy lacks this type.
+    return (X.float() if str(X.dtype) == "torch.bfloat16" else X).numpy()
 
 
 def make_blocks(**blocks):

@@ -147,9 +147,7 @@ def codes_of_known_classes(y, classes, n_samples):
     """Return the position of each label among the sorted classes of `fit`; raise for unknown labels."""
     if y is None:
         raise ValueError(f"y is None. Pass the class of each of {n_samples} samples.")
-    y = check_labels(y)
-    if len(y) != n_samples:
-        raise ValueError(f"y has {len(y)} entries for {n_samples} samples. Pass one label per sample.")
+    y = check_one_label_each(y, n_samples)
     known = set(classes.tolist())
     unknown = [label for label in np.unique(y).tolist() if label not in known]
     if unknown:

@@ -47,11 +47,13 @@ def explainer_of(model):
 
 def explained(transformer, X, y=None):
     """Return the heatmaps of images, the classes that the model predicts, and all blocks."""
-    transformer.set_params(return_embedding=True).fit(X, y)
-    classes = transformer.classes_
+    transformer.set_params(return_embedding=True)
+    if transformer.classes is None:
+        transformer.set_params(classes=transformer.fit(X, y).classes_)
+    classes = np.asarray(transformer.classes)
     if y is not None:
         codes_of_known_classes(y, np.unique(classes), len(X))
-    blocks = transformer.set_params(classes=classes).fit_transform(X)
+    blocks = transformer.fit_transform(X)
     # If classes are not numbers, the block holds their positions.
     names = {} if classes.dtype.kind in "iufb" else dict(enumerate(np.unique(classes).tolist()))
     return blocks[HEATMAP], np.array([names.get(k, k) for k in blocks[PREDICTED].tolist()]), blocks

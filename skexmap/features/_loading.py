@@ -286,24 +286,27 @@ def _first(X):
     return X.iloc[0] if hasattr(X, "iloc") else X[0]
 
 
+def files_in(X, load):
+    """Return the files of each row, an image and maybe its mask; None unless X holds paths that this package opens."""
+    load = loader_of(load)
+    if not opens_files(load) or not are_paths(X):
+        return None
+    X = X.to_numpy() if hasattr(X, "to_numpy") else X
+    items = [image_in(X[row]) for row in range(len(X))]
+    if not all(isinstance(item, PATH_TYPES) for item in items):
+        return None
+    paths = [path_text(item) for item in items]
+    has_mask = getattr(load, "foreground_only", False)
+    return [(path, mask_path(path)) if has_mask else (path,) for path in paths]
+
+
 def check_readable(X, load):
     """Raise UnreadableImagesError if files of X, or their masks, cannot be read."""
-    load = loader_of(load)
-    # Only files that this package opens can be checked.
-    if not opens_files(load) or not are_paths(X):
-        return
-    X = X.to_numpy() if hasattr(X, "to_numpy") else X
-    paths = [path_text(image_in(X[row])) for row in range(len(X))]
-    masks = [mask_path(path) for path in paths] if getattr(load, "foreground_only", False) else paths
-    unreadable = {
-        row: file
-        for row, files in enumerate(zip(paths, masks, strict=True))
-        for file in dict.fromkeys(files)
-        if not looks_readable(file)
-    }
+    files = files_in(X, load) or []
+    unreadable = {row: file for row, own in enumerate(files) for file in own if not looks_readable(file)}
     if unreadable:
         raise UnreadableImagesError(
-            f"{len(unreadable)} of {len(paths)} images cannot be opened or decoded: "
+            f"{len(unreadable)} of {len(files)} images cannot be opened or decoded: "
             f"{first_offenders([repr(file) for file in unreadable.values()])}. Repair them, or take them out of X "
             "and y: their rows are in `indices` of this error, and `skexmap.datasets.readable_images` returns a mask "
             "of the readable ones.",

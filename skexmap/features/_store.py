@@ -16,11 +16,9 @@ import numpy as np
 import torch
 
 from skexmap._validation import warn
-from skexmap.datasets._readable import PATH_TYPES, path_text
-from skexmap.datasets._transforms import mask_path
 from skexmap.exceptions import SkexmapWarning
 from skexmap.features._identity import digest
-from skexmap.features._loading import are_paths, image_in, loader_of, opens_files
+from skexmap.features._loading import files_in, loader_of
 
 KEYS = "keys"
 # Larger results than these bytes are in a file.
@@ -203,21 +201,16 @@ def _identities(images):
 
 def file_identities(X, load):
     """Return what identifies each image if X holds files that this package opens: path, size and time; else None."""
-    load = loader_of(load)
-    if not opens_files(load) or not are_paths(X):
+    files = files_in(X, load)
+    if files is None:
         return None
-    X = X.to_numpy() if hasattr(X, "to_numpy") else X
-    items = [image_in(X[row]) for row in range(len(X))]
-    if not all(isinstance(item, PATH_TYPES) for item in items):
-        return None
-    has_mask = getattr(load, "foreground_only", False)
-    transform = digest(load)
-    return [transform + _identity_of_file(path_text(item), has_mask) for item in items]
+    transform = digest(loader_of(load))
+    return [transform + _identity_of_files(own) for own in files]
 
 
-def _identity_of_file(path, has_mask):
-    states = [os.stat(file) for file in (path, *([mask_path(path)] if has_mask else []))]
-    text = [os.path.abspath(path), *((state.st_size, state.st_mtime_ns) for state in states)]
+def _identity_of_files(files):
+    states = [os.stat(file) for file in files]
+    text = [os.path.abspath(files[0]), *((state.st_size, state.st_mtime_ns) for state in states)]
     return repr(text).encode("utf-8", "surrogatepass")
 
 

@@ -4,7 +4,6 @@ from numbers import Integral, Real
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skexmap._blocks import EMBEDDING, HEATMAP, PREDICTED, block_names, get_block
@@ -15,6 +14,7 @@ from skexmap._validation import (
     StrOptions,
     _fit_context,
     check_labels,
+    check_one_label_each,
     codes_of_known_classes,
 )
 from skexmap.cluster import EigengapSpectralClustering
@@ -322,13 +322,7 @@ class PseudoGroupLabeler(ClusterChoices, ClusterBlockMixin, BaseEstimator):
         """Return the rows to cluster and the class of each, checked."""
         # scikit-learn raises its own error for a y of None.
         rows = self._check_rows(X, reset=True, **({"y": None} if y is None else {}))
-        y = check_labels(y)
-        if len(y) != len(rows):
-            raise ValueError(
-                f"y has {len(y)} entries for {len(rows)} samples. Pass the class of every sample."
-            )
-        check_classification_targets(y)
-        return rows, y
+        return rows, check_one_label_each(y, len(rows))
 
     def _check_predicted(self, X, predicted, class_codes):
         """Return the code of the class that the model predicts for each row."""

@@ -88,7 +88,9 @@ class Gallery:
             images = read_images(self.X, transformer.load, rows)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", SkexmapWarning)
-                maps = signed.fit_transform(images).reshape(len(rows), *transformer.heatmap_shape_)
+                if start == 0:
+                    signed.fit(images)
+                maps = signed.transform(images).reshape(len(rows), *transformer.heatmap_shape_)
             for row, image, relevance in zip(rows, images, maps, strict=True):
                 pictures[row] = {
                     "image": picture_of_image(image),

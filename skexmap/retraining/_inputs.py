@@ -3,10 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from sklearn.utils.validation import check_array, validate_data
 
-from skexmap._blocks import CLUSTER, EMBEDDING, HEATMAP, block_names, get_block, has_blocks
+from skexmap._blocks import CLUSTER, EMBEDDING, HEATMAP, block_names, detached, get_block, has_blocks
 from skexmap._group_labels import NO_GROUP, class_by_cluster, cluster_of_class
 from skexmap._validation import check_group_labels, check_one_label_each, in_a_group, refuse_columns
 from skexmap.groups._diagnosis import warn_of_undivided_classes
@@ -50,12 +49,8 @@ def check_embedding(estimator, X, *, reset, allow_nd=False):
     """Return the embedding as a finite float array, from the block of that name or from X itself."""
     if has_blocks(X):
         X = get_block(X, EMBEDDING, required_by=estimator)
-    if isinstance(X, torch.Tensor):
-        # The output of a network may be on another device, in its graph, or of a type that NumPy lacks.
-        X = X.detach().cpu()
-        X = (X.float() if X.dtype == torch.bfloat16 else X).numpy()
     checks = {"dtype": FLOATS, "allow_nd": allow_nd, "ensure_min_samples": 2 if reset else 1}
-    return validate_data(estimator, X, reset=reset, **checks)
+    return validate_data(estimator, detached(X), reset=reset, **checks)
 
 
 def check_classes(estimator, y, n_samples):
