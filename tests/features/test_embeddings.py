@@ -72,6 +72,20 @@ def test_a_layer_that_does_not_run_is_refused(images):
         EmbeddingTransformer(net, layer="spare").fit(images)
 
 
+def test_of_a_layer_that_runs_twice_the_last_output_is_the_embedding(images):
+    class Twice(SmallNet):
+        def __init__(self):
+            super().__init__()
+            self.shared = nn.Tanh()
+
+        def forward(self, x):
+            return super().forward(self.shared(2 * self.shared(x)))
+
+    expected = np.tanh(2 * np.tanh(images)).reshape(len(images), -1)
+    found = EmbeddingTransformer(Twice(), layer="shared").fit_transform(images)
+    assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_a_flattening_view_behind_the_head_does_not_hide_it(images):
     class Viewed(SmallNet):
         def forward(self, x):
