@@ -113,9 +113,7 @@ class WeightedLayer:
         """Return a variant of the weights and bias, computed once for all batches."""
         key = (variant, factors, shift)
         if key not in self._variants:
-            if "folded" not in self._variants:
-                self._variants["folded"] = self._fold_weights()
-            weight, bias = self._variants["folded"]
+            weight, bias = self._fold_weights()
             vary = VARIANTS[variant]
             bias = None if bias is None else vary(bias, *factors)
             if shift:
@@ -169,8 +167,8 @@ VARIANTS = {
     "unchanged": lambda w: w,
     "positive": lambda w: w.clamp(min=0),
     "negative": lambda w: w.clamp(max=0),
-    "absolute": lambda w, a=1.0: a * w.abs(),
-    "plus": lambda w, a=1.0, b=1.0: a * w + b * w.clamp(min=0),
+    "absolute": lambda w, a=1.0: w.abs().mul_(a),
+    "plus": lambda w, a=1.0, b=1.0: (a * w).add_(w.clamp(min=0), alpha=b) if b else a * w,
 }
 
 

@@ -244,6 +244,9 @@ def activation(tracer, call, *, gate=False, low=-math.inf, high=math.inf, ratio=
             layer = tag.layer.rectify(call.value(), capped=high < math.inf)
             result = Tag(cap=high if high < math.inf else None)
             return apply_composite(tracer, call, tag.source, layer, result, "pass")
+        if high == math.inf:
+            # Its gradient is output / input, and needs no memory for the input.
+            return tracer.tag_all(F.relu(x), Tag())
         ratio = ratio_zero_at_zero
     output = call.value()
     base = _common_base(call, output.shape)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Tag:
     """Known properties of a tensor that depends on the image."""
 

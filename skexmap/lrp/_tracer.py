@@ -8,6 +8,7 @@ scripted module, a custom autograd Function). The tracer then raises an error im
 """
 
 import sys
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,7 +124,8 @@ class Tracer(TorchFunctionMode):
             tensor._relevance_tag = Tag()
             self._borrowed.append(tensor)
         tag_of(tensor).replacement = output
-        self._replaced.append(tensor)
+        # What nothing else refers to is freed during the pass.
+        self._replaced.append(weakref.ref(tag_of(tensor)))
 
     def current(self, tensor):
         """Return the tensor that in-place operations have turned this tensor into."""
@@ -135,8 +137,10 @@ class Tracer(TorchFunctionMode):
 
     def close(self):
         """Cut the links from tensors to the results of in-place operations, so that memory is freed at once."""
-        for tensor in self._replaced:
-            tag_of(tensor).replacement = None
+        for reference in self._replaced:
+            tag = reference()
+            if tag is not None:
+                tag.replacement = None
         for tensor in self._borrowed:
             del tensor._relevance_tag
         self._replaced, self._borrowed = [], []
