@@ -16,30 +16,29 @@ _FIRST_ARGUMENTS = (
 class FunctionCall:
     """An intercepted call, with an in-place variant replaced by its out-of-place function.
 
-    `tags` are those of the arguments that depend on the image. `writes_to` is the caller's tensor that the result of an
+    `tensors` are those among the arguments, and `tags` those of the ones that depend on the image. `writes_to` is the caller's tensor that the result of an
     in-place variant stands for from now on, else None.
     """
 
     def __init__(self, tracer, func, args, kwargs):
         self.name = plain_name(func)
         self.func = func
-        kwargs = dict(kwargs)
         in_place = False
         # The name of a registered step has a dot; only functions of torch have the names of torch's arguments.
         if "." not in self.name:
-            args = [*args, *(kwargs.pop(name) for name in _FIRST_ARGUMENTS if name in kwargs)]
-            in_place = kwargs.pop("inplace", False) or _is_in_place(func)
+            in_place = _is_in_place(func)
+            if kwargs:
+                kwargs = dict(kwargs)
+                args = [*args, *(kwargs.pop(name) for name in _FIRST_ARGUMENTS if name in kwargs)]
+                in_place = kwargs.pop("inplace", False) or in_place
         self.args = tuple(_current(tracer, value) for value in args)
         self.kwargs = {key: _current(tracer, value) for key, value in kwargs.items()}
         self.writes_to = None
         if in_place:
             self.writes_to = self.args[0]
             self.func = _out_of_place(func, self.name)
-        self.tags = [tag for tensor in self.tensors() if (tag := tag_of(tensor)) is not None]
-
-    def tensors(self):
-        """Return the tensors among the arguments."""
-        return list(tensors_in((*self.args, *self.kwargs.values())))
+        self.tensors = tensors_in((*self.args, *self.kwargs.values()))
+        self.tags = [tag for tensor in self.tensors if (tag := tag_of(tensor)) is not None]
 
     def compute(self):
         """Return the operation's value."""
@@ -75,7 +74,7 @@ def _current(tracer, value):
 
 def plain_name(func):
     """Return the name of a function without the mark of in-place variants, or of the attribute that it reads."""
-    name = getattr(func, "__name__", repr(func))
+    name = getattr(func, "__name__", None) or repr(func)
     if name in ("__get__", "__set__"):
         return getattr(getattr(func, "__self__", None), "__name__", "?")
     return name if name.startswith("__") else name.rstrip("_")

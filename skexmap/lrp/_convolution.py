@@ -91,11 +91,13 @@ def _transpose_by_phases(share, weight, size, settings):
     taps = [-(-k // stride) for k in kernel]
     weight = F.pad(weight, (0, taps[1] * stride - kernel[1], 0, taps[0] * stride - kernel[0]))
     weight = weight.reshape(n_out, n_in, taps[0], stride, taps[1], stride).flip(2, 4)
-    weight = weight.permute(1, 3, 5, 0, 2, 4).reshape(n_in * stride**2, n_out, *taps)
+    weight = weight.permute(3, 5, 1, 0, 2, 4).reshape(stride**2 * n_in, n_out, *taps)
     phases = F.conv2d(
         share, weight.contiguous(memory_format=torch.channels_last), padding=[taps[0] - 1, taps[1] - 1]
     )
-    result = F.pixel_shuffle(phases, stride)
+    # With the channels last, a row of pixels of one phase row is one block: `pixel_shuffle` copies single values.
+    phases = phases.permute(0, 2, 3, 1).unflatten(3, (stride, stride * n_in)).transpose(2, 3)
+    result = phases.flatten(1, 2).flatten(2).unflatten(2, (-1, n_in)).permute(0, 3, 1, 2)
     top, left = settings["padding"]
     missing = [max(0, size[0] + top - result.shape[-2]), max(0, size[1] + left - result.shape[-1])]
     # No output depends on the pixels beyond the last stride, so they get no relevance.

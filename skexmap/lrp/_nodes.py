@@ -87,7 +87,7 @@ class ByRule(torch.autograd.Function):
 
 def pass_pixels_on(tracer, call):
     """Pass relevance on through an elementwise operation on the pixels."""
-    x = next(tensor for tensor in call.tensors() if tag_of(tensor) is not None)
+    x = next(tensor for tensor in call.tensors if tag_of(tensor) is not None)
     value = call.value()
     output = PassOn.apply(x, value, any_ratio) if value.shape == x.shape else call.compute()
     return tracer.tag_all(output, Tag(pixels=True))

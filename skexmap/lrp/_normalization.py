@@ -85,10 +85,10 @@ def _normalize(tracer, call, grouped, scale, eps, centered=True):
         return tracer.refuse(call, WEIGHTS_DEPEND)
     x = call.args[0]
     scale = None if scale is None else scale.detach()
-    name = tracer.weights.name_of(*call.tensors())
+    name = tracer.weights.name_of(*call.tensors)
     layer = Normalization(name, x.detach(), call.value(), grouped, scale, eps, centered)
     output = ByRule.apply(x, layer)
-    tracer.note(call.name, repr(layer.rule), output, layer)
+    tracer.note(call.name, layer.rule, output, layer)
     return tracer.tag_all(output, Tag())
 
 

@@ -61,7 +61,7 @@ def add(tracer, call):
 
 def _common_base(call, shape):
     """Return the tensor of which all arguments are functions, entry by entry; None if there is none."""
-    bases = [_base(tensor) for tensor in call.tensors() if tag_of(tensor) is not None]
+    bases = [_base(tensor) for tensor in call.tensors if tag_of(tensor) is not None]
     return bases[0] if bases[0].shape == shape and all(base is bases[0] for base in bases) else None
 
 

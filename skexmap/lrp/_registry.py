@@ -153,7 +153,7 @@ def by_declared_rule(tracer, call, rule):
     """Run a step as it is, and give its inputs what the declared rule says."""
     if rule == "gradient":
         return tracer.tag_all(call.compute(), Tag())
-    inputs = [tensor for tensor in call.tensors() if tag_of(tensor) is not None]
+    inputs = [tensor for tensor in call.tensors if tag_of(tensor) is not None]
     versions = [tensor._version for tensor in inputs]
     outputs = call.value()
     floating = [tensor for tensor in tensors_in([outputs]) if tensor.is_floating_point()]

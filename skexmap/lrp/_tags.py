@@ -57,9 +57,11 @@ def tag_of(value):
 
 
 def tensors_in(values):
-    """Yield the tensors among values, including those inside a list or tuple."""
+    """Return the tensors among values, including those inside a list or tuple."""
+    found = []
     for value in values:
         if isinstance(value, torch.Tensor):
-            yield value
+            found.append(value)
         elif isinstance(value, (list, tuple)):
-            yield from (item for item in value if isinstance(item, torch.Tensor))
+            found += [item for item in value if isinstance(item, torch.Tensor)]
+    return found

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from skexmap.lrp._calls import FunctionCall
+from skexmap.lrp._calls import FunctionCall, plain_name
 from skexmap.lrp._logits import find_logits, logits_in
 from skexmap.lrp._operations import RULES
 from skexmap.lrp._tags import Tag, tag_of, tensors_in
@@ -29,6 +29,13 @@ REMEDY = (
 _WITHOUT = {
     "SwishImplementation": "call `model.set_swish(memory_efficient=False)` on an EfficientNet first.",
     "CheckpointFunction": "pass `use_reentrant=False` to torch.utils.checkpoint.",
+}
+
+
+# Functions and attributes that depend on no value.
+ABOUT_TENSORS = {
+    *("shape", "size", "dim", "ndim", "ndimension", "__len__", "numel", "nelement", "stride", "is_contiguous"),
+    *("dtype", "device", "layout", "get_device", "is_cuda", "is_floating_point", "is_complex", "requires_grad"),
 }
 
 
@@ -75,7 +82,9 @@ class Tracer(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        tensors = list(tensors_in((*args, *kwargs.values())))
+        if plain_name(func) in ABOUT_TENSORS:
+            return func(*map(self.current, args), **kwargs)
+        tensors = tensors_in((*args, *kwargs.values()))
         if all(tag_of(tensor) is None for tensor in tensors):
             if not any(tensor.requires_grad for tensor in tensors):
                 return func(*args, **kwargs)
@@ -91,15 +100,15 @@ class Tracer(TorchFunctionMode):
     def _apply_rule(self, call):
         if not call.tags:
             return call.value()
+        if call.name not in RULES:
+            return self._without_rule(call)
         if call.kwargs.get("out") is not None:
             return self.refuse(call, "It writes into a given tensor: leave out `out=`.")
-        if torch.is_autocast_enabled(call.tensors()[0].device.type):
+        if torch.is_autocast_enabled(call.tensors[0].device.type):
             why = 'It runs under `torch.autocast`: remove that, and pass `dtype="bfloat16"` to HeatmapTransformer.'
             return self.refuse(call, why)
         if torch.is_inference_mode_enabled():
             return self.refuse(call, "It runs in `torch.inference_mode()`: use `torch.no_grad()` there.")
-        if call.name not in RULES:
-            return self._without_rule(call)
         rule, description = RULES[call.name]
         n_notes = len(self.notes or ())
         output = rule(self, call)
@@ -158,6 +167,7 @@ class Tracer(TorchFunctionMode):
     def note(self, operation, rule, output, layer=None):
         """Record an operation if a report was requested."""
         if self.notes is not None:
+            rule = rule if rule is None or isinstance(rule, str) else repr(rule)
             self.notes.append(Note(operation, rule, output, layer))
 
     def refuse(self, call, why=""):

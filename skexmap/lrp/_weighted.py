@@ -19,7 +19,7 @@ def apply_composite(tracer, call, x, layer, tag, description=None):
         tracer.refuse(call, f"The composite has no entry for it ({layer.operation}): end with (On(), rule).")
     output = ByRule.apply(x, layer)
     if layer.rule is not None:
-        tracer.note(call.name, description or repr(layer.rule), output, layer)
+        tracer.note(call.name, description or layer.rule, output, layer)
     tag.layer, tag.source = layer, x
     return tracer.tag_all(output, tag)
 
