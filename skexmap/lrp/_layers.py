@@ -55,7 +55,9 @@ class WeightedLayer:
         The composite's rule for it.
     """
 
-    def __init__(self, name, operation, x, output, weight, bias, *, settings, variants, first):
+    def __init__(
+        self, name, operation, x, output, weight, bias, *, settings, variants, first, input_nonnegative
+    ):
         self.name = name
         self.operation = operation
         self.input = x
@@ -63,6 +65,8 @@ class WeightedLayer:
         self.rectified = False
         self.first = first
         self.rule = None
+        if input_nonnegative:
+            self.input_nonnegative = True
         self._parameters = (weight, bias)
         self._settings = settings
         self._fold = None
@@ -91,7 +95,7 @@ class WeightedLayer:
 
     @functools.cached_property
     def input_nonnegative(self):
-        # Looked up in the values, which costs little: what is known of the operations before it may be incomplete.
+        # Looked up in the values unless the operation before it guarantees it: more than that could be incomplete.
         return bool(self.input.amin() >= 0)
 
     @property
@@ -153,14 +157,27 @@ class WeightedLayer:
     def transpose_two(self, share, weight, other_weight):
         """Return ``transpose(share, weight)`` and ``transpose(share, other_weight)``."""
         n = self.input.shape[1]
-        plain = self.operation == "convolution" and not self._settings["transposed"]
-        if plain and self._settings["groups"] == 1 and 2 * n <= FEW_CHANNELS:
-            # So few channels leave vector lanes idle: both results together cost as much as one.
+        if self._is_plain and (2 * n <= FEW_CHANNELS or weight.shape[2:] == (1, 1)):
+            # Few channels leave vector lanes idle, and a matrix product reads the share once for both results.
             both = torch.cat([weight, other_weight], dim=1)
             like = self.input.new_empty(1).expand(len(self.input), 2 * n, *self.input.shape[2:])
             result = transpose_convolution(share, both, like, self._settings)
             return result[:, :n], result[:, n:]
         return self.transpose(share, weight), self.transpose(share, other_weight)
+
+    def transpose_sum(self, shares, weights):
+        """Return the sum of ``transpose(share, weight)`` over the pairs."""
+        if self._is_plain and weights[0].shape[1] >= weights[0].shape[0]:
+            # One convolution with more channels writes the large result once.
+            return self.transpose(torch.cat(shares, dim=1), torch.cat(weights, dim=0))
+        first, second = map(self.transpose, shares, weights)
+        return first.add_(second)
+
+    @property
+    def _is_plain(self):
+        """Whether all its inputs reach all its outputs by a convolution."""
+        plain = self.operation == "convolution" and not self._settings["transposed"]
+        return plain and self._settings["groups"] == 1
 
 
 VARIANTS = {

@@ -242,11 +242,11 @@ def activation(tracer, call, *, gate=False, low=-math.inf, high=math.inf, ratio=
         if tag.layer is not None and not tag.layer.rectified:
             tag.is_folded = True
             layer = tag.layer.rectify(call.value(), capped=high < math.inf)
-            result = Tag(cap=high if high < math.inf else None)
+            result = Tag(nonnegative=True, cap=high if high < math.inf else None)
             return apply_composite(tracer, call, tag.source, layer, result, "pass")
         if high == math.inf:
             # Its gradient is output / input, and needs no memory for the input.
-            return tracer.tag_all(F.relu(x), Tag())
+            return tracer.tag_all(F.relu(x), Tag(nonnegative=True))
         ratio = ratio_zero_at_zero
     output = call.value()
     base = _common_base(call, output.shape)

@@ -144,19 +144,20 @@ class Gamma(Rule):
         denominator = layer.apply(absolute_input, absolute_weight, absolute_bias)
         z = layer.preactivation
         if layer.rectified:
-            # Where z is negative, the output is zero, and so is the share.
-            denominator.add_(z if z is layer.output else z.abs(), alpha=1 + half)
+            # Where z is negative, the output is zero, and so is the share for any denominator but zero.
+            denominator.add_(z, alpha=1 + half).clamp_(min=smallest)
             share = torch.div(layer.output, denominator, out=denominator).mul_(coefficient)
             signed, absolute = layer.transpose_two(share, signed_weight, absolute_weight)
         else:
             magnitude = z.abs()
             denominator.add_(magnitude, alpha=1 + half)
-            signed = layer.transpose(magnitude.div_(denominator).mul_(coefficient), signed_weight)
+            magnitude.div_(denominator).mul_(coefficient)
             share = torch.div(z, denominator, out=denominator).mul_(coefficient)
+            if layer.input_nonnegative:
+                return layer.transpose_sum((magnitude, share), (signed_weight, absolute_weight))
+            signed = layer.transpose(magnitude, signed_weight)
             absolute = layer.transpose(share, absolute_weight)
-        if layer.input_nonnegative:
-            return signed.add_(absolute)
-        return signed.addcmul_(absolute, torch.sign(layer.input, out=absolute_input))
+        return torch.addcmul(signed, absolute, torch.sign(layer.input, out=absolute_input))
 
 
 class AlphaBeta(Rule):

@@ -14,6 +14,8 @@ class Tag:
     gate: bool = False
     # Whether no weighted layer lies between the image and the tensor.
     pixels: bool = False
+    # Whether an operation has just clipped all values to start at 0.
+    nonnegative: bool = False
     # Upper bound of values that were clipped to start at 0.
     cap: float | None = None
     # The tensor of which this one is a function, entry by entry.
@@ -32,7 +34,8 @@ class Tag:
 
     def of_values(self, every_value=False):
         """Return the properties that some of the values keep, or every value in another shape."""
-        return Tag(self.gate, self.pixels, self.cap, dense_input=self.dense_input if every_value else None)
+        embedding = self.dense_input if every_value else None
+        return Tag(self.gate, self.pixels, self.nonnegative, self.cap, dense_input=embedding)
 
     def sign(self, tensor):
         """Record the state of the tagged tensor."""

@@ -134,4 +134,5 @@ def _weighted(tracer, x, output, operation, weight, bias, settings=None):
         settings=settings,
         variants=tracer.weights.variants(weight, bias),
         first=tag.pixels and operation != "batch_norm",
+        input_nonnegative=tag.nonnegative,
     )
