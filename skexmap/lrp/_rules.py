@@ -22,11 +22,13 @@ def away_from_zero(x):
     return x.abs().clamp_(min=tiny(x.dtype)).copysign_(x)
 
 
-def stabilize(z, epsilon):
+def stabilize(z, epsilon, *, nonnegative=False):
     """Return ``z + epsilon * sign(z)``, where the sign of zero is positive; infinity for 0 without an epsilon."""
     if not torch.tensor(epsilon, dtype=z.dtype):
         # A share of nothing is nothing: what is divided by infinity is zero.
         return z.masked_fill(z == 0, torch.inf)
+    if nonnegative:
+        return z + epsilon
     return torch.full_like(z, epsilon).copysign_(z).add_(z)
 
 
@@ -91,7 +93,8 @@ class Epsilon(Rule):
         self.epsilon = epsilon
 
     def coefficient(self, layer, coefficient):
-        denominator = stabilize(layer.preactivation, self.epsilon)
+        is_nonnegative = layer.rectified and layer.preactivation is layer.output
+        denominator = stabilize(layer.preactivation, self.epsilon, nonnegative=is_nonnegative)
         # Work in place: new memory for a feature map costs more than the arithmetic on it.
         share = torch.div(layer.output, denominator, out=denominator).mul_(coefficient)
         return layer.transpose(share, layer.weight)
