@@ -16,8 +16,8 @@ _FIRST_ARGUMENTS = (
 class FunctionCall:
     """An intercepted call, with an in-place variant replaced by its out-of-place function.
 
-    `tensors` are those among the arguments, and `tags` those of the ones that depend on the image. `writes_to` is the caller's tensor that the result of an
-    in-place variant stands for from now on, else None.
+    `tensors` are those among the arguments, and `tags` are those of the tensors that depend on the image. `writes_to`
+    is the caller's tensor that the result of an in-place variant stands for from now on, else None.
     """
 
     def __init__(self, tracer, func, args, kwargs):
