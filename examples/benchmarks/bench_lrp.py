@@ -3,7 +3,7 @@
     python examples/benchmarks/bench_lrp.py                 # all three nets
     python examples/benchmarks/bench_lrp.py --nets resnet18 --rounds 9
     python examples/benchmarks/bench_lrp.py --cheaper       # only what dtype= and layer= save, and what they change
-    python examples/benchmarks/bench_lrp.py --architectures # the cost on 20 nets of torchvision, 2 x 224 x 224
+    python examples/benchmarks/bench_lrp.py --architectures # the cost on 20 nets of torchvision, 4 x 224 x 224
 
 All methods run in one process, in turn, round after round; the table gives medians over the rounds as multiples of the
 plain forward pass without gradients (the faster of contiguous and channels-last). Peak memory is measured in a fresh
@@ -343,12 +343,12 @@ def print_architectures(names, rounds):
     peers = {"zennit": zennit_gamma, "captum": captum_gamma, "LXT": lxt_vit}
     print(f"{'net':20}{'forward, s':>12}{'x forward':>12}{'x step':>9}", *(f"{peer:>9}" for peer in peers))
     for name in names:
-        functions = {method: METHODS[method](*make_net(name, 2)) for method in own}
-        functions |= {method: make(*make_net(name, 2)) for method, make in steps.items()}
+        functions = {method: METHODS[method](*make_net(name, 4)) for method in own}
+        functions |= {method: make(*make_net(name, 4)) for method, make in steps.items()}
         failed = {}
         for peer, make in peers.items():
             try:
-                run = make(*make_net(name, 2))
+                run = make(*make_net(name, 4))
                 run()
             except ImportError:
                 failed[peer] = "not installed"

@@ -33,10 +33,10 @@ _WITHOUT = {
 
 
 # Functions and attributes that depend on no value.
-ABOUT_TENSORS = set(
-    "shape size dim ndim ndimension __len__ numel nelement stride is_contiguous dtype device layout get_device is_cuda "
-    "is_floating_point is_complex requires_grad".split()
-)
+ABOUT_TENSORS = (
+    *("shape", "size", "dim", "ndim", "ndimension", "__len__", "numel", "nelement", "stride", "is_contiguous"),
+    *("dtype", "device", "layout", "get_device", "is_cuda", "is_floating_point", "is_complex"),
+)  # fmt: skip
 
 
 class UnsupportedOperationError(NotImplementedError):
