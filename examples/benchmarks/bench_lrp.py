@@ -271,6 +271,7 @@ METHODS = {
     "forward, contiguous": forward_contiguous,
     "forward, channels-last": forward_channels_last,
     "forward + backward": gradient,
+    "training step": training_step_channels_last,
     "skexmap epsilon-gamma": skexmap,
     "published recipe on zennit": published,
     "zennit epsilon-gamma": zennit_gamma,
@@ -339,7 +340,7 @@ def print_cheaper(net_name, rounds):
 def print_architectures(names, rounds):
     """Print the time of maps as multiples of other passes, for many nets; the columns are explained in the docs."""
     own = ("forward, contiguous", "forward, channels-last", "skexmap epsilon-gamma")
-    steps = {"step, contiguous": training_step, "step, channels-last": training_step_channels_last}
+    steps = {"training step, contiguous": training_step, "training step": training_step_channels_last}
     peers = {"zennit": zennit_gamma, "captum": captum_gamma, "LXT": lxt_vit}
     print(f"{'net':20}{'forward, s':>12}{'x forward':>12}{'x step':>9}", *(f"{peer:>9}" for peer in peers))
     for name in names:
