@@ -72,8 +72,10 @@ class HeatmapTransformer(ImageTransformer):
         whatever the batch size.
     device : str, default="auto"
         Where to compute; "auto" selects a GPU if there is one.
-    num_workers : int, default=0
-        Number of processes that load images; with 0, this process loads them.
+    n_jobs : int, default=None
+        Number of batches that are read and computed at the same time, by the workers of joblib's backend. None is 1, in
+        this process, unless `joblib.parallel_config` sets another number or a cluster; see the notes. If this process
+        computes on a GPU, the workers only read images.
     verbose : bool, default=False
         Whether to show progress.
 
@@ -160,7 +162,7 @@ class HeatmapTransformer(ImageTransformer):
         "cache": [str, os.PathLike, None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device],
-        "num_workers": [Interval(Integral, 0, None, closed="left")],
+        "n_jobs": [Integral, None],
         "verbose": ["verbose"],
     }
 
@@ -179,7 +181,7 @@ class HeatmapTransformer(ImageTransformer):
         cache=None,
         batch_size=64,
         device="auto",
-        num_workers=0,
+        n_jobs=None,
         verbose=False,
     ):
         self.model = model
@@ -194,7 +196,7 @@ class HeatmapTransformer(ImageTransformer):
         self.cache = cache
         self.batch_size = batch_size
         self.device = device
-        self.num_workers = num_workers
+        self.n_jobs = n_jobs
         self.verbose = verbose
 
     def transform(self, X):
