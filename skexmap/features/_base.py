@@ -8,7 +8,13 @@ from tqdm.auto import tqdm
 
 from skexmap._blocks import PREDICTED, block_columns, blocks_to_columns
 from skexmap._torch import FrozenModelMixin, Replica, pick_device
-from skexmap._validation import _check_feature_names_in, _fit_context, check_one_label_each, output_container, warn
+from skexmap._validation import (
+    _check_feature_names_in,
+    _fit_context,
+    check_one_label_each,
+    output_container,
+    warn,
+)
 from skexmap.exceptions import SkexmapWarning
 from skexmap.features._capture import refuse_features_as_logits
 from skexmap.features._identity import digest, library_digest

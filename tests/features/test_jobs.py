@@ -76,10 +76,14 @@ def test_two_jobs_give_bitwise_the_blocks_of_one(backend, kind, images):
     assert_array_equal(found, expected)
 
 
-def test_the_parameter_sets_the_number_of_jobs_and_one_stays_in_this_process_in_any_context(images, monkeypatch):
+def test_the_parameter_sets_the_number_of_jobs_and_one_stays_in_this_process_in_any_context(
+    images, monkeypatch
+):
     used = []
     compute = _jobs.Jobs.compute
-    monkeypatch.setattr(_jobs.Jobs, "compute", lambda self, *args: (used.append(self.n_jobs), compute(self, *args))[1])
+    monkeypatch.setattr(
+        _jobs.Jobs, "compute", lambda self, *args: (used.append(self.n_jobs), compute(self, *args))[1]
+    )
     assert_array_equal(maps_of(images, n_jobs=2), maps_of(images))
     assert used == [2]
     with joblib.parallel_config("loky", n_jobs=2):
@@ -145,7 +149,9 @@ def test_the_net_is_unpickled_once_in_each_worker(images, monkeypatch):
 def test_jobs_fill_the_cache_that_one_process_reads(as_paths, images, paths, tmp_path):
     X = paths if as_paths else images
     expected = maps_of(X)
-    assert_array_equal(maps_of(X, CountingNet(), cache=tmp_path / "cache", n_jobs=2), maps_of(X, CountingNet()))
+    assert_array_equal(
+        maps_of(X, CountingNet(), cache=tmp_path / "cache", n_jobs=2), maps_of(X, CountingNet())
+    )
     cached = HeatmapTransformer(CountingNet(), cache=tmp_path / "cache", **PARAMS).fit(X)
     SHOWN.clear()
     found = cached.transform(X)
@@ -189,7 +195,10 @@ def test_what_cannot_be_pickled_is_said_with_the_remedy(images):
 
 
 def test_a_registered_rule_that_a_worker_lacks_is_an_error_not_another_map(images):
-    with register(torch.nn.MaxPool2d, "gradient"), pytest.raises(RuntimeError, match=r"1 registered .*MaxPool2d"):
+    with (
+        register(torch.nn.MaxPool2d, "gradient"),
+        pytest.raises(RuntimeError, match=r"1 registered .*MaxPool2d"),
+    ):
         maps_of(images, n_jobs=2)
 
 
@@ -221,7 +230,9 @@ def test_batches_of_a_killed_worker_are_computed_again(images, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:A worker stopped while some jobs:UserWarning")
-def test_after_two_deaths_the_error_says_what_is_done_and_the_next_call_continues(images, tmp_path, monkeypatch):
+def test_after_two_deaths_the_error_says_what_is_done_and_the_next_call_continues(
+    images, tmp_path, monkeypatch
+):
     monkeypatch.setattr(_jobs, "BATCHES_PER_ROUND", 1)
     load, X = KillsItsProcess(tmp_path, 2), list(enumerate(images))
     with pytest.raises(RuntimeError, match=r"died twice .*; 16 of 38 images .* in the cache"):
