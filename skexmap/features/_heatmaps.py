@@ -73,9 +73,9 @@ class HeatmapTransformer(ImageTransformer):
     device : str, default="auto"
         Where to compute; "auto" selects a GPU if there is one.
     n_jobs : int, default=None
-        Number of batches that are read and computed at the same time, by the workers of joblib's backend. None is 1, in
-        this process, unless `joblib.parallel_config` sets another number or a cluster; see the notes. If this process
-        computes on a GPU, the workers only read images.
+        Number of workers of joblib's backend that read and compute batches; see the notes. None is 1, unless
+        `joblib.parallel_config` sets another number or a cluster; 1 stays in this process. On a GPU of this machine,
+        which one process keeps busy, it is the number of processes that read images.
     verbose : bool, default=False
         Whether to show progress.
 
@@ -127,6 +127,13 @@ class HeatmapTransformer(ImageTransformer):
     bitwise what it would have given. Damaged files are computed again, with a `SkexmapWarning`. An OSError says how
     many bytes are missing if the disk is full. A result of more than 256 MiB is in a temporary file in the folder
     instead of in memory. Delete the folder to clear the cache.
+
+    With `n_jobs`, workers get the batches that one process would have, and compute each on one torch thread, or on
+    joblib's ``inner_max_num_threads``. So the result is bitwise that of one process with as many threads. The model
+    travels once to each worker of loky and Dask, and with every batch under Ray. The worker keeps the last one. Workers
+    read the images, except with a `cache` if their pixels identify them. If a worker of loky or Dask dies, the batches
+    that were under way are computed once more. If a GPU has no memory for a batch, the rest of the call goes on with
+    half of it at once, with a `SkexmapWarning`.
 
     References
     ----------

@@ -55,12 +55,10 @@ class InProcess:
 
     def read(self, rows=None):
         """Yield ``(rows, images)`` for some rows of X, or all."""
-        transformer = self.transformer
-        for rows, images in image_batches(
-            self.X, transformer.load, transformer.batch_size, self.n_readers, rows
-        ):
-            transformer._check_batch(images, rows)
-            yield rows, images
+        load, size = self.transformer.load, self.transformer.batch_size
+        for batch_rows, images in image_batches(self.X, load, size, self.n_readers, rows):
+            self.transformer._check_batch(images, batch_rows)
+            yield batch_rows, images
 
     # What `compute` takes.
     batches = read
