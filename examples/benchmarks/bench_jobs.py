@@ -25,7 +25,7 @@ def configurations(stack):
     if find_spec("distributed"):
         from dask.distributed import Client, LocalCluster
 
-        cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+        cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0")
         stack.enter_context(Client(stack.enter_context(cluster)))
         configs["dask"] = {"backend": "dask"}
     if find_spec("ray"):
@@ -50,8 +50,8 @@ def seconds(heatmaps, images, expected, config):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="resnet18")
-    parser.add_argument("--images", type=int, default=128)
-    parser.add_argument("--size", type=int, default=112)
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
