@@ -472,7 +472,7 @@ def embeddings_like(transformer, *, fitted=False, **params):
     """Return an EmbeddingTransformer that loads and runs images like a HeatmapTransformer."""
     if isinstance(transformer, EmbeddingTransformer):
         return transformer
-    shared = ("classes", "load", "batch_size", "device", "num_workers", "verbose")
+    shared = ("classes", "load", "batch_size", "device", "n_jobs", "verbose")
     embeddings = EmbeddingTransformer(
         transformer.model, **{name: getattr(transformer, name) for name in shared}, **params
     )

@@ -45,6 +45,8 @@ class Replica:
     device : torch.device
     engine : RelevanceEngine or None
         Engine that explains the module; set by callers that need it.
+    n_at_once : int or None
+        Number of images that fit in the memory of a GPU; None until a batch did not.
     """
 
     # A copy made in a caller's inference mode could not take part in a backward pass.
@@ -73,7 +75,7 @@ class Replica:
             ) from error
         self.module.eval().requires_grad_(False)
         self.dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), None)
-        self.engine = None
+        self.engine = self.n_at_once = None
 
     def prepared(self, images):
         """Return images on the device and in the type of the copy, with the channels last in memory."""

@@ -12,7 +12,7 @@ inks. Nothing is chosen on it: all parameters are the defaults, apart from the s
 scoring, and in the row that says so.
 
 For each stage the table has the seconds on the clock, those of all cores together, and the largest resident memory of
-the process while it ran (Linux). Worker processes that decode (``--workers``) are on the clock alone.
+the process while it ran (Linux). Worker processes (``--workers``) are on the clock alone.
 """
 
 import argparse
@@ -109,7 +109,12 @@ def main():
     parser.add_argument("--side", type=int, default=112, help="side of the images the net is shown")
     parser.add_argument("--correlation", type=float, default=0.95)
     parser.add_argument("--sizes", type=int, nargs=3, default=(3000, 1500, 1000), metavar="N")
-    parser.add_argument("--workers", type=int, default=0, help="processes that decode images")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="`n_jobs` of the transformer: on a GPU, processes that decode images",
+    )
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=0)
@@ -121,7 +126,7 @@ def main():
     net = pretrained_net()
     # The published transform in the published proportion: 224 of 256 pixels.
     load = ImageNetTransform(args.side * 8 // 7, args.side)
-    reading = {"load": load, "batch_size": args.batch_size, "num_workers": args.workers}
+    reading = {"load": load, "batch_size": args.batch_size, "n_jobs": args.workers}
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         sizes = dict(zip(("train", "validation", "test"), args.sizes, strict=True))

@@ -1,7 +1,5 @@
 """Code that both image transformers share: checks of X, device and type, and batches with progress."""
 
-from functools import partial
-
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -10,9 +8,17 @@ from tqdm.auto import tqdm
 
 from skexmap._blocks import PREDICTED, block_columns, blocks_to_columns
 from skexmap._torch import FrozenModelMixin, Replica, pick_device
-from skexmap._validation import _check_feature_names_in, _fit_context, check_one_label_each, output_container
+from skexmap._validation import (
+    _check_feature_names_in,
+    _fit_context,
+    check_one_label_each,
+    output_container,
+    warn,
+)
+from skexmap.exceptions import SkexmapWarning
 from skexmap.features._capture import refuse_features_as_logits
 from skexmap.features._identity import digest, library_digest
+from skexmap.features._jobs import place_of
 from skexmap.features._loading import (
     check_finite,
     check_readable,
@@ -139,7 +145,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
             y = check_one_label_each(y, len(X))
         check_readable(X, self.load)
         n_read = max(self.batch_size, N_TRIAL_IMAGES)
-        rows, images = next(image_batches(X, self.load, n_read, num_workers=0))
+        rows, images = next(image_batches(X, self.load, n_read))
         self.image_shape_ = tuple(images.shape[1:])
         self._check_batch(images, rows)
         self._has_negative_pixels = bool(images.min() < 0)
@@ -160,23 +166,19 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         X = self._check_images(X, reset=False)
         if not fitting:
             check_readable(X, self.load)
-        store = None if self.cache is None else self._open_store(replica)
-        load, run = partial(self._batches, X), partial(self._run, replica)
-        if store is None:
-            batches = ((rows, run(images)) for rows, images in load())
-            result = np.empty(len(X), self._returned_dtype())
-        else:
-            batches = stored_batches(store, file_identities(X, self.load), load, run, self.batch_size)
-            result = empty_rows(store.folder, len(X), self._returned_dtype())
         codes = np.zeros(len(X), dtype=np.int64)
-        with tqdm(
-            desc=type(self).__name__, total=len(X), unit=" images", disable=not self.verbose
-        ) as progress:
-            for rows, blocks in batches:
+        with place_of(self, X, replica) as place:
+            if self.cache is None:
+                store, batches = None, place.compute(place.batches())
+                result = np.empty(len(X), self._returned_dtype())
+            else:
+                store = self._open_store(place.device, replica.dtype)
+                batches = stored_batches(store, file_identities(X, self.load), place, self.batch_size)
+                result = empty_rows(store.folder, len(X), self._returned_dtype())
+            for rows, blocks in self._shown(batches, len(X)):
                 codes[rows] = blocks.pop(PREDICTED, 0)
                 for name, values in blocks.items():
                     result[name][rows] = values
-                progress.update(len(rows))
         if store is not None:
             store.warn_of_damage()
         is_predicted = PREDICTED in self._block_dtype.names
@@ -190,22 +192,38 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         # Convert here, because scikit-learn's output wrapper only accepts plain arrays.
         return result if output_container(self) == "default" else blocks_to_columns(result)
 
-    def _batches(self, X, rows=None):
-        """Yield ``(rows, images)`` for some rows of X, or all."""
-        for batch_rows, images in image_batches(X, self.load, self.batch_size, self.num_workers, rows):
-            self._check_batch(images, batch_rows)
-            yield batch_rows, images
+    def _shown(self, batches, n_images):
+        """Yield batches, and show the progress."""
+        with tqdm(
+            desc=type(self).__name__, total=n_images, unit=" images", disable=not self.verbose
+        ) as progress:
+            for rows, blocks in batches:
+                yield rows, blocks
+                progress.update(len(rows))
 
     def _run(self, replica, images):
-        """Return the blocks of a batch as arrays."""
-        blocks = self._compute(replica.prepared(images), replica)
-        return {name: as_numpy(values) for name, values in blocks.items()}
+        """Return the blocks of a batch as arrays; after a GPU ran out of memory, those of half a batch at once."""
+        n_at_once = replica.n_at_once or len(images)
+        try:
+            parts = [self._compute(replica.prepared(part), replica) for part in images.split(n_at_once)]
+            return {name: np.concatenate([as_numpy(part[name]) for part in parts]) for name in parts[0]}
+        except torch.cuda.OutOfMemoryError:
+            if replica.n_at_once is not None or n_at_once == 1:
+                raise
+        # Here, because the exception holds what the pass had computed.
+        replica.n_at_once = (n_at_once + 1) // 2
+        torch.cuda.empty_cache()
+        warn(
+            f"{n_at_once} images at once do not fit in the memory of the GPU. This call goes on with "
+            f"{replica.n_at_once} at once, which may change the last digits. Pass batch_size={replica.n_at_once}.",
+            SkexmapWarning,
+        )
+        return self._run(replica, images)
 
-    def _open_store(self, replica):
-        """Return the store of what this model and these settings give."""
+    def _open_store(self, *where):
+        """Return the store of what this model and these settings give on a kind of device, in a type."""
         # `fit` finds the head on its first images.
         learned = (self.image_shape_, self._block_dtype.descr, getattr(self, "head_", None))
-        where = (replica.device.type, replica.dtype)
         settings = (library_digest(), type(self).__name__, self.model, self._settings(), where, learned)
         return BlockStore(self.cache, digest(settings), self._block_dtype)
 

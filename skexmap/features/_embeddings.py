@@ -44,7 +44,7 @@ class EmbeddingTransformer(ImageTransformer):
     return_predicted : bool, default=False
         Whether `transform` returns a structured array with the blocks ``embedding`` and ``predicted``, the class that
         the model predicts, instead of a plain 2-D array of embeddings.
-    classes, load, cache, batch_size, device, num_workers, verbose
+    classes, load, cache, batch_size, device, n_jobs, verbose
         As in `HeatmapTransformer`.
 
     Attributes
@@ -93,7 +93,7 @@ class EmbeddingTransformer(ImageTransformer):
         "cache": [str, os.PathLike, None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device],
-        "num_workers": [Interval(Integral, 0, None, closed="left")],
+        "n_jobs": [Integral, None],
         "verbose": ["verbose"],
     }
 
@@ -108,7 +108,7 @@ class EmbeddingTransformer(ImageTransformer):
         cache=None,
         batch_size=64,
         device="auto",
-        num_workers=0,
+        n_jobs=None,
         verbose=False,
     ):
         self.model = model
@@ -119,7 +119,7 @@ class EmbeddingTransformer(ImageTransformer):
         self.cache = cache
         self.batch_size = batch_size
         self.device = device
-        self.num_workers = num_workers
+        self.n_jobs = n_jobs
         self.verbose = verbose
 
     def transform(self, X):

@@ -72,8 +72,10 @@ class HeatmapTransformer(ImageTransformer):
         whatever the batch size.
     device : str, default="auto"
         Where to compute; "auto" selects a GPU if there is one.
-    num_workers : int, default=0
-        Number of processes that load images; with 0, this process loads them.
+    n_jobs : int, default=None
+        Number of workers of joblib's backend that read and compute batches; see the notes. None is 1, unless
+        `joblib.parallel_config` sets another number or a cluster; 1 stays in this process. On a GPU of this machine,
+        which one process keeps busy, it is the number of processes that read images.
     verbose : bool, default=False
         Whether to show progress.
 
@@ -126,6 +128,13 @@ class HeatmapTransformer(ImageTransformer):
     many bytes are missing if the disk is full. A result of more than 256 MiB is in a temporary file in the folder
     instead of in memory. Delete the folder to clear the cache.
 
+    With `n_jobs`, workers get the batches that one process would have, and compute each on one torch thread, or on
+    joblib's ``inner_max_num_threads``. So the result is bitwise that of one process with as many threads. The model
+    travels once to each worker of loky and Dask, and with every batch under Ray. The worker keeps the last one. Workers
+    read the images, except with a `cache` if their pixels identify them. If a worker of loky or Dask dies, the batches
+    that were under way are computed once more. If a GPU has no memory for a batch, the rest of the call goes on with
+    half of it at once, with a `SkexmapWarning`.
+
     References
     ----------
     .. [1] Chakraborty, Sletten, Kampffmeyer: ExMap: Leveraging Explainability Heatmaps for Unsupervised Group
@@ -160,7 +169,7 @@ class HeatmapTransformer(ImageTransformer):
         "cache": [str, os.PathLike, None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device],
-        "num_workers": [Interval(Integral, 0, None, closed="left")],
+        "n_jobs": [Integral, None],
         "verbose": ["verbose"],
     }
 
@@ -179,7 +188,7 @@ class HeatmapTransformer(ImageTransformer):
         cache=None,
         batch_size=64,
         device="auto",
-        num_workers=0,
+        n_jobs=None,
         verbose=False,
     ):
         self.model = model
@@ -194,7 +203,7 @@ class HeatmapTransformer(ImageTransformer):
         self.cache = cache
         self.batch_size = batch_size
         self.device = device
-        self.num_workers = num_workers
+        self.n_jobs = n_jobs
         self.verbose = verbose
 
     def transform(self, X):

@@ -88,11 +88,17 @@ class Images(Dataset):
 
     def __getitems__(self, rows):
         """Return the rows and their images."""
-        if not self.are_read:
-            # Copy one batch at a time, because X may be a memory map or read-only.
-            is_slice = rows[-1] - rows[0] == len(rows) - 1
-            return rows, scaled(as_tensor(self.X[slice(rows[0], rows[-1] + 1) if is_slice else rows]))
-        images = [self._load_row(row) for row in rows]
+        if self.are_read:
+            return rows, self.read(rows)
+        # Copy one batch at a time, because X may be a memory map or read-only.
+        is_slice = rows[-1] - rows[0] == len(rows) - 1
+        return rows, self.read(rows, self.X[slice(rows[0], rows[-1] + 1) if is_slice else rows], False)
+
+    def read(self, rows, items=None, are_read=True):
+        """Return the images of some rows, whose items are given or in X, and need to be read or are images."""
+        if not are_read:
+            return scaled(as_tensor(items))
+        images = [self._load_row(row, i, items) for i, row in enumerate(rows)]
         shapes = {tuple(image.shape) for image in images}
         if len(shapes) > 1:
             odd = next(row for row, image in zip(rows, images, strict=True) if image.shape != images[0].shape)
@@ -100,12 +106,12 @@ class Images(Dataset):
                 f"Images differ in shape: {sorted(shapes)} in one batch (first difference at index {odd}). Resize and "
                 "crop them to one size in `load`, for example with ImageLoader(transform)."
             )
-        return rows, scaled(torch.stack(images))
+        return scaled(torch.stack(images))
 
-    def _load_row(self, row):
+    def _load_row(self, row, i, items):
         item, shown = None, f"X[{row}]"
         try:
-            item = self.X[row]
+            item = self.X[row] if items is None else items[i]
             shown = text_of(item)
             found = image_in(self.load(image_in(item) if opens_files(self.load) else item))
             if not (isinstance(found, torch.Tensor | np.ndarray) or is_picture(found)):
@@ -228,7 +234,7 @@ def indexable_rows(X):
     if isinstance(X, DataLoader):
         raise TypeError(
             "X is a DataLoader, which has no rows. Pass its data set, `loader.dataset`, and y in the order of the data "
-            "set; `batch_size` and `num_workers` are parameters of the transformer."
+            "set; `batch_size` and `n_jobs` are parameters of the transformer."
         )
     if isinstance(X, PATH_TYPES):
         raise TypeError(
@@ -314,14 +320,14 @@ def check_readable(X, load):
         )
 
 
-def image_batches(X, load, batch_size, num_workers, rows=None):
+def image_batches(X, load, batch_size, n_readers=0, rows=None):
     """Yield ``(rows, images)``: batches of images as one tensor, and their indices in X (ascending; all by default)."""
     rows = range(len(X)) if rows is None else rows
     batches = [list(rows[i : i + batch_size]) for i in range(0, len(rows), batch_size)]
     yield from DataLoader(
         Images(X, load),
         batch_sampler=batches,
-        num_workers=num_workers,
+        num_workers=n_readers,
         collate_fn=_identity,
         pin_memory=False,
         # Without this, the loader would draw a number from the user's global generator.
@@ -343,7 +349,7 @@ def rows_of(X, rows):
 def read_images(X, load, rows=None):
     """Return the images of X as one float32 array, or those of some rows."""
     X = X if rows is None else rows_of(X, rows)
-    batches = image_batches(X, load, batch_size=64, num_workers=0)
+    batches = image_batches(X, load, batch_size=64)
     return torch.cat([images for _, images in batches]).cpu().float().numpy()
 
 

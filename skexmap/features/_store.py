@@ -150,20 +150,20 @@ def _no_room(error, folder, n_bytes):
     )
 
 
-def stored_batches(store, files, load, run, batch_size):
-    """Yield ``(rows, blocks)`` for all images, in any order: ``run(images)`` for those that the store lacks."""
-    # `files` identifies the images; None if their pixels do. ``load(rows=None)`` yields ``(rows, images)``.
+def stored_batches(store, files, place, batch_size):
+    """Yield ``(rows, blocks)`` for all images, in any order; a place computes those that the store lacks."""
+    # `files` identifies the images; None if their pixels do. The place has `read`, `batches` and `compute`.
     # An interrupted run goes on with the batches that it would have had, so its results are bitwise the same.
     if files is None:
         keys = {}
-        batches = _missing_batches(load(), keys, store, batch_size)
+        batches = _missing_batches(place.read(), keys, store, batch_size)
     else:
         keys = {row: store.key(file) for row, file in enumerate(files)}
-        batches = load([row for row, key in keys.items() if key not in store])
+        batches = place.batches([row for row, key in keys.items() if key not in store])
     computed = set()
-    for rows, images in batches:
+    for rows, blocks in place.compute(batches):
         computed.update(rows)
-        yield rows, store.keep([keys[row] for row in rows], run(images))
+        yield rows, store.keep([keys[row] for row in rows], blocks)
     lost = []
     for path, (rows, positions) in store.files_of(keys, [row for row in keys if row not in computed]).items():
         blocks = store.read(path, [keys[row] for row in rows], positions)
@@ -171,8 +171,8 @@ def stored_batches(store, files, load, run, batch_size):
             lost += rows
         else:
             yield rows, blocks
-    for rows, images in load(sorted(lost)):
-        yield rows, store.keep([keys[row] for row in rows], run(images))
+    for rows, blocks in place.compute(place.batches(sorted(lost))):
+        yield rows, store.keep([keys[row] for row in rows], blocks)
 
 
 def _missing_batches(batches, keys, store, batch_size):

@@ -3,8 +3,9 @@
 from numbers import Integral, Real
 
 import numpy as np
-from joblib import Parallel, delayed, effective_n_jobs
+from joblib import Parallel, delayed
 from sklearn.utils import check_random_state
+from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from skexmap._group_labels import large_enough
@@ -18,10 +19,12 @@ from skexmap.retraining._linear import LinearHead, fold_scaler, one_versus_rest_
 def run_in_threads(function, arguments, description, n_jobs, verbose):
     """Return the results of a function for each tuple of arguments, with a progress bar if `verbose`."""
     # Always use threads: the matrix products release the GIL, and each worker process would need a copy of the
-    # embedding. The caller's context may still set the number of jobs.
-    pool = Parallel(effective_n_jobs(n_jobs), backend="threading", return_as="generator")
-    results = pool(delayed(function)(*values) for values in arguments)
-    return list(tqdm(results, desc=description, total=len(arguments), disable=not verbose))
+    # embedding. So a context for processes or a cluster does not set their number; joblib sees to that.
+    pool = Parallel(n_jobs, require="sharedmem", return_as="generator")
+    # The products are too small to be shared among the threads of BLAS, which would compete with these.
+    with threadpool_limits(limits=1, user_api="blas"):
+        results = pool(delayed(function)(*values) for values in arguments)
+        return list(tqdm(results, desc=description, total=len(arguments), disable=not verbose))
 
 
 def draw_seeds(rng, n):
@@ -136,8 +139,8 @@ class DFRClassifier(_DFR):
     random_state : int, RandomState instance or None, default=None
         Draws the subsamples.
     n_jobs : int, default=None
-        Number of threads for the refits. None is 1, unless `joblib.parallel_config` sets another number. The result
-        does not depend on it.
+        Number of threads for the refits. None is 1, unless `joblib.parallel_config` sets another number of threads; a
+        configuration of processes or of a cluster is for the searches around. The result does not depend on it.
     verbose : bool, default=False
         Whether to show the progress of the fits.
 

@@ -467,7 +467,7 @@ def test_unknown_names_are_refused_with_the_known_ones(images):
         {"size": 0},
         {"normalize": "l2"},
         {"batch_size": 0},
-        {"num_workers": -1},
+        {"n_jobs": 1.5},
         {"return_embedding": "yes"},
         {"load": "path"},
     ],

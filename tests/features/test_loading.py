@@ -263,9 +263,9 @@ def test_a_load_callable_is_applied_to_each_item(images):
     assert_array_equal(found, EmbeddingTransformer(SmallNet()).fit_transform(images + 1))
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_worker_processes_change_nothing(paths, images, num_workers):
-    found = EmbeddingTransformer(SmallNet(), num_workers=num_workers, batch_size=3).fit_transform(paths)
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_worker_processes_change_nothing(paths, images, n_jobs):
+    found = EmbeddingTransformer(SmallNet(), n_jobs=n_jobs, batch_size=3).fit_transform(paths)
     assert_array_equal(found, EmbeddingTransformer(SmallNet(), batch_size=3).fit_transform(images))
 
 
@@ -324,9 +324,9 @@ def item_5_fails(item):
     return torch.full((3, 8, 8), float(item))
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_an_error_of_a_load_callable_names_the_image(num_workers):
-    transformer = EmbeddingTransformer(SmallNet(), load=item_5_fails, batch_size=4, num_workers=num_workers)
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_an_error_of_a_load_callable_names_the_image(n_jobs):
+    transformer = EmbeddingTransformer(SmallNet(), load=item_5_fails, batch_size=4, n_jobs=n_jobs)
     transformer.fit(np.arange(4))
     with pytest.raises(ValueError, match=r"Could not load image 6 \(5\): KeyError: 'no such item'"):
         transformer.transform(np.array([0, 1, 2, 3, 4, 6, 5]))
@@ -371,7 +371,7 @@ def test_a_processor_that_returns_a_batch_of_one_image_can_be_the_transform(path
 
 
 def test_a_file_that_vanishes_after_the_check_is_named(paths):
-    loader = image_batches(paths, None, 1, 0)
+    loader = image_batches(paths, None, 1)
     next(loader)
     Path(paths[1]).unlink()
     with pytest.raises(

@@ -6,6 +6,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from skexmap._blocks import make_blocks
 from skexmap._validation import l1_logistic_regression
@@ -14,6 +15,7 @@ from skexmap.exceptions import PredictionWarning
 from skexmap.retraining import DFRClassifier, DFRClassifierCV
 from skexmap.retraining._balance import stratified_halves
 from skexmap.retraining._dfr_cv import first_that_is_not_zero
+from skexmap.retraining._l1_logistic import l1_logistic_path
 
 shortcut_features = partial(make_shortcut_features, random_scale=True, random_state=0)
 
@@ -237,10 +239,18 @@ def test_with_the_splits_of_a_grid_search_the_same_strength_is_chosen_from_the_s
     np.testing.assert_array_equal(cv.coef_, search.best_estimator_.coef_)
 
 
-@pytest.mark.parametrize("context", [{}, {"backend": "loky"}, {"backend": "loky", "n_jobs": 2}])
-@pytest.mark.parametrize("n_jobs", [None, 2])
-def test_neither_the_result_nor_the_threads_depend_on_the_joblib_backend_of_the_caller(
-    context, n_jobs, monkeypatch
+@pytest.mark.parametrize(
+    "context, n_jobs, n_threads",
+    [
+        ({}, None, 1),
+        ({"backend": "loky"}, None, 1),
+        ({"backend": "loky", "n_jobs": 2}, None, 1),
+        ({"backend": "threading", "n_jobs": 2}, None, 2),
+        ({"backend": "loky"}, 2, 2),
+    ],
+)
+def test_refits_run_in_threads_whatever_the_backend_with_the_same_result(
+    context, n_jobs, n_threads, monkeypatch
 ):
     X, y, shortcut = shortcut_features(300)
     expected = DFRClassifierCV(n_retrains=2, random_state=0).fit(X, y, group_labels=2 * y + shortcut)
@@ -255,9 +265,25 @@ def test_neither_the_result_nor_the_threads_depend_on_the_joblib_backend_of_the_
     with joblib.parallel_config(**context):
         dfr = DFRClassifierCV(n_retrains=2, random_state=0, n_jobs=n_jobs)
         dfr.fit(X, y, group_labels=2 * y + shortcut)
-    assert set(backends) == {("ThreadingBackend", n_jobs or context.get("n_jobs", 1))}
+    assert {n for _, n in backends} == {n_threads}
+    assert {name for name, _ in backends} <= {"ThreadingBackend", "SequentialBackend"}
     np.testing.assert_array_equal(dfr.coef_, expected.coef_)
     np.testing.assert_array_equal(dfr.cv_scores_, expected.cv_scores_)
+
+
+def test_refits_run_on_one_thread_of_blas_each(monkeypatch):
+    X, y, shortcut = shortcut_features(300)
+    seen = []
+
+    def spied(*args):
+        seen.extend(info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas")
+        return l1_logistic_path(*args)
+
+    monkeypatch.setattr("skexmap.retraining._dfr.l1_logistic_path", spied)
+    with threadpool_limits(2, "blas"):
+        DFRClassifier(n_retrains=2, n_jobs=2, random_state=0).fit(X, y, 2 * y + shortcut)
+        assert 1 not in [info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"]
+    assert set(seen) == {1}
 
 
 def test_verbose_dfr_shows_a_bar_of_its_halvings_and_one_of_its_refits(capsys):

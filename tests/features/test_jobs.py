@@ -1,0 +1,277 @@
+"""`n_jobs`: batches on other cores give what one process gives, and workers may die."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+from small_nets import SHOWN, CountingNet, SmallNet
+from torch.utils.data import Dataset
+
+from skexmap.exceptions import SkexmapWarning
+from skexmap.features import EmbeddingTransformer, HeatmapTransformer, _jobs
+from skexmap.lrp import register
+
+PARAMS = {"size": 4, "return_embedding": True, "batch_size": 4}
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).normal(size=(38, 3, 8, 8)).astype(np.float32)
+
+
+@pytest.fixture
+def paths(tmp_path):
+    Image = pytest.importorskip("PIL.Image")
+    pixels = np.random.default_rng(0).integers(0, 255, size=(10, 8, 8, 3), dtype=np.uint8)
+    for i, values in enumerate(pixels):
+        Image.fromarray(values).save(tmp_path / f"{i}.png")
+    return [tmp_path / f"{i}.png" for i in range(10)]
+
+
+def maps_of(X, net=None, **params):
+    return HeatmapTransformer(SmallNet() if net is None else net, **{**PARAMS, **params}).fit_transform(X)
+
+
+class Rows(Dataset):
+    """A data set that notes which process reads."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        if multiprocessing.current_process().name == "MainProcess" and i >= 8:
+            raise AssertionError("read in the parent")
+        return self.images[i]
+
+
+class ThreadsNet(SmallNet):
+    """Raises if a worker has more than one thread."""
+
+    def forward(self, x):
+        if multiprocessing.current_process().name != "MainProcess" and torch.get_num_threads() != 1:
+            raise AssertionError("not one thread")
+        return super().forward(x)
+
+
+# --- The same results -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading", "multiprocessing"])
+@pytest.mark.parametrize("kind", ["array", "tensor", "list"])
+def test_two_jobs_give_bitwise_the_blocks_of_one(backend, kind, images):
+    X = {"array": np.array, "tensor": torch.from_numpy, "list": list}[kind](images)
+    expected = maps_of(images)
+    with joblib.parallel_config(backend, n_jobs=2):
+        found = maps_of(X)
+    assert_array_equal(found, expected)
+
+
+def test_the_parameter_sets_the_number_of_jobs_and_one_stays_in_this_process_in_any_context(
+    images, monkeypatch
+):
+    used = []
+    compute = _jobs.Jobs.compute
+    monkeypatch.setattr(
+        _jobs.Jobs, "compute", lambda self, *args: (used.append(self.n_jobs), compute(self, *args))[1]
+    )
+    assert_array_equal(maps_of(images, n_jobs=2), maps_of(images))
+    assert used == [2]
+    with joblib.parallel_config("loky", n_jobs=2):
+        maps_of(images, n_jobs=1)
+        # One batch is not worth a worker.
+        maps_of(images[:4])
+    assert used == [2]
+
+
+def test_embeddings_are_the_same_from_paths_that_workers_read(paths):
+    expected = EmbeddingTransformer(SmallNet(), batch_size=3).fit_transform(paths)
+    found = EmbeddingTransformer(SmallNet(), batch_size=3, n_jobs=2).fit_transform(paths)
+    assert_array_equal(found, expected)
+
+
+def test_a_data_set_is_read_by_the_workers(images):
+    assert_array_equal(maps_of(Rows(images), n_jobs=2), maps_of(images))
+
+
+def test_functions_and_classes_of_the_script_that_runs_reach_the_workers(images):
+    class Local(SmallNet):
+        def forward(self, x):
+            return super().forward(2 * x)
+
+    found = maps_of(list(images), Local(), load=lambda image: torch.as_tensor(image) / 2, n_jobs=2)
+    assert_array_equal(found, maps_of(images))
+
+
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
+def test_a_worker_computes_on_one_thread(backend, images):
+    with joblib.parallel_config(backend, n_jobs=2):
+        assert len(maps_of(images, ThreadsNet())) == 38
+
+
+def test_the_number_of_threads_is_restored_after_jobs_in_threads(images):
+    n_before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with joblib.parallel_config("threading", n_jobs=2):
+            maps_of(images)
+        assert torch.get_num_threads() == 3
+        with _jobs.torch_threads(1), _jobs.torch_threads(1):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(n_before)
+
+
+def test_the_net_is_unpickled_once_in_each_worker(images, monkeypatch):
+    unpacked, unpack = [], _jobs._unpacked
+    monkeypatch.setattr(
+        _jobs, "_unpacked", lambda parcel: (unpacked.append(threading.get_ident()), unpack(parcel))[1]
+    )
+    with joblib.parallel_config("threading", n_jobs=2):
+        maps_of(np.concatenate([images] * 3))
+    assert len(unpacked) == len(set(unpacked)) <= 2
+
+
+# --- The cache --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("as_paths", [False, True])
+def test_jobs_fill_the_cache_that_one_process_reads(as_paths, images, paths, tmp_path):
+    X = paths if as_paths else images
+    expected = maps_of(X)
+    assert_array_equal(
+        maps_of(X, CountingNet(), cache=tmp_path / "cache", n_jobs=2), maps_of(X, CountingNet())
+    )
+    cached = HeatmapTransformer(CountingNet(), cache=tmp_path / "cache", **PARAMS).fit(X)
+    SHOWN.clear()
+    found = cached.transform(X)
+    assert sum(SHOWN) == 0
+    assert_array_equal(found, expected)
+
+
+# --- Errors -----------------------------------------------------------------------------------------------------
+
+
+def test_an_error_in_a_worker_names_the_image(images):
+    def load(image):
+        if image[0, 0, 0] > 1e5:
+            raise OSError("no")
+        return torch.as_tensor(image)
+
+    X = list(images)
+    X[30] = images[30] + 1e6
+    with pytest.raises(ValueError, match=r"Could not load image 30 .*OSError: no"):
+        maps_of(X, load=load, n_jobs=2)
+    images[31, 0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="first: index 31"):
+        maps_of(images, n_jobs=2)
+
+
+class Lock:
+    """May be copied, but not pickled."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __reduce__(self):
+        raise TypeError("cannot pickle a lock")
+
+
+def test_what_cannot_be_pickled_is_said_with_the_remedy(images):
+    net = SmallNet()
+    net.lock = Lock()
+    with pytest.raises(TypeError, match=r"cannot be pickled.*cannot pickle a lock.*n_jobs=1"):
+        maps_of(images, net, n_jobs=2)
+
+
+def test_a_registered_rule_that_a_worker_lacks_is_an_error_not_another_map(images):
+    with (
+        register(torch.nn.MaxPool2d, "gradient"),
+        pytest.raises(RuntimeError, match=r"1 registered .*MaxPool2d"),
+    ):
+        maps_of(images, n_jobs=2)
+
+
+# --- Workers that die -------------------------------------------------------------------------------------------
+
+
+class KillsItsProcess:
+    """A `load` that kills the process that reads image 20, as often as there are files in a folder."""
+
+    def __init__(self, folder, n):
+        self.folder = Path(folder)
+        for i in range(n):
+            (self.folder / f"{i}.kill").touch()
+
+    def __call__(self, item):
+        row, image = item
+        files = sorted(self.folder.glob("*.kill"))
+        if row == 20 and files:
+            files[0].unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.as_tensor(image)
+
+
+@pytest.mark.filterwarnings("ignore:A worker stopped while some jobs:UserWarning")
+def test_batches_of_a_killed_worker_are_computed_again(images, tmp_path):
+    load = KillsItsProcess(tmp_path, 1)
+    assert_array_equal(maps_of(list(enumerate(images)), load=load, n_jobs=2), maps_of(images))
+    assert not list(tmp_path.glob("*.kill"))
+
+
+@pytest.mark.filterwarnings("ignore:A worker stopped while some jobs:UserWarning")
+def test_after_two_deaths_the_error_says_what_is_done_and_the_next_call_continues(
+    images, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(_jobs, "BATCHES_PER_ROUND", 1)
+    load, X = KillsItsProcess(tmp_path, 2), list(enumerate(images))
+    with pytest.raises(RuntimeError, match=r"died twice .*; 16 of 38 images .* in the cache"):
+        maps_of(X, CountingNet(), load=load, cache=tmp_path / "cache", n_jobs=2)
+    cached = HeatmapTransformer(CountingNet(), load=load, cache=tmp_path / "cache", **PARAMS).fit(X)
+    SHOWN.clear()
+    assert_array_equal(cached.transform(X), maps_of(images))
+    # The call to `maps_of` shows some as well, so count those of the net with a memory.
+    assert sum(SHOWN) == 38 - 16
+
+
+# --- Memory of a GPU --------------------------------------------------------------------------------------------
+
+
+class SmallMemoryNet(SmallNet):
+    """Runs out of memory, as on a GPU, if it is shown more than some images at once."""
+
+    def __init__(self, largest):
+        super().__init__()
+        self.largest = largest
+
+    def forward(self, x):
+        if len(x) > self.largest:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("transformer", [HeatmapTransformer, EmbeddingTransformer])
+def test_a_batch_that_does_not_fit_is_halved_with_one_warning(images, transformer):
+    expected = transformer(SmallNet(), batch_size=8).fit_transform(images)
+    with pytest.warns(SkexmapWarning, match="16 images at once do not fit.*Pass batch_size=8") as caught:
+        found = transformer(SmallMemoryNet(8), batch_size=16).fit_transform(images)
+    assert len(caught) == 1
+    assert_array_equal(found, expected)
+
+
+def test_a_half_that_does_not_fit_either_is_an_error(images):
+    with (
+        pytest.warns(SkexmapWarning, match="32 images"),
+        pytest.raises(torch.cuda.OutOfMemoryError, match="CUDA out of memory"),
+    ):
+        EmbeddingTransformer(SmallMemoryNet(8), batch_size=32).fit_transform(images)
