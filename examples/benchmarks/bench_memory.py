@@ -2,9 +2,9 @@
 
     python examples/benchmarks/bench_memory.py [--images 20000 50000 100000] [--size 28] [--dtype bfloat16]
 
-``cache`` is `HeatmapTransformer(cache=folder)`, whose result is in a file if it is large; ``memory`` is the same without
-a cache. Every run is a process of its own. Images of 3 x 64 x 64 are generated one by one from their index, so that they
-need no memory. The net is small, and trained before the clock starts.
+``cache`` is `HeatmapTransformer(cache=folder)`, whose result is in a file if it is large; ``memory`` is the same
+without a cache. Every run is a process of its own. Images of 3 x 64 x 64 are generated one by one from their index, so
+that they need no memory. The net is small, and trained before the clock starts.
 
 `anon` is the largest anonymous memory during a step, in MB: what a process holds and the system cannot take back. It is
 read 50 times a second, without what the process held before the first step (Python, torch, the net). `all` is the

@@ -29,6 +29,7 @@ from skexmap.lrp._tracer import UnsupportedOperationError
 
 # Number of images on which `fit` runs the model, to determine shapes and to check that it can be attributed.
 N_TRIAL_IMAGES = 8
+HALF = (torch.bfloat16, torch.float16)
 
 
 class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
@@ -145,7 +146,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         self._has_negative_pixels = bool(images.min() < 0)
         images = replica.prepared(images[:N_TRIAL_IMAGES])
         self.n_logits_ = _trial_logits(replica, images).shape[1]
-        blocks = {name: as_numpy(values) for name, values in self._first_blocks(images, replica).items()}
+        blocks = {name: values.cpu().numpy() for name, values in self._first_blocks(images, replica).items()}
         self._block_dtype = np.dtype(
             [(name, values.dtype, values.shape[1:]) for name, values in blocks.items()]
         )
@@ -199,7 +200,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
     def _run(self, replica, images):
         """Return the blocks of a batch as arrays."""
         blocks = self._compute(replica.prepared(images), replica)
-        return {name: as_numpy(values) for name, values in blocks.items()}
+        return {name: values.cpu().numpy() for name, values in blocks.items()}
 
     def _open_store(self, replica):
         """Return the store of what this model and these settings give."""
@@ -313,10 +314,9 @@ def _where_it_failed(error, module):
     return f"It fails in {names[id(innermost)]!r}, {type(innermost).__name__}({innermost.extra_repr()}). "
 
 
-def as_numpy(values):
-    """Return a tensor as an array, with half precision, which NumPy lacks or computes slowly, as float32."""
-    values = values.cpu()
-    return (values.float() if values.dtype in (torch.bfloat16, torch.float16) else values).numpy()
+def widened(values):
+    """Return a tensor with half precision, which NumPy lacks or computes slowly, as float32."""
+    return values.float() if values.dtype in HALF else values
 
 
 def classes_of_logits(classes, model, labels, n_logits):
