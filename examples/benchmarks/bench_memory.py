@@ -166,7 +166,9 @@ def main():
     if arguments.run:
         mode, n = arguments.run
         return run_one(mode, int(n), arguments.size, arguments.dtype, arguments.folder)
-    print("| images | maps | step | seconds | CPU s | anon, MB | all, MB |\n|---:|---|---|---:|---:|---:|---:|")
+    print(
+        "| images | maps | step | seconds | CPU s | anon, MB | all, MB |\n|---:|---|---|---:|---:|---:|---:|"
+    )
     for n in arguments.images:
         for mode in arguments.modes:
             result = run(mode, n, arguments)

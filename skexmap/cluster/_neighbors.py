@@ -24,8 +24,8 @@ CHUNK = 4_000_000
 
 def nearest_rows(X, k, *, Y=None, n_jobs=None):
     """Return the k nearest rows of X (Euclidean) for each row of Y, nearest first and ties by index."""
-    # X holds float16, float32 or float64; a memory map is read block by block. Without Y, the queries are the rows of X,
-    # each of which is its own neighbor, and the search takes half the time. `n_jobs` is the number of threads, by
+    # X holds float16, float32 or float64; a memory map is read block by block. Without Y, the queries are the rows of
+    # X, each of which is its own neighbor, and the search takes half the time. `n_jobs` is the number of threads, by
     # default as many as the BLAS library may use; the result does not depend on it.
     queries = X if Y is None else Y
     n_candidates = min(len(X), k + max(4, k // 2))

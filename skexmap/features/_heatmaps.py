@@ -208,8 +208,8 @@ class HeatmapTransformer(ImageTransformer):
         Returns
         -------
         heatmaps : ndarray of shape (n_samples, channels * size * size)
-            In the model's floating type, or as `dtype` says. With ``return_embedding=True``, a structured ndarray of shape (n_samples,)
-            with the fields ``embedding``, of shape (n_embedding_features,), ``heatmap``, of shape
+            In the model's floating type, or as `dtype` says. With ``return_embedding=True``, a structured ndarray of
+            shape (n_samples,) with the fields ``embedding``, of shape (n_embedding_features,), ``heatmap``, of shape
             (channels, size, size), and ``predicted``, an integer: the label that the model predicts, or, if the
             labels are not numbers, its position among the sorted labels.
         """

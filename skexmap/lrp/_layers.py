@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -165,7 +166,7 @@ class WeightedLayer:
         return self.transpose(share, weight), self.transpose(share, other_weight)
 
 
-VARIANTS = {
+VARIANTS: dict[str, Callable[..., torch.Tensor]] = {
     "unchanged": lambda w: w,
     "positive": lambda w: w.clamp(min=0),
     "negative": lambda w: w.clamp(max=0),
