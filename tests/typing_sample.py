@@ -23,7 +23,9 @@ from skexmap.metrics import group_report, purity_score, worst_group_accuracy
 def repair(net: torch.nn.Module) -> torch.nn.Module:
     digits = make_colored_digits(n_copies=1, random_state=0)
     X, y = digits.validation.data, digits.validation.target
-    exmap = ExMapClassifier(net, heatmaps=HeatmapTransformer(size=14, cache="folder"), random_state=0).fit(X, y)
+    exmap = ExMapClassifier(net, heatmaps=HeatmapTransformer(size=14, cache="folder"), random_state=0).fit(
+        X, y
+    )
     print(group_report(y, exmap.predict(X), group_labels=exmap.group_labels_))
     assert_type(purity_score(digits.validation.group_labels, exmap.group_labels_), float)
     assert_type(worst_group_accuracy(y, exmap.predict(X), group_labels=exmap.group_labels_), float)
