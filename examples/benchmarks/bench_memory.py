@@ -29,6 +29,7 @@ import threading
 import time
 from pathlib import Path
 
+import joblib
 import numpy as np
 import torch
 
@@ -110,6 +111,7 @@ class Meter:
         watcher.join()
         anon = max(peak[0], status("RssAnon", "RssShmem")) - self.before
         self.steps[name] = {"seconds": seconds, "cpu": cpu, "anon": anon, "all": status("VmHWM")}
+        print(name, self.steps[name], file=sys.stderr, flush=True)
         return result
 
 
@@ -133,7 +135,7 @@ def run_one(mode, n, size, dtype, folder):
     meter("retrain", strategy.fit, clusters, y)
     new = X[: n // 10]
     predicted = meter("new images", lambda: strategy.predict(labeler.transform(maps.transform(new))))
-    meter("save", __import__("joblib").dump, labeler, os.path.join(folder, "labeler.joblib"))
+    meter("save", joblib.dump, labeler, os.path.join(folder, "labeler.joblib"))
     accuracy = float((predicted == y[: len(new)]).mean())
     print(json.dumps({"steps": meter.steps, "clusters": labeler.n_clusters_, "accuracy": accuracy}))
 
@@ -144,9 +146,9 @@ def run(mode, n, arguments):
         dtype = ["--dtype", arguments.dtype] if arguments.dtype else []
         options = ["--size", str(arguments.size), *dtype, "--folder", folder]
         command = [sys.executable, __file__, *options, "--run", mode, str(n)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        print(f"{mode}, {n:,} images: {done.stderr.strip()[-300:] or f'signal {-done.returncode}'}")
+        print(f"{mode}, {n:,} images: it ended with {done.returncode}")
         return None
     return json.loads(done.stdout.splitlines()[-1])
 
