@@ -16,7 +16,7 @@ IN_VENV := $(VENV)/bin/python
 help:
 	@echo "make demo   show a network lean on a shortcut, and skexmap repair it (a few minutes)"
 	@echo "make test   run the tests"
-	@echo "make lint   check style and formatting"
+	@echo "make lint   check style, formatting and types"
 	@echo "make size   print how large the library is, beside the limits that it keeps"
 	@echo "make docs   build the site in docs/_build/html, and run the examples of its gallery"
 	@echo "make tables run every method on every data set at hand, and rewrite docs/tables.md and docs/recipes.md (an hour)"
@@ -32,6 +32,7 @@ test: $(VENV)/.installed-test
 lint: $(VENV)/.installed-test
 	@$(IN_VENV) -m ruff check .
 	@$(IN_VENV) -m ruff format --check .
+	@$(IN_VENV) -m mypy
 
 size: $(VENV)/.installed-test
 	@$(IN_VENV) .ci/size.py

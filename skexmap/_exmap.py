@@ -49,7 +49,7 @@ def make_exmap_pipeline(
     recipe="default",
     memory=None,
     random_state=None,
-):
+) -> Pipeline:
     """Return the steps of `ExMapClassifier` as a pipeline: heatmaps -> clusterer -> retrained last layer.
 
     Parameters

@@ -18,7 +18,7 @@ ABSENT_CLASS_LOGIT = -1e4
 KEEP_THE_EMBEDDING = (EigengapSpectralClustering, PseudoGroupLabeler, EIILLabeler)
 
 
-def export_model(classifier, *, classes=None):
+def export_model(classifier, *, classes=None) -> torch.nn.Module:
     """Return a copy of the user's model whose last dense layer has the retrained weights.
 
     Parameters

@@ -2,6 +2,7 @@
 
     python examples/benchmarks/bench_clustering.py
     python examples/benchmarks/bench_clustering.py --sizes 162770 --columns 588 --methods exact approximate
+    python examples/benchmarks/bench_clustering.py --sizes 162770 --columns 2352 --dtype float16 --methods exact
 
 Every run is a process of its own, so that its peak memory is its own; the heatmaps are read from a memory map, whose
 pages in memory count too. A run that takes longer than --limit seconds is stopped. --results keeps the runs of several
@@ -32,14 +33,16 @@ from pathlib import Path
 import numpy as np
 
 SIZES = (1_199, 4_795, 19_867, 50_000, 162_770)
+# Columns -> side of the maps.
+SIDES = {588: 14, 2352: 28}
 SHARES = (0.45, 0.35, 0.15, 0.05)
 
 
-def make_heatmaps(path, n, side, seed=0):
+def make_heatmaps(path, n, side, seed=0, dtype=np.float32):
     """Write n heatmaps of shape (3, side, side), as rows, to a .npy file; return their true clusters."""
     rng = np.random.default_rng(seed)
     truth = rng.choice(4, size=n, p=SHARES)
-    X = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(n, 3 * side * side))
+    X = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(n, 3 * side * side))
     y, x = np.meshgrid(*[np.linspace(-1, 1, side)] * 2, indexing="ij")
     for start in range(0, n, 4096):
         own = truth[start : start + 4096, None, None]
@@ -69,7 +72,7 @@ def ours(X, **params):
         sample = slice(None, None, max(1, len(X) // 2000))
         rows, labels = X[sample], clusterer.labels_[sample]
         # A row that has moved a little is not a training row any more: its neighbors vote.
-        moved = rows + np.random.default_rng(0).normal(0, 0.01, rows.shape).astype(np.float32)
+        moved = rows + np.random.default_rng(0).normal(0, 0.01, rows.shape).astype(rows.dtype)
         return {
             "predict": float((clusterer.predict(rows) == labels).mean()),
             "predict_moved": float((clusterer.predict(moved) == labels).mean()),
@@ -214,7 +217,8 @@ def table(results):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--columns", type=int, nargs="+", default=(588, 2352), choices=(588, 2352))
+    parser.add_argument("--columns", type=int, nargs="+", default=(588, 2352), choices=SIDES)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "float16"))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--limit", type=int, default=600, help="seconds that one run may take")
     parser.add_argument("--results", type=Path, help="JSON file that keeps the runs of several calls")
@@ -231,7 +235,7 @@ def main():
         for columns in arguments.columns:
             for n in arguments.sizes:
                 path = f"{folder}/heatmaps.npy"
-                np.save(f"{path}.truth.npy", make_heatmaps(path, n, {588: 14, 2352: 28}[columns]))
+                np.save(f"{path}.truth.npy", make_heatmaps(path, n, SIDES[columns], dtype=arguments.dtype))
                 for method in arguments.methods:
                     result = {"columns": columns, "rows": n, "method": method}
                     result |= run(method, path, arguments.limit)

@@ -2,7 +2,8 @@
 
 import numpy as np
 from sklearn.base import TransformerMixin
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils import assert_all_finite
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skexmap._blocks import (
     CLUSTER,
@@ -15,9 +16,12 @@ from skexmap._blocks import (
     replace_block,
 )
 from skexmap._validation import _check_feature_names_in, output_container
+from skexmap.cluster._neighbors import BLOCK, slices
 
 # Types in which rows are clustered; all others are converted to the first.
 FLOATS = (np.float64, np.float32)
+# Types that are read block by block, without a copy of all rows.
+READ_IN_BLOCKS = (*FLOATS, np.float16)
 # Squares of values, summed over up to a million features, are float64 numbers if the largest value is in this range.
 SAFE_RANGE = (1e-140, 1e150)
 
@@ -78,9 +82,26 @@ def flat_block(X, name, *, required_by):
     return values.reshape(len(values), -1)
 
 
+def checked_rows(estimator, rows, *, reset, **target):
+    """Return rows as a finite 2-D array; those of a floating type are not copied."""
+    rows = validate_data(
+        estimator,
+        rows,
+        **target,
+        reset=reset,
+        dtype=READ_IN_BLOCKS,
+        ensure_all_finite=False,
+        ensure_min_samples=2 if reset else 1,
+    )
+    # scikit-learn's own check of float16 would need another byte for each value.
+    for part in slices(len(rows), BLOCK):
+        assert_all_finite(rows[part], estimator_name=type(estimator).__name__, input_name="X")
+    return rows
+
+
 def refuse_extreme_values(rows, name, *, fitting=True):
     """Raise ValueError if squared distances between rows would overflow or, between the rows of a fit, vanish."""
-    # float32 values cannot leave the range. A few new rows may all be tiny.
+    # float32 and float16 values cannot leave the range. A few new rows may all be tiny.
     if rows.dtype != np.float64:
         return
     largest = max(rows.max(), -rows.min())

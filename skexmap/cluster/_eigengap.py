@@ -6,13 +6,13 @@ import numpy as np
 from sklearn import config_context
 from sklearn.base import BaseEstimator, ClusterMixin, clone
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from skexmap._blocks import HEATMAP
 from skexmap._validation import HasMethods, Interval, StrOptions, _fit_context, warn
 from skexmap.cluster._cluster_block import (
-    FLOATS,
     ClusterBlockMixin,
+    checked_rows,
     columns_with_cluster,
     flat_block,
     refuse_extreme_values,
@@ -263,7 +263,7 @@ class EigengapSpectralClustering(ClusterMixin, ClusterBlockMixin, BaseEstimator)
 
     def _validate_rows(self, X, *, reset):
         rows = flat_block(X, HEATMAP, required_by=self)
-        rows = validate_data(self, rows, reset=reset, dtype=FLOATS, ensure_min_samples=2 if reset else 1)
+        rows = checked_rows(self, rows, reset=reset)
         refuse_extreme_values(rows, type(self).__name__, fitting=reset)
         return rows
 

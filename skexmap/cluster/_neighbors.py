@@ -24,9 +24,9 @@ CHUNK = 4_000_000
 
 def nearest_rows(X, k, *, Y=None, n_jobs=None):
     """Return the k nearest rows of X (Euclidean) for each row of Y, nearest first and ties by index."""
-    # X holds float32 or float64; a memory map is read block by block. Without Y, the queries are the rows of X, each of
-    # which is its own neighbor, and the search takes half the time. `n_jobs` is the number of threads, by default as
-    # many as the BLAS library may use; the result does not depend on it.
+    # X holds float16, float32 or float64; a memory map is read block by block. Without Y, the queries are the rows of
+    # X, each of which is its own neighbor, and the search takes half the time. `n_jobs` is the number of threads, by
+    # default as many as the BLAS library may use; the result does not depend on it.
     queries = X if Y is None else Y
     n_candidates = min(len(X), k + max(4, k // 2))
     center, scale = center_and_scale(X)
@@ -42,7 +42,7 @@ def nearest_rows(X, k, *, Y=None, n_jobs=None):
             error = float32_error(norms, farthest, X.shape[1], scale)
             uncertain = np.flatnonzero(farthest**2 + error >= bound.astype(np.float64) * scale**2)
             uncertain = np.setdiff1d(uncertain, list(repeated))
-            parts = slices(len(uncertain), max(1, CHUNK // len(X)))
+            parts = slices(len(uncertain), max(1, CHUNK // max(X.shape)))
             exact = pool.map(lambda part: search_in_float64(X, queries[uncertain[part]], k, center), parts)
             for part, found in zip(parts, exact, strict=True):
                 indices[uncertain[part]] = found
@@ -102,10 +102,13 @@ def augmented_block(X, part, center, scale, side):
     """Return rows with two more columns, so that the product of a left and a right block is -1/2 distance^2."""
     # ``[x, 1, -|x|^2 / 2] . [y, -|y|^2 / 2, 1] = -|x - y|^2 / 2``
     block = np.empty((part.stop - part.start, X.shape[1] + 2), dtype=np.float32)
-    block[:, :-2] = (X[part] - center) / scale
-    block[:, :-2][np.abs(block[:, :-2]) < VANISHING] = 0
-    half = np.einsum("ij,ij->i", block[:, :-2], block[:, :-2], dtype=np.float64) / 2
-    block[:, -2], block[:, -1] = (1, -half) if side == "left" else (-half, 1)
+    # A few rows at a time, because their float64 copies then stay in the cache.
+    for few in slices(len(block), 128):
+        rows = block[few, :-2]
+        rows[:] = (X[part][few] - center) / scale
+        rows[np.abs(rows) < VANISHING] = 0
+        half = np.einsum("ij,ij->i", rows, rows, dtype=np.float64) / 2
+        block[few, -2], block[few, -1] = (1, -half) if side == "left" else (-half, 1)
     return block
 
 
@@ -236,23 +239,25 @@ def first_repeats(X, Y, k):
     """Return {row of Y: the first k of its copies in X}, for the rows that have at least k copies there."""
     # Such rows (for example, heatmaps that are zero everywhere) have distance 0 to all their copies, and rounding would
     # choose among them.
-    places = {}
-    for part in slices(len(X), BLOCK):
-        # Adding 0 turns -0 into 0, because the two are equal but have different bytes.
-        for i, row in enumerate(X[part] + X.dtype.type(0), start=part.start):
-            places.setdefault(hash(row.tobytes()), []).append(i)
+    if k == 1:
+        return {}
+    # Adding 0 turns -0 into 0, because the two are equal but have different bytes.
+    zero = X.dtype.type(0)
+    blocks = ([hash(row.tobytes()) for row in X[part] + zero] for part in slices(len(X), BLOCK))
+    hashes = np.concatenate([np.array(block) for block in blocks])
+    keys, counts = np.unique(hashes, return_counts=True)
     crowded = {}
-    for key, rows in places.items():
-        if len(rows) >= k > 1:
-            # Different rows may have equal hashes.
-            copies = [i for i in rows if (X[i] == X[rows[0]]).all()]
-            if len(copies) >= k:
-                crowded[key] = np.array(copies[:k])
+    for key in keys[counts >= k].tolist():
+        rows = np.flatnonzero(hashes == key)
+        # Different rows may have equal hashes.
+        copies = [i for i in rows if (X[i] == X[rows[0]]).all()]
+        if len(copies) >= k:
+            crowded[key] = np.array(copies[:k])
     repeats = {}
     if not crowded:
         return repeats
     for i, row in enumerate(Y):
-        first = crowded.get(hash((row + X.dtype.type(0)).astype(X.dtype).tobytes()))
+        first = crowded.get(hash((row + zero).astype(X.dtype).tobytes()))
         if first is not None and (X[first[0]] == row).all():
             repeats[i] = first
     return repeats

@@ -14,7 +14,7 @@ _FORMATS = (
 )
 
 
-def readable_images(paths):
+def readable_images(paths) -> np.ndarray:
     """Return a mask of the image files that can be opened and decoded.
 
     Every file is decoded, to find damage in the middle of a file too.

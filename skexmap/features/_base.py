@@ -35,6 +35,7 @@ from skexmap.lrp._tracer import UnsupportedOperationError
 
 # Number of images on which `fit` runs the model, to determine shapes and to check that it can be attributed.
 N_TRIAL_IMAGES = 8
+HALF = (torch.bfloat16, torch.float16)
 
 
 class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
@@ -151,7 +152,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         self._has_negative_pixels = bool(images.min() < 0)
         images = replica.prepared(images[:N_TRIAL_IMAGES])
         self.n_logits_ = _trial_logits(replica, images).shape[1]
-        blocks = {name: as_numpy(values) for name, values in self._first_blocks(images, replica).items()}
+        blocks = {name: values.cpu().numpy() for name, values in self._first_blocks(images, replica).items()}
         self._block_dtype = np.dtype(
             [(name, values.dtype, values.shape[1:]) for name, values in blocks.items()]
         )
@@ -206,7 +207,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         n_at_once = replica.n_at_once or len(images)
         try:
             parts = [self._compute(replica.prepared(part), replica) for part in images.split(n_at_once)]
-            return {name: np.concatenate([as_numpy(part[name]) for part in parts]) for name in parts[0]}
+            return {name: torch.cat([part[name].cpu() for part in parts]).numpy() for name in parts[0]}
         except torch.cuda.OutOfMemoryError:
             if replica.n_at_once is not None or n_at_once == 1:
                 raise
@@ -331,10 +332,9 @@ def _where_it_failed(error, module):
     return f"It fails in {names[id(innermost)]!r}, {type(innermost).__name__}({innermost.extra_repr()}). "
 
 
-def as_numpy(values):
-    """Return a tensor as an array, with half precision, which NumPy lacks or computes slowly, as float32."""
-    values = values.cpu()
-    return (values.float() if values.dtype in (torch.bfloat16, torch.float16) else values).numpy()
+def widened(values):
+    """Return a tensor with half precision, which NumPy lacks or computes slowly, as float32."""
+    return values.float() if values.dtype in HALF else values
 
 
 def classes_of_logits(classes, model, labels, n_logits):

@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skexmap._blocks import EMBEDDING, PREDICTED
 from skexmap._validation import HasMethods, Interval
-from skexmap.features._base import ImageTransformer
+from skexmap.features._base import ImageTransformer, widened
 from skexmap.features._capture import capture_embedding, capture_layer, find_head, no_head
 from skexmap.lrp._method import predicted_classes
 
@@ -166,9 +166,9 @@ class EmbeddingTransformer(ImageTransformer):
 
     def _compute(self, images, replica):
         if self.layer is not None:
-            return {EMBEDDING: capture_layer(replica.module, images, self.layer)}
+            return {EMBEDDING: widened(capture_layer(replica.module, images, self.layer))}
         logits, embedding = capture_embedding(replica.module, images, self._head)
-        return {EMBEDDING: embedding, PREDICTED: predicted_classes(logits)}
+        return {EMBEDDING: widened(embedding), PREDICTED: predicted_classes(logits)}
 
     def _copy_fitted(self, fitted):
         """Copy what a HeatmapTransformer of the same model, with ``return_embedding=True``, has set in `fit`."""

@@ -11,7 +11,7 @@ from skexmap._blocks import EMBEDDING, HEATMAP, PREDICTED
 from skexmap._torch import Replica, pick_device
 from skexmap._validation import HasMethods, Interval, StrOptions
 from skexmap.features._attribution import as_lrp, attribute_by
-from skexmap.features._base import ImageTransformer
+from skexmap.features._base import HALF, ImageTransformer, widened
 from skexmap.features._capture import capture_embedding, find_head, no_head
 from skexmap.lrp import LRP
 from skexmap.lrp._engine import RelevanceEngine
@@ -54,9 +54,10 @@ class HeatmapTransformer(ImageTransformer):
         Whether `transform` returns a structured array with the blocks ``embedding``, ``heatmap`` and ``predicted``,
         from the same forward pass, instead of a plain 2-D array of maps.
     dtype : {"float64", "float32", "bfloat16", "float16"} or None, default=None
-        Floating type to compute in; None keeps the model's. Half precision is faster on hardware that supports it. The
-        embedding then has half precision too, and the output is converted to float32. "float16" has a small range:
-        `fit` raises an error if the maps of the first images differ from those in float32.
+        Floating type to compute in; None keeps the model's. Half precision is faster on hardware that supports it.
+        The maps are then returned, and cached, as float16 if they are normalized, and otherwise as float32, as is the
+        embedding. "float16" has a small range: `fit` raises an error if the maps of the first images differ from those
+        in float32.
     classes : array-like of shape (n_logits,) or None, default=None
         Class of each logit (two classes for one logit). If None, the names in ``config.id2label`` of the model, if the
         labels are among them. Otherwise the sorted labels, if there are as many as logits.
@@ -216,8 +217,8 @@ class HeatmapTransformer(ImageTransformer):
         Returns
         -------
         heatmaps : ndarray of shape (n_samples, channels * size * size)
-            In the model's floating type. With ``return_embedding=True``, a structured ndarray of shape (n_samples,)
-            with the fields ``embedding``, of shape (n_embedding_features,), ``heatmap``, of shape
+            In the model's floating type, or as `dtype` says. With ``return_embedding=True``, a structured ndarray of
+            shape (n_samples,) with the fields ``embedding``, of shape (n_embedding_features,), ``heatmap``, of shape
             (channels, size, size), and ``predicted``, an integer: the label that the model predicts, or, if the
             labels are not numbers, its position among the sorted labels.
         """
@@ -312,13 +313,17 @@ class HeatmapTransformer(ImageTransformer):
             maps = resize(maps, self.size)
         if self.normalize == "max_abs":
             maps = divide_by_largest(maps)
+            # Between -1 and 1, float16 has all digits of bfloat16.
+            maps = maps.half() if images.dtype in HALF else maps
+        else:
+            maps = widened(maps)
         predicted = predicted_classes(result.logits)
         if not self.return_embedding:
             return {HEATMAP: maps, PREDICTED: predicted}
         embedding = result.embedding
         if embedding is None:
             _, embedding = capture_embedding(replica.module, images, self._head)
-        return {EMBEDDING: embedding.flatten(1), HEATMAP: maps, PREDICTED: predicted}
+        return {EMBEDDING: widened(embedding.flatten(1)), HEATMAP: maps, PREDICTED: predicted}
 
     def _attribute(self, images, replica):
         lrp = as_lrp(self.attribution)

@@ -29,8 +29,10 @@ CONSTANTS = (type(None), bool, int, float, complex, str, bytes, torch.dtype, tor
 FIXED = (*CONSTANTS, tuple, frozenset, torch.Tensor, np.ndarray, np.generic)
 # What code refers to by name.
 REFERRED = (types.FunctionType, type, partial, *FIXED)
-BUILT_IN = (types.BuiltinFunctionType, types.MethodWrapperType, types.WrapperDescriptorType)
-BUILT_IN += (
+BUILT_IN = (
+    types.BuiltinFunctionType,
+    types.MethodWrapperType,
+    types.WrapperDescriptorType,
     types.MethodDescriptorType,
     types.GetSetDescriptorType,
     types.ClassMethodDescriptorType,

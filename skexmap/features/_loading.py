@@ -212,7 +212,7 @@ def scaled(images):
     """Return a batch of images as floats, with 255 (65535 for 16 bits) scaled to 1; rows of numbers are unchanged."""
     if images.ndim < 3 or images.is_floating_point() or images.is_complex() or images.dtype == torch.bool:
         return images
-    *_, n_channels, height, width = (1, *images.shape)
+    n_channels, height, width = images.shape[-3:]
     if images.ndim == 4 and width in (1, 3, 4) and n_channels > 4 and height > 4:
         raise ValueError(
             f"Images of shape {tuple(images.shape[1:])} are (height, width, channels), but must be (channels, height, "

@@ -4,7 +4,7 @@ from numbers import Integral, Real
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from skexmap._blocks import EMBEDDING, HEATMAP, PREDICTED, block_names, get_block
 from skexmap._group_labels import cluster_of_class, encode_groups
@@ -19,8 +19,8 @@ from skexmap._validation import (
 )
 from skexmap.cluster import EigengapSpectralClustering
 from skexmap.cluster._cluster_block import (
-    FLOATS,
     ClusterBlockMixin,
+    checked_rows,
     columns_with_cluster,
     flat_block,
     refuse_extreme_values,
@@ -311,9 +311,7 @@ class PseudoGroupLabeler(ClusterChoices, ClusterBlockMixin, BaseEstimator):
 
     def _check_rows(self, X, *, reset, **target):
         rows = flat_block(X, self.block, required_by=self)
-        rows = validate_data(
-            self, rows, **target, reset=reset, dtype=FLOATS, ensure_min_samples=2 if reset else 1
-        )
+        rows = checked_rows(self, rows, reset=reset, **target)
         rows = divided_by_largest(rows) if self.block == EMBEDDING else rows
         refuse_extreme_values(rows, type(self).__name__, fitting=reset)
         return rows

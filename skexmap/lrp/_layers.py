@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -180,7 +181,7 @@ class WeightedLayer:
         return plain and self._settings["groups"] == 1
 
 
-VARIANTS = {
+VARIANTS: dict[str, Callable[..., torch.Tensor]] = {
     "unchanged": lambda w: w,
     "positive": lambda w: w.clamp(min=0),
     "negative": lambda w: w.clamp(max=0),

@@ -11,7 +11,7 @@ from skexmap._group_labels import large_enough
 from skexmap._validation import check_group_labels, check_labels, in_a_group
 
 
-def worst_group_accuracy(y_true, y_pred, *, group_labels, sample_weight=None, min_group_size=1):
+def worst_group_accuracy(y_true, y_pred, *, group_labels, sample_weight=None, min_group_size=1) -> float:
     """Accuracy of the worst group.
 
     Parameters
@@ -50,7 +50,7 @@ def worst_group_accuracy(y_true, y_pred, *, group_labels, sample_weight=None, mi
     return float(groups.mean(correct)[large_groups(groups, min_group_size)].min())
 
 
-def mean_accuracy(y_true, y_pred, *, group_labels, weights=None, sample_weight=None):
+def mean_accuracy(y_true, y_pred, *, group_labels, weights=None, sample_weight=None) -> float:
     """Mean accuracy, with groups weighted by given shares.
 
     The benchmarks of this field weight the accuracy of each test group by the group's share of the *training* set.

@@ -6,7 +6,7 @@ from sklearn.utils.validation import _num_samples
 from skexmap.metrics._group_metrics import membership
 
 
-def purity_score(group_labels, pseudo_group_labels):
+def purity_score(group_labels, pseudo_group_labels) -> float:
     """Share of the samples whose true group is the most frequent one of their pseudo-group.
 
     1 means that no pseudo-group mixes true groups. The score does not penalize many pseudo-groups: one for every sample

@@ -165,9 +165,7 @@ def stability_of(labeler, explained, keys, n_resamples):
     """Return how well each cluster is found again in subsamples: its mean largest Jaccard overlap, or NaN."""
     # Classes are passed as codes, in which the predictions are known whatever the labels are.
     y = explained.class_codes
-    blocks = make_blocks(
-        **{EMBEDDING: explained.embeddings, HEATMAP: explained.maps, PREDICTED: explained.predicted}
-    )
+    blocks = {EMBEDDING: explained.embeddings, HEATMAP: explained.maps, PREDICTED: explained.predicted}
     rng = np.random.RandomState(0)
     size = min(round(FRACTION * len(y)), LARGEST_SAMPLE)
     overlaps = np.full((n_resamples, int(keys.max()) + 1), np.nan)
@@ -176,7 +174,8 @@ def stability_of(labeler, explained, keys, n_resamples):
         rows = np.sort(rng.permutation(len(y))[:size])
         try:
             with quiet():
-                labels = clusters_found(labeler, blocks, y, rows)
+                sample = make_blocks(**{name: values[rows] for name, values in blocks.items()})
+                labels = clusters_found(labeler, sample, y[rows])
         # A small subsample may lack the images that the clusterer needs.
         except ValueError:
             continue

@@ -121,3 +121,9 @@ def test_a_crowd_of_copies_links_to_its_first_members():
     repeats = first_repeats(X, X, 5)
     assert sorted(repeats) == [7, *range(50, 120)]
     assert repeats[100].tolist() == [7, 50, 51, 52, 53]
+
+
+@pytest.mark.parametrize("make", [nearest_rows, lambda X, k: nearest_rows(X, k, Y=X)], ids=["fit", "predict"])
+def test_float16_rows_have_the_neighbors_of_the_same_values_in_float64(make):
+    X = np.random.default_rng(0).random((400, 30)).astype(np.float16)
+    np.testing.assert_array_equal(make(X, 6), make(X.astype(np.float64), 6))

@@ -56,12 +56,30 @@ def test_a_layer_whose_output_is_folded_into_the_next_is_refused(net, images):
         HeatmapTransformer(net, attribution=LRP(layer="stem.0")).fit(images)
 
 
-def test_bfloat16_maps_come_out_as_float32_and_point_the_same_way(net, images):
+def test_bfloat16_maps_come_out_as_float16_and_point_the_same_way(net, images):
     exact = HeatmapTransformer(net, return_embedding=True).fit_transform(images)
     half = HeatmapTransformer(net, return_embedding=True, dtype="bfloat16").fit_transform(images)
-    assert half["heatmap"].dtype == half["embedding"].dtype == np.float32
+    assert half["heatmap"].dtype == np.float16
+    assert half["embedding"].dtype == np.float32
     correlation = np.corrcoef(exact["heatmap"].ravel(), half["heatmap"].ravel())[0, 1]
     assert 0.98 < correlation < 1
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_maps_without_normalization_come_out_as_float32(net, images, dtype):
+    # Their values may lie outside the range of float16.
+    maps = HeatmapTransformer(net, normalize=None, dtype=dtype).fit_transform(images)
+    assert maps.dtype == np.float32
+
+
+def test_normalized_bfloat16_maps_lose_nothing_in_float16(net, images):
+    shared = {"dtype": "bfloat16", "size": None}
+    wide = HeatmapTransformer(net, normalize=None, **shared).fit_transform(images)
+    half = HeatmapTransformer(net, **shared).fit_transform(images)
+    expected = torch.from_numpy(wide).bfloat16()
+    expected = (expected / expected.abs().amax(1, keepdim=True)).float().numpy()
+    # float16 holds multiples of 6e-8.
+    np.testing.assert_allclose(half.astype(np.float32), expected, rtol=0, atol=3e-8)
 
 
 @pytest.mark.parametrize("logit, brightness", [(1e-4, 1), (1.0, 1), (1.0, 255)])
@@ -79,7 +97,7 @@ def test_float16_maps_of_many_pixels_do_not_vanish(logit, brightness):
         HeatmapTransformer(net, dtype=dtype, size=None).fit_transform(images)
         for dtype in ("float32", "float16")
     )
-    assert half.dtype == np.float32
+    assert half.dtype == np.float16
     correlations = [np.corrcoef(a, b)[0, 1] for a, b in zip(exact, half, strict=True)]
     assert min(correlations) > 0.97
 
