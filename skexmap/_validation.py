@@ -23,6 +23,7 @@ __all__ = [
     "check_group_labels",
     "check_labels",
     "check_one_label_each",
+    "check_sample_weight",
     "codes_of_known_classes",
     "in_a_group",
     "l1_logistic_regression",
@@ -76,6 +77,25 @@ def check_one_label_each(y, n_samples):
         raise ValueError(f"y has {len(y)} entries for {n_samples} samples. Pass one label per sample.")
     check_classification_targets(y)
     return y
+
+
+def check_sample_weight(sample_weight, n_samples):
+    """Return a new array of one finite, non-negative weight per sample, not all of them 0; ones for None."""
+    if sample_weight is None:
+        return np.ones(n_samples)
+    weight = np.array(column_or_1d(sample_weight, dtype=np.float64))
+    if len(weight) != n_samples:
+        raise ValueError(
+            f"`sample_weight` has {len(weight)} entries for {n_samples} samples. Pass one weight per sample."
+        )
+    n_bad = int(np.sum(~np.isfinite(weight) | (weight < 0)))
+    if n_bad:
+        raise ValueError(
+            f"{n_bad} of {n_samples} sample weights are negative, NaN or infinite. Pass finite weights of at least 0."
+        )
+    if not weight.any():
+        raise ValueError("Sample weights must contain at least one non-zero number: all are 0.")
+    return weight
 
 
 def refuse_columns(name, values, what, remedy):

@@ -6,8 +6,8 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_sample_weight
 
-from skexmap._validation import Interval, StrOptions, _fit_context
-from skexmap.retraining._inputs import check_classes, check_embedding, check_weights
+from skexmap._validation import Interval, StrOptions, _fit_context, check_sample_weight
+from skexmap.retraining._inputs import check_classes, check_embedding
 from skexmap.retraining._linear import LinearHead, fold_scaler, standardizer
 
 
@@ -144,7 +144,7 @@ class ERMClassifier(LinearHead):
         """
         embedding = check_embedding(self, X, reset=True)
         self.classes_, class_codes = check_classes(self, y, len(embedding))
-        weight = check_weights(sample_weight, len(embedding))
+        weight = check_sample_weight(sample_weight, len(embedding))
         mean, scale = standardizer(embedding, weight, standardize=self.standardize)
         if self.class_weight == "balanced":
             totals = np.bincount(class_codes, weight)
