@@ -8,7 +8,7 @@ import inspect
 import os
 import traceback
 import warnings
-from numbers import Integral, Real
+from numbers import Integral
 
 import joblib
 import numpy as np
@@ -20,7 +20,7 @@ from sklearn.cluster import DBSCAN, KMeans
 from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsTransformer
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 from test_common import PUBLIC
 
 import skexmap
@@ -46,7 +46,9 @@ def is_documented(error):
         return False
     last = traceback.extract_tb(error.__traceback__)[-1]
     on_purpose = last.filename.startswith(tuple(RAISERS)) and last.line.startswith("raise")
-    return not isinstance(error, np.linalg.LinAlgError) and (on_purpose or last.filename.startswith(VALIDATION))
+    return not isinstance(error, np.linalg.LinAlgError) and (
+        on_purpose or last.filename.startswith(VALIDATION)
+    )
 
 
 def answer_of(act, *args, **kwargs):
@@ -55,6 +57,8 @@ def answer_of(act, *args, **kwargs):
         warnings.simplefilter("error")
         for category in (SkexmapWarning, ConvergenceWarning, DataConversionWarning):
             warnings.simplefilter("ignore", category)
+        # Of scikit-learn.
+        warnings.filterwarnings("ignore", "The (number of unique classes|least populated class)", UserWarning)
         try:
             return act(*args, **kwargs)
         except Exception as error:
@@ -67,13 +71,25 @@ def answer_of(act, *args, **kwargs):
 
 # What a parameter that is an object or a function may be, and values that keep a call cheap.
 OBJECTS = {
-    "neighbors": [KNeighborsTransformer(n_neighbors=3, mode="distance"), KNeighborsTransformer(metric="cosine")],
-    "clusterer": [KMeans(2, n_init=1, random_state=0), DBSCAN(), SilhouetteKMeans(), EigengapSpectralClustering()],
+    "neighbors": [
+        KNeighborsTransformer(n_neighbors=3, mode="distance"),
+        KNeighborsTransformer(metric="cosine"),
+    ],
+    "clusterer": [
+        KMeans(2, n_init=1, random_state=0),
+        DBSCAN(),
+        SilhouetteKMeans(),
+        EigengapSpectralClustering(),
+    ],
     "reference_estimator": [ERMClassifier(C=1e-4), LogisticRegression(), LfFClassifier(n_steps=5)],
     "estimator": [ERMClassifier(), LogisticRegression(), DFRClassifier(n_retrains=2)],
     "strategy": [DFRClassifier(n_retrains=2, min_group_size=1), ERMClassifier(), LogisticRegression()],
-    "heatmaps": [HeatmapTransformer(size=2), HeatmapTransformer(evidence="signed", normalize=None, batch_size=5)],
-    "attribution": [LRP(composite) for composite in COMPOSITES] + [lambda model, images, targets: images * 1e30],
+    "heatmaps": [
+        HeatmapTransformer(size=2),
+        HeatmapTransformer(evidence="signed", normalize=None, batch_size=5),
+    ],
+    "attribution": [LRP(composite) for composite in COMPOSITES]
+    + [lambda model, images, targets: images * 1e30],
     "Cs": [(1.0,), (0.01, 1.0), (), (-1.0, 1.0), (np.nan,), (1e300, 1e-300)],
     "cv": [2, 3, 1, 100],
     "classes": [[0, 1], ["a", "b"], [1, 0], [0, 1, 2], [0, 0]],
@@ -100,10 +116,20 @@ def values_near(constraint):
         ends = [end for end in (constraint.left, constraint.right) if end is not None]
         if constraint.type is Integral:
             return [end + step for end in ends for step in (-1, 0, 1, 2, 5)]
-        return [end + step for end in ends for step in (-0.5, 0, 0.5)] + [1e-300, 1e-3, 1.0, 50.0, 1e5, 1e300, np.nan]
+        return [end + step for end in ends for step in (-0.5, 0, 0.5)] + [
+            1e-300,
+            1e-3,
+            1.0,
+            50.0,
+            1e5,
+            1e300,
+            np.nan,
+        ]
     if isinstance(constraint, StrOptions):
         return [*sorted(constraint.options), "nonsense"]
-    return {"boolean": [True, False], "random_state": [0, 1, -1], None: [None], "verbose": [False]}.get(constraint, [])
+    return {"boolean": [True, False], "random_state": [0, 1, -1], None: [None], "verbose": [False]}.get(
+        constraint, []
+    )
 
 
 def draw_parameters(draw, cls):
@@ -113,7 +139,9 @@ def draw_parameters(draw, cls):
         if name == "model" or draw(st.integers(0, 3)):
             params |= {name: CHEAP[name]} if name in CHEAP else {}
             continue
-        objects = OF_A_LABELER if (cls.__name__, name) == ("ExMapClassifier", "clusterer") else OBJECTS.get(name)
+        objects = (
+            OF_A_LABELER if (cls.__name__, name) == ("ExMapClassifier", "clusterer") else OBJECTS.get(name)
+        )
         near = [value for constraint in constraints for value in values_near(constraint)]
         params[name] = draw(st.sampled_from(objects or near))
     return params
@@ -251,8 +279,15 @@ def tiny_net(seed, scale):
 
 def check_learned(estimator):
     """Check that no number that `fit` learned is NaN or infinite; unknown scores of splits may be."""
-    for name, values in [(name, getattr(estimator, name, None)) for name in dir(type(estimator)) + list(vars(estimator))]:
-        if name.endswith("_") and name != "cv_scores_" and isinstance(values, np.ndarray) and values.dtype.kind == "f":
+    for name, values in [
+        (name, getattr(estimator, name, None)) for name in dir(type(estimator)) + list(vars(estimator))
+    ]:
+        if (
+            name.endswith("_")
+            and name != "cv_scores_"
+            and isinstance(values, np.ndarray)
+            and values.dtype.kind == "f"
+        ):
             assert np.isfinite(values).all(), name
 
 
@@ -282,7 +317,11 @@ def call_estimator(draw, cls):
     shape = (n, 3, 6, 6) if is_net else (n, draw(st.sampled_from([1, 2, 6])))
     X, y = draw_rows(draw, shape), draw_labels(draw, n)
     if is_net:
-        estimator.set_params(model=tiny_net(draw(st.integers(0, 3)), draw(st.sampled_from([0.0, 1e-20, 1.0, 1.0, 1.0, 1e8, 1e30]))))
+        estimator.set_params(
+            model=tiny_net(
+                draw(st.integers(0, 3)), draw(st.sampled_from([0.0, 1e-20, 1.0, 1.0, 1.0, 1e8, 1e30]))
+            )
+        )
     elif draw(st.integers(0, 3)) == 0 and isinstance(X, np.ndarray) and X.ndim == 2 and X.shape[1]:
         X = as_blocks(draw, X)
     given = {}
@@ -310,7 +349,19 @@ def call_metric(draw, name):
     if name in ("worst_group_accuracy", "group_report") and draw(st.booleans()):
         given["min_group_size"] = draw(st.sampled_from([-1, 0, 1, 2, 100, 1.5, "1"]))
     if name in ("mean_accuracy", "shortcut_gaps") and draw(st.booleans()):
-        weights = [None, "macro", "nonsense", {0: 1, 1: 2.0}, [1, 2], [-1, 1], [np.nan], [], {}, 3, {"swan": 1, "duck": 0}]
+        weights = [
+            None,
+            "macro",
+            "nonsense",
+            {0: 1, 1: 2.0},
+            [1, 2],
+            [-1, 1],
+            [np.nan],
+            [],
+            {},
+            3,
+            {"swan": 1, "duck": 0},
+        ]
         given["weights"] = draw(st.sampled_from(weights))
     if name == "shortcut_gaps":
         names = draw(st.sampled_from([(), ("ink",), ("ink", "mark")]))
@@ -320,15 +371,22 @@ def call_metric(draw, name):
         assert str(found)
         assert ((found.lower <= found.accuracies + 1e-12) & (found.accuracies <= found.upper + 1e-12)).all()
         found = found.worst_group_accuracy
-    assert found is None or all(-1 <= value <= 1 for value in (found.values() if isinstance(found, dict) else [found]))
+    assert found is None or all(
+        -1 <= value <= 1 for value in (found.values() if isinstance(found, dict) else [found])
+    )
 
 
 def call_stability(draw, _):
     """Judge the clusters of random rows."""
     clusterer = draw(st.sampled_from([*OBJECTS["clusterer"], *OF_A_LABELER]))
     n = draw(st.sampled_from([4, 12, 30]))
-    given = {"n_resamples": draw(st.sampled_from([2, 3, 1])), "fraction": draw(st.sampled_from([0.8, 0.3, 0.0, 1.5, np.nan]))}
-    found = answer_of(cluster_stability, clusterer, draw_rows(draw, (n, 2)), draw_labels(draw, n), random_state=0, **given)
+    given = {
+        "n_resamples": draw(st.sampled_from([2, 3, 1])),
+        "fraction": draw(st.sampled_from([0.8, 0.3, 0.0, 1.5, np.nan])),
+    }
+    found = answer_of(
+        cluster_stability, clusterer, draw_rows(draw, (n, 2)), draw_labels(draw, n), random_state=0, **given
+    )
     assert found is None or -1 <= found.mean_adjusted_rand_index <= 1
 
 

@@ -141,6 +141,8 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         n_read = max(self.batch_size, N_TRIAL_IMAGES)
         rows, images = next(image_batches(X, self.load, n_read, num_workers=0))
         self.image_shape_ = tuple(images.shape[1:])
+        if not images.numel():
+            raise ValueError(f"The images have the shape {self.image_shape_}: they hold no pixel.")
         self._check_batch(images, rows)
         self._has_negative_pixels = bool(images.min() < 0)
         images = replica.prepared(images[:N_TRIAL_IMAGES])

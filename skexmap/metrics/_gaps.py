@@ -7,7 +7,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import unique_labels
 from sklearn.utils.validation import _num_samples
 
-from skexmap._validation import check_sample_weight
+from skexmap._validation import check_labels, check_sample_weight
 from skexmap.metrics._group_metrics import mean_accuracy
 
 
@@ -94,7 +94,7 @@ def _uncommon(y_true, shortcuts):
         raise ValueError("`shortcuts` must be a dict, name -> class that the shortcut points to, not empty.")
     uncommon = {}
     for name, pointed in shortcuts.items():
-        pointed = column_or_1d(pointed)
+        pointed = check_labels(pointed, name=f"shortcut {name!r}", warn=False)
         if len(pointed) != len(y_true):
             raise ValueError(f"Shortcut {name!r} has {len(pointed)} entries for {len(y_true)} samples.")
         unique_labels(y_true, pointed)

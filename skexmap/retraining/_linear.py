@@ -72,7 +72,9 @@ class LinearHead(ClassifierMixin, BaseEstimator):
 
     def _check_fit(self, embedding, class_codes, remedy, fitted=slice(None)):
         """Raise if the coefficients are not finite; warn if one class is predicted for all samples fitted on."""
-        name, n_wrong = type(self).__name__, np.sum(~np.isfinite(np.append(self.coef_, self.intercept_)))
+        name, parts = type(self).__name__, ("coef_", "intercept_")
+        # Of LfF, also those of the biased head.
+        n_wrong = sum(np.sum(~np.isfinite(self.__dict__[key])) for key in vars(self) if key.endswith(parts))
         if n_wrong:
             raise ValueError(
                 f"{n_wrong} coefficients and intercepts of {name} are not finite after the fit. Lower the step or the "
@@ -104,17 +106,16 @@ def one_versus_rest_probabilities(scores):
 
 def standardizer(X, sample_weight=None, *, standardize=True):
     """Return mean and scale of the features, 1 for a constant one; 0 and 1 if `standardize` is false."""
-    if not standardize:
-        return np.zeros(X.shape[1]), np.ones(X.shape[1])
     with np.errstate(over="ignore", invalid="ignore"):
         scaler = StandardScaler().fit(X, sample_weight=sample_weight)
-    overflowed = ~np.isfinite(scaler.var_)
+        squares = scaler.var_ if standardize else np.square(X, dtype=np.float64).sum(axis=0)
+    overflowed = ~np.isfinite(squares)
     if overflowed.any():
         raise ValueError(
-            f"The variance of {overflowed.sum()} of {X.shape[1]} features of the embedding overflows: their largest "
+            f"The {'variance' if standardize else 'square'} of {overflowed.sum()} of {X.shape[1]} features of the embedding overflows: their largest "
             f"value is {np.abs(X[:, overflowed]).max():.3g}. Remove the outliers, or scale the embeddings."
         )
-    return scaler.mean_, scaler.scale_
+    return (scaler.mean_, scaler.scale_) if standardize else (np.zeros(X.shape[1]), np.ones(X.shape[1]))
 
 
 def fold_scaler(coef, intercept, mean, scale):
