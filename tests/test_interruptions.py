@@ -1,7 +1,6 @@
 """Ctrl-C anywhere in a long call leaves everything as it was: parameters, what was learned, the net, random states."""
 
 import copy
-import pickle
 import sys
 from functools import partial
 from pathlib import Path
@@ -60,7 +59,13 @@ def state_of(*things):
         )
         for thing in things
     ]
-    return joblib.hash([things, pickle.dumps(np.random.get_state()), torch.get_rng_state().numpy()])
+    return joblib.hash(
+        [
+            things,
+            np.random.get_state(),  # noqa: NPY002
+            torch.get_rng_state().numpy(),
+        ]
+    )
 
 
 def check_interruptions(act, *things):

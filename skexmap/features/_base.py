@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, validate_data
 from tqdm.auto import tqdm
@@ -102,12 +103,20 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
             raise ValueError(
                 f"The 'load' parameter of {type(self).__name__} must be a function or a data set, got {self.load!r}."
             )
+        if issparse(X):
+            raise TypeError(f"X is sparse ({type(X).__name__}), but images are dense. Pass X.toarray().")
         X = indexable_rows(X)
         if getattr(X, "ndim", 1) > 0 and len(X) == 0:
             raise ValueError("Found array with 0 sample(s) (X is empty) while a minimum of 1 is required.")
         if self.load is not None or holds_images(X):
             return X
-        X = X if hasattr(X, "ndim") else np.asarray(X)
+        if not hasattr(X, "ndim"):
+            try:
+                X = np.asarray(X)
+            except ValueError as error:
+                raise ValueError(
+                    f"The {len(X)} items of X differ in shape ({error}). Bring them to one size."
+                ) from error
         if isinstance(X, torch.Tensor):
             if X.ndim < 2:
                 raise ValueError(

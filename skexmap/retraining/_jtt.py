@@ -172,8 +172,8 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         repeats = self.method == "repeat" or not takes_weights
         if repeats and (self.upweight % 1 or self.upweight > np.iinfo(np.int32).max):
             raise ValueError(
-                f"Samples cannot be repeated upweight={self.upweight} times. Use an integer below 2**31, or an estimator that "
-                f"takes sample_weight ({name} {'does' if takes_weights else 'does not'})."
+                f"Samples cannot be repeated upweight={self.upweight} times. Use an integer below 2**31, or an "
+                f"estimator that takes sample_weight ({name} {'does' if takes_weights else 'does not'})."
             )
         return repeats
 
