@@ -17,6 +17,7 @@ from skexmap import EmbeddingTransformer, HeatmapTransformer, PseudoGroupLabeler
 from skexmap._torch import freeze_for_pickle
 from skexmap.cluster import EigengapSpectralClustering, SilhouetteKMeans
 from skexmap.datasets import make_shortcut_features
+from skexmap.lrp import LRP
 from skexmap.metrics import group_report, purity_score, shortcut_gaps, worst_group_accuracy
 from skexmap.retraining import (
     AFRClassifier,
@@ -120,16 +121,27 @@ def test_a_list_of_pictures_in_other_modes_is_read(net):
     assert_allclose(embeddings, embeddings[[0, 0, 0, 0]], rtol=1e-5)
 
 
-@by_transformer
-def test_images_without_a_pixel_are_refused(transformer, net):
-    with pytest.raises(ValueError, match=r"shape \(3, 0, 10\): they hold no pixel"):
-        transformer.set_params(model=net).fit(np.ones((4, 3, 0, 10)))
+NO_PIXELS = {
+    "no pixel": (np.ones((4, 3, 0, 10)), ValueError, r"shape \(3, 0, 10\): they hold no pixel"),
+    "dates": (
+        np.zeros((4, 3, 9, 9), "datetime64[D]"),
+        TypeError,
+        r"must be numbers, but have the type datetime64\[D\]",
+    ),
+    "sparse": (
+        scipy.sparse.csr_array(np.ones((4, 9))),
+        TypeError,
+        r"X is sparse \(csr_array\).* Pass X\.toarray",
+    ),
+    "ragged": ([[1.0], [1.0, 2.0]], ValueError, "The 2 items of X differ in shape"),
+}
 
 
+@pytest.mark.parametrize("X, error, message", NO_PIXELS.values(), ids=NO_PIXELS)
 @by_transformer
-def test_pixels_that_are_no_numbers_are_refused(transformer, net, images):
-    with pytest.raises(TypeError, match=r"Pixels must be numbers, but have the type datetime64\[D\]"):
-        transformer.set_params(model=net).fit(images[0].astype("datetime64[D]"))
+def test_what_holds_no_pixels_is_refused(transformer, net, X, error, message):
+    with pytest.raises(error, match=message):
+        transformer.set_params(model=net).fit(X)
 
 
 @by_transformer
@@ -302,6 +314,27 @@ def test_raw_embeddings_may_be_huge_until_their_squares_overflow(make):
         strategy.fit(FEATURES * 1e200, LABELS)
 
 
+def test_scores_that_overflow_are_refused():
+    erm = ERMClassifier().fit(FEATURES * 1e-100, LABELS)
+    with pytest.raises(ValueError, match=r"scores of 200 of 200 samples overflow.* Scale the embeddings"):
+        erm.predict(np.abs(FEATURES) * 1e300)
+
+
+@pytest.mark.parametrize(
+    "params, weight, message",
+    [
+        ({"C": 1e301}, 1.0, r"C=1e\+301 times the sum of the weights is .*Choose another C"),
+        ({}, 1e-310, "scale the weights"),
+        ({"class_weight": {0: 0.0, 1: 0.0}}, 1.0, "all are 0"),
+        ({"class_weight": {0: -1.0}}, 1.0, "100 of 200 sample weights are negative"),
+        ({"class_weight": {0: 1e300}}, 1e300, "100 of 200 sample weights are .*infinite"),
+    ],
+)
+def test_weights_and_strengths_out_of_range_are_refused(params, weight, message):
+    with pytest.raises(ValueError, match=message):
+        ERMClassifier(**params).fit(FEATURES, np.arange(200) % 2, sample_weight=np.full(200, weight))
+
+
 @pytest.mark.parametrize("scale", [1e20, 1e-25])
 @pytest.mark.parametrize(
     "clusterer", [KMeans(2, n_init=1, random_state=0), SilhouetteKMeans(2, 3, random_state=0)], ids=str
@@ -358,6 +391,26 @@ def test_errors_cannot_be_repeated_without_end():
 # Properties
 
 
+@pytest.mark.parametrize("composite", ["epsilon_gamma", "epsilon_plus"])
+def test_relevance_is_conserved_without_epsilon_and_biases(images, composite):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 6, 3, bias=False),
+        torch.nn.ReLU(),
+        torch.nn.MaxPool2d(2),
+        torch.nn.Conv2d(6, 6, 3, bias=False),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(24, 2, bias=False),
+    ).double()
+    with torch.no_grad():
+        logits = net(torch.as_tensor(images[0]).double()).max(1).values.numpy()
+    for start, total in [("one", np.ones(60)), ("logit", logits)]:
+        lrp = LRP(composite, epsilon=0.0, initial_relevance=start)
+        maps = HeatmapTransformer(net, attribution=lrp, evidence="signed", normalize=None, size=None)
+        assert_allclose(maps.fit_transform(images[0]).sum(axis=1), total, rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     "clusterer", [EigengapSpectralClustering(), SilhouetteKMeans(2, 4, random_state=0)], ids=str
 )
@@ -398,3 +451,20 @@ def test_a_report_has_scikit_learns_accuracy_of_each_group():
             accuracy_score(LABELS[inside], SHORTCUT[inside], sample_weight=weight[inside])
         )
     assert report.plain_mean == pytest.approx(accuracy_score(LABELS, SHORTCUT, sample_weight=weight))
+
+
+# The page
+
+
+def test_every_test_that_the_page_names_exists():
+    tests = Path(__file__).parent
+    named = re.findall(
+        r"`([\w/]+\.py)::(\w+)`", (tests.parent / "docs" / "faults.md").read_text(encoding="utf-8")
+    )
+    assert len(named) > 50
+    missing = [
+        name
+        for file, name in named
+        if not re.search(rf"def {name}\(", (tests / file).read_text(encoding="utf-8"))
+    ]
+    assert missing == []

@@ -160,8 +160,8 @@ class ERMClassifier(LinearHead):
             strength = self.C * weight.sum()
         if not STRENGTHS[0] < strength < STRENGTHS[1]:
             raise ValueError(
-                f"C={self.C:g} times the sum of the weights is {strength:.3g}, which leaves the range of float64 beside "
-                "the penalty. Choose another C, or scale the weights."
+                f"C={self.C:g} times the sum of the weights is {strength:.3g}, which leaves the range of numbers "
+                "beside the penalty. Choose another C, or scale the weights."
             )
         logistic = LogisticRegression(C=self.C, tol=1e-6, max_iter=1000)
         logistic.fit((embedding - mean) / scale, class_codes, sample_weight=weight)

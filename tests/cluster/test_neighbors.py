@@ -121,3 +121,12 @@ def test_a_crowd_of_copies_links_to_its_first_members():
     repeats = first_repeats(X, X, 5)
     assert sorted(repeats) == [7, *range(50, 120)]
     assert repeats[100].tolist() == [7, 50, 51, 52, 53]
+
+
+@pytest.mark.parametrize("n", [5, 40])
+def test_a_query_beyond_the_range_of_float32_has_its_nearest_rows(n):
+    rows = np.random.default_rng(0).normal(size=(n, 2))
+    queries = np.array([[1e20, 3.0], [1e149, -1e149], [0.1, 0.2]])
+    distances = ((queries[:, None] - rows) ** 2).sum(axis=2)
+    expected = np.argsort(distances, axis=1, kind="stable")[:, :3]
+    np.testing.assert_array_equal(nearest_rows(rows, 3, Y=queries), expected)
