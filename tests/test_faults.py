@@ -335,6 +335,12 @@ def test_weights_and_strengths_out_of_range_are_refused(params, weight, message)
         ERMClassifier(**params).fit(FEATURES, np.arange(200) % 2, sample_weight=np.full(200, weight))
 
 
+@pytest.mark.parametrize("strategy", [DFRClassifier(C=1e300), DFRClassifierCV(Cs=(1.0, 1e300))], ids=str)
+def test_a_strength_whose_curvature_overflows_is_refused(strategy):
+    with pytest.raises(ValueError, match=r"C=1e\+300 is too large for \d+ samples.*Choose a smaller C"):
+        strategy.fit(FEATURES, LABELS)
+
+
 @pytest.mark.parametrize("scale", [1e20, 1e-25])
 @pytest.mark.parametrize(
     "clusterer", [KMeans(2, n_init=1, random_state=0), SilhouetteKMeans(2, 3, random_state=0)], ids=str
