@@ -4,18 +4,21 @@
 SHELL := /bin/bash
 VENV ?= .venv
 PYTEST_ARGS ?= -n auto --maxprocesses 4
+FUZZ_CALLS ?= 10000
+FUZZ_SEED ?= $(shell date +%s)
 TABLES_ARGS ?=
 MODELS_ARGS ?=
 IN_VENV := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint size docs tables models
+.PHONY: help demo test fuzz lint size docs tables models
 # A half-made environment must not count as made.
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo   show a network lean on a shortcut, and skexmap repair it (a few minutes)"
 	@echo "make test   run the tests"
+	@echo "make fuzz   make 10,000 calls with random parameters and data, and print their seed (half an hour)"
 	@echo "make lint   check style, formatting and types"
 	@echo "make size   print how large the library is, beside the limits that it keeps"
 	@echo "make docs   build the site in docs/_build/html, and run the examples of its gallery"
@@ -28,6 +31,11 @@ demo: $(VENV)/.installed-demo
 # One thread per worker: the workers already fill the cores.
 test: $(VENV)/.installed-test
 	@OMP_NUM_THREADS=1 $(IN_VENV) -m pytest $(PYTEST_ARGS)
+
+# FUZZ_SEED=... makes the same calls again.
+fuzz: $(VENV)/.installed-test
+	@echo "FUZZ_CALLS=$(FUZZ_CALLS) FUZZ_SEED=$(FUZZ_SEED)"
+	@FUZZ_CALLS=$(FUZZ_CALLS) OMP_NUM_THREADS=1 $(IN_VENV) -m pytest $(PYTEST_ARGS) --hypothesis-seed=$(FUZZ_SEED) tests/test_fuzz.py
 
 lint: $(VENV)/.installed-test
 	@$(IN_VENV) -m ruff check .

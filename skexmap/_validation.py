@@ -1,11 +1,12 @@
 """Input checks. Private imports from scikit-learn and differences between its versions belong here."""
 
+import functools
 import sys
 import warnings
 
 import numpy as np
 import sklearn
-from sklearn.base import _fit_context
+from sklearn.base import _fit_context as _sklearn_fit_context
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_params
@@ -23,6 +24,7 @@ __all__ = [
     "check_group_labels",
     "check_labels",
     "check_one_label_each",
+    "check_sample_weight",
     "codes_of_known_classes",
     "in_a_group",
     "l1_logistic_regression",
@@ -47,6 +49,28 @@ def warn(message, category):
     warnings.warn(message, category, stacklevel=level)
 
 
+def _fit_context(*, prefer_skip_nested_validation):
+    """Decorate a `fit`: scikit-learn checks the parameters, and a fit that fails leaves the estimator as it was."""
+
+    def decorate(fit):
+        @functools.wraps(fit)
+        def complete_or_undone(estimator, *args, **kwargs):
+            before = dict(vars(estimator))
+            try:
+                return fit(estimator, *args, **kwargs)
+            # Ctrl-C too. Otherwise, new classes could stand beside old coefficients.
+            except BaseException:
+                vars(estimator).clear()
+                vars(estimator).update(before)
+                raise
+
+        return _sklearn_fit_context(prefer_skip_nested_validation=prefer_skip_nested_validation)(
+            complete_or_undone
+        )
+
+    return decorate
+
+
 def in_a_group(group_labels):
     """Return which samples belong to a group, as a mask: those whose label is not -1, as a number or as text."""
     group_labels = np.asarray(group_labels)
@@ -59,6 +83,8 @@ def in_a_group(group_labels):
 def check_labels(labels, *, name="y", warn=True):
     """Return labels as a 1-dimensional array; raise if some are missing, or if they mix text and numbers."""
     array = column_or_1d(labels, warn=warn)
+    if array.dtype.kind not in "biufcOUS":
+        raise ValueError(f"{name} has the type {array.dtype}. Pass classes as integers or text.")
     _refuse_missing(array, f"labels in {name}", "Give every sample a label, or remove it.")
     _refuse_mixed(labels, array, np.ones(len(array), dtype=bool), name)
     return array
@@ -78,9 +104,33 @@ def check_one_label_each(y, n_samples):
     return y
 
 
+def check_sample_weight(sample_weight, n_samples):
+    """Return a new array of one finite, non-negative weight per sample, not all of them 0; ones for None."""
+    if sample_weight is None:
+        return np.ones(n_samples)
+    weight = np.array(column_or_1d(sample_weight, dtype=np.float64))
+    if len(weight) != n_samples:
+        raise ValueError(
+            f"`sample_weight` has {len(weight)} entries for {n_samples} samples. Pass one weight per sample."
+        )
+    n_bad = int(np.sum(~np.isfinite(weight) | (weight < 0)))
+    if n_bad:
+        raise ValueError(
+            f"{n_bad} of {n_samples} sample weights are negative, NaN or infinite. Pass finite weights of at least 0."
+        )
+    if not weight.any():
+        raise ValueError("Sample weights must contain at least one non-zero number: all are 0.")
+    return weight
+
+
 def refuse_columns(name, values, what, remedy):
     """Raise ValueError if values have several columns."""
-    shape = np.asarray(values).shape
+    try:
+        shape = np.shape(values)
+    except ValueError as error:
+        raise ValueError(
+            f"The rows of `{name}` differ in length, but every image has one {what}. {remedy}"
+        ) from error
     if len(shape) > 1 and shape[1:] != (1,):
         raise ValueError(
             f"`{name}` has the shape {shape}, but every image has one {what}. If the rows are one-hot, pass "

@@ -24,6 +24,7 @@ FLOATS = (np.float64, np.float32)
 READ_IN_BLOCKS = (*FLOATS, np.float16)
 # Squares of values, summed over up to a million features, are float64 numbers if the largest value is in this range.
 SAFE_RANGE = (1e-140, 1e150)
+SAFE_RANGE_OF_FLOAT32 = (1e-15, 1e15)
 
 
 class ClusterBlockMixin(TransformerMixin):
@@ -82,14 +83,14 @@ def flat_block(X, name, *, required_by):
     return values.reshape(len(values), -1)
 
 
-def checked_rows(estimator, rows, *, reset, **target):
+def checked_rows(estimator, rows, *, reset, dtype=READ_IN_BLOCKS, **target):
     """Return rows as a finite 2-D array; those of a floating type are not copied."""
     rows = validate_data(
         estimator,
         rows,
         **target,
         reset=reset,
-        dtype=READ_IN_BLOCKS,
+        dtype=dtype,
         ensure_all_finite=False,
         ensure_min_samples=2 if reset else 1,
     )
@@ -99,17 +100,20 @@ def checked_rows(estimator, rows, *, reset, **target):
     return rows
 
 
-def refuse_extreme_values(rows, name, *, fitting=True):
-    """Raise ValueError if squared distances between rows would overflow or, between the rows of a fit, vanish."""
-    # float32 and float16 values cannot leave the range. A few new rows may all be tiny.
-    if rows.dtype != np.float64:
-        return
+def in_safe_range(rows, name, *, fitting=True):
+    """Return rows between which no squared distance overflows or, if they are fitted on, vanishes; raise if some do."""
     largest = max(rows.max(), -rows.min())
+    if rows.dtype != np.float64:
+        # float64 holds the squares of all float32 values. New rows keep the type of the fit.
+        is_safe = not fitting or largest == 0 or SAFE_RANGE_OF_FLOAT32[0] < largest < SAFE_RANGE_OF_FLOAT32[1]
+        return rows if is_safe else rows.astype(np.float64)
+    # A few new rows may all be tiny.
     if largest > SAFE_RANGE[1] or (fitting and 0 < largest < SAFE_RANGE[0]):
         raise ValueError(
             f"The largest absolute value of the rows that {name} clusters is {largest:.3g}. Squared distances leave "
             f"the range of float64 outside {SAFE_RANGE[0]:g} to {SAFE_RANGE[1]:g}. Scale the rows, or drop outliers."
         )
+    return rows
 
 
 def replace_heatmap_by_cluster(estimator, X, clusters):

@@ -15,7 +15,7 @@ from skexmap.cluster._cluster_block import (
     checked_rows,
     columns_with_cluster,
     flat_block,
-    refuse_extreme_values,
+    in_safe_range,
     replace_heatmap_by_cluster,
 )
 from skexmap.cluster._cluster_labels import keep_largest, renumber_by_size
@@ -264,8 +264,7 @@ class EigengapSpectralClustering(ClusterMixin, ClusterBlockMixin, BaseEstimator)
     def _validate_rows(self, X, *, reset):
         rows = flat_block(X, HEATMAP, required_by=self)
         rows = checked_rows(self, rows, reset=reset)
-        refuse_extreme_values(rows, type(self).__name__, fitting=reset)
-        return rows
+        return in_safe_range(rows, type(self).__name__, fitting=reset)
 
     def _check_numbers(self, n_samples):
         """Check the parameters against the number of rows; return how many eigenvalues to compute."""

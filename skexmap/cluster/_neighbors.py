@@ -37,10 +37,12 @@ def nearest_rows(X, k, *, Y=None, n_jobs=None):
         refined = pool.map(lambda part: refine(X, queries[part], candidates[part], k), parts)
         indices, farthest = (np.concatenate(both) for both in zip(*refined, strict=True))
         repeated = first_repeats(X, queries, k)
-        if n_candidates < len(X):
+        without_candidates = np.isinf(bound)
+        if n_candidates < len(X) or without_candidates.any():
             norms = np.concatenate([norm_of(queries[part], center) for part in parts])
             error = float32_error(norms, farthest, X.shape[1], scale)
-            uncertain = np.flatnonzero(farthest**2 + error >= bound.astype(np.float64) * scale**2)
+            may_miss = farthest**2 + error >= bound.astype(np.float64) * scale**2
+            uncertain = np.flatnonzero(may_miss | without_candidates)
             uncertain = np.setdiff1d(uncertain, list(repeated))
             parts = slices(len(uncertain), max(1, CHUNK // max(X.shape)))
             exact = pool.map(lambda part: search_in_float64(X, queries[uncertain[part]], k, center), parts)
@@ -191,8 +193,10 @@ def search_among_themselves(X, _, n_candidates, center, scale, pool):
 
 def search_in(X, Y, n_candidates, center, scale, pool):
     """Return candidates for the neighbors of every row of Y among the rows of X, and the bound as above."""
+    # A row of Y so far from X that float32 overflows gets no candidate, and an infinite bound.
     nearest = TopK(len(Y), n_candidates)
 
+    @np.errstate(over="ignore", invalid="ignore")
     def search(part):
         rows = augmented_block(Y, part, center, scale, "left")
         for block in slices(len(X), BLOCK):

@@ -11,7 +11,7 @@ from sklearn.utils.validation import validate_data
 
 from skexmap._blocks import detached
 from skexmap._validation import Interval, _fit_context, warn
-from skexmap.cluster._cluster_block import FLOATS, refuse_extreme_values
+from skexmap.cluster._cluster_block import FLOATS, in_safe_range
 from skexmap.cluster._cluster_labels import renumber_by_size
 from skexmap.cluster._neighbors import rows_are_identical
 from skexmap.exceptions import ClusteringWarning
@@ -122,7 +122,7 @@ class SilhouetteKMeans(ClusterMixin, BaseEstimator):
         self : SilhouetteKMeans
         """
         X = validate_data(self, detached(X), dtype=FLOATS, ensure_min_samples=2)
-        refuse_extreme_values(X, type(self).__name__)
+        X = in_safe_range(X, type(self).__name__)
         numbers = self._numbers_to_try(len(X))
         # Every number of clusters uses the same seed, and so the same rows for its silhouette.
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)

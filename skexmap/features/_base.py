@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, validate_data
 from tqdm.auto import tqdm
@@ -109,12 +110,20 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
             raise ValueError(
                 f"The 'load' parameter of {type(self).__name__} must be a function or a data set, got {self.load!r}."
             )
+        if issparse(X):
+            raise TypeError(f"X is sparse ({type(X).__name__}), but images are dense. Pass X.toarray().")
         X = indexable_rows(X)
         if getattr(X, "ndim", 1) > 0 and len(X) == 0:
             raise ValueError("Found array with 0 sample(s) (X is empty) while a minimum of 1 is required.")
         if self.load is not None or holds_images(X):
             return X
-        X = X if hasattr(X, "ndim") else np.asarray(X)
+        if not hasattr(X, "ndim"):
+            try:
+                X = np.asarray(X)
+            except ValueError as error:
+                raise ValueError(
+                    f"The {len(X)} items of X differ in shape ({error}). Bring them to one size."
+                ) from error
         if isinstance(X, torch.Tensor):
             if X.ndim < 2:
                 raise ValueError(
@@ -148,6 +157,8 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         n_read = max(self.batch_size, N_TRIAL_IMAGES)
         rows, images = next(image_batches(X, self.load, n_read))
         self.image_shape_ = tuple(images.shape[1:])
+        if not images.numel():
+            raise ValueError(f"The images have the shape {self.image_shape_}: they hold no pixel.")
         self._check_batch(images, rows)
         self._has_negative_pixels = bool(images.min() < 0)
         images = replica.prepared(images[:N_TRIAL_IMAGES])

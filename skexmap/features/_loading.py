@@ -204,8 +204,11 @@ def as_tensor(image):
     if isinstance(image, torch.Tensor):
         return image.detach()
     image = np.asarray(image)
-    # Copy, because the array may be read-only. torch supports only the native byte order.
-    return torch.from_numpy(np.array(image, dtype=image.dtype.newbyteorder("=")))
+    if image.dtype.kind not in "biufc":
+        raise TypeError(f"Pixels must be numbers, but have the type {image.dtype}. Convert them to floats.")
+    # Copy, because the array may be read-only. torch supports only the native byte order, and no longer floats.
+    is_longer = image.dtype == np.longdouble
+    return torch.from_numpy(np.array(image, np.float64 if is_longer else image.dtype.newbyteorder("=")))
 
 
 def scaled(images):

@@ -19,11 +19,12 @@ from skexmap._validation import (
 )
 from skexmap.cluster import EigengapSpectralClustering
 from skexmap.cluster._cluster_block import (
+    READ_IN_BLOCKS,
     ClusterBlockMixin,
     checked_rows,
     columns_with_cluster,
     flat_block,
-    refuse_extreme_values,
+    in_safe_range,
     replace_heatmap_by_cluster,
 )
 from skexmap.groups._choices import ClusterChoices
@@ -207,6 +208,7 @@ class PseudoGroupLabeler(ClusterChoices, ClusterBlockMixin, BaseEstimator):
         self : PseudoGroupLabeler
         """
         rows, y = self._check_rows_and_classes(X, y)
+        self._dtype = rows.dtype
         self.classes_, class_codes = np.unique(y, return_inverse=True)
         clusterer = EigengapSpectralClustering() if self.clusterer is None else self.clusterer
         correct = None
@@ -311,10 +313,11 @@ class PseudoGroupLabeler(ClusterChoices, ClusterBlockMixin, BaseEstimator):
 
     def _check_rows(self, X, *, reset, **target):
         rows = flat_block(X, self.block, required_by=self)
-        rows = checked_rows(self, rows, reset=reset, **target)
+        # Clusterers that were fitted on one type do not all predict rows of the other.
+        dtype = READ_IN_BLOCKS if reset else self._dtype
+        rows = checked_rows(self, rows, reset=reset, dtype=dtype, **target)
         rows = divided_by_largest(rows) if self.block == EMBEDDING else rows
-        refuse_extreme_values(rows, type(self).__name__, fitting=reset)
-        return rows
+        return in_safe_range(rows, type(self).__name__, fitting=reset)
 
     def _check_rows_and_classes(self, X, y):
         """Return the rows to cluster and the class of each, checked."""

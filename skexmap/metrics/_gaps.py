@@ -5,7 +5,9 @@ from itertools import combinations
 import numpy as np
 from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import unique_labels
+from sklearn.utils.validation import _num_samples
 
+from skexmap._validation import check_labels, check_sample_weight
 from skexmap.metrics._group_metrics import mean_accuracy
 
 
@@ -57,11 +59,12 @@ def shortcut_gaps(y_true, y_pred, *, shortcuts, group_labels=None, weights=None,
     >>> shortcut_gaps(car, background, shortcuts={"background": background, "co_occurring_object": beside})
     {'mean_accuracy': 0.5, 'background': -0.5, 'co_occurring_object': 0.5, 'both': -0.5}
     """
+    n_samples = _num_samples(y_true)
     if group_labels is None:
         if weights is not None:
             raise ValueError("`weights` refer to groups, so pass `group_labels` too.")
-        group_labels = np.zeros(len(y_true), dtype=int)
-    sample_weight = np.ones(len(y_true)) if sample_weight is None else column_or_1d(sample_weight)
+        group_labels = np.zeros(n_samples, dtype=int)
+    sample_weight = check_sample_weight(sample_weight, n_samples)
     mean = mean_accuracy(
         y_true, y_pred, group_labels=group_labels, weights=weights, sample_weight=sample_weight
     )
@@ -91,7 +94,7 @@ def _uncommon(y_true, shortcuts):
         raise ValueError("`shortcuts` must be a dict, name -> class that the shortcut points to, not empty.")
     uncommon = {}
     for name, pointed in shortcuts.items():
-        pointed = column_or_1d(pointed)
+        pointed = check_labels(pointed, name=f"shortcut {name!r}", warn=False)
         if len(pointed) != len(y_true):
             raise ValueError(f"Shortcut {name!r} has {len(pointed)} entries for {len(y_true)} samples.")
         unique_labels(y_true, pointed)

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from numbers import Integral
 
 import numpy as np
-from sklearn.utils import assert_all_finite, check_scalar, column_or_1d
+from sklearn.utils import assert_all_finite, check_scalar
 from sklearn.utils.multiclass import unique_labels
 
 from skexmap._group_labels import large_enough
-from skexmap._validation import check_group_labels, check_labels, in_a_group
+from skexmap._validation import check_group_labels, check_labels, check_sample_weight, in_a_group
 
 
 def worst_group_accuracy(y_true, y_pred, *, group_labels, sample_weight=None, min_group_size=1) -> float:
@@ -135,7 +135,9 @@ def membership(group_labels, n_samples, sample_weight=None, *, name="group_label
     if n_samples == 0:
         raise ValueError("There are 0 samples: no group has an accuracy.")
     or_weight = "" if sample_weight is None else " or have weight 0"
-    sample_weight = _check_sample_weight(sample_weight, n_samples)
+    sample_weight = check_sample_weight(sample_weight, n_samples)
+    # Only the ratios matter. Scaled by a power of two, which changes no digit, no square overflows or vanishes.
+    sample_weight = np.ldexp(sample_weight, -np.frexp(sample_weight.max())[1])
     inside = in_a_group(group_labels) & (sample_weight > 0)
     if not inside.any():
         raise ValueError(
@@ -145,19 +147,6 @@ def membership(group_labels, n_samples, sample_weight=None, *, name="group_label
     codes = np.full(n_samples, -1)
     codes[inside] = codes_inside
     return Membership(labels.tolist(), codes, sample_weight)
-
-
-def _check_sample_weight(sample_weight, n_samples):
-    if sample_weight is None:
-        return np.ones(n_samples)
-    sample_weight = column_or_1d(sample_weight, dtype=np.float64)
-    if len(sample_weight) != n_samples:
-        raise ValueError(f"`sample_weight` has {len(sample_weight)} entries for {n_samples} samples.")
-    n_bad = int(np.sum(~np.isfinite(sample_weight) | (sample_weight < 0)))
-    if n_bad:
-        raise ValueError(f"{n_bad} of {n_samples} sample weights are negative, NaN or infinite.")
-    # Only the ratios matter. Scaled by a power of two, which changes no digit, no square overflows or vanishes.
-    return np.ldexp(sample_weight, -np.frexp(sample_weight.max(initial=0))[1])
 
 
 def correct_predictions(y_true, y_pred):

@@ -6,9 +6,12 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_sample_weight
 
-from skexmap._validation import Interval, StrOptions, _fit_context
-from skexmap.retraining._inputs import check_classes, check_embedding, check_weights
+from skexmap._validation import Interval, StrOptions, _fit_context, check_sample_weight
+from skexmap.retraining._inputs import check_classes, check_embedding
 from skexmap.retraining._linear import LinearHead, fold_scaler, standardizer
+
+# Range of C times the sum of the weights, of which the solver takes the inverse.
+STRENGTHS = (1e-300, 1e300)
 
 
 class ERMClassifier(LinearHead):
@@ -144,13 +147,22 @@ class ERMClassifier(LinearHead):
         """
         embedding = check_embedding(self, X, reset=True)
         self.classes_, class_codes = check_classes(self, y, len(embedding))
-        weight = check_weights(sample_weight, len(embedding))
-        mean, scale = standardizer(embedding, weight, standardize=self.standardize)
+        weight = check_sample_weight(sample_weight, len(embedding))
+        mean, scale = standardizer(embedding, weight / weight.max(), standardize=self.standardize)
         if self.class_weight == "balanced":
             totals = np.bincount(class_codes, weight)
             weight *= (weight.sum() / (len(totals) * np.maximum(totals, np.finfo(float).tiny)))[class_codes]
         elif self.class_weight is not None:
-            weight *= compute_sample_weight(self.class_weight, self.classes_[class_codes])
+            with np.errstate(over="ignore"):
+                weight *= compute_sample_weight(self.class_weight, self.classes_[class_codes])
+            weight = check_sample_weight(weight, len(embedding))
+        with np.errstate(over="ignore"):
+            strength = self.C * weight.sum()
+        if not STRENGTHS[0] < strength < STRENGTHS[1]:
+            raise ValueError(
+                f"C={self.C:g} times the sum of the weights is {strength:.3g}, which leaves the range of numbers "
+                "beside the penalty. Choose another C, or scale the weights."
+            )
         logistic = LogisticRegression(C=self.C, tol=1e-6, max_iter=1000)
         logistic.fit((embedding - mean) / scale, class_codes, sample_weight=weight)
         self.coef_, self.intercept_ = fold_scaler(logistic.coef_, logistic.intercept_, mean, scale)

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.utils.validation import check_array, validate_data
+from sklearn.utils.validation import validate_data
 
 from skexmap._blocks import CLUSTER, EMBEDDING, HEATMAP, block_names, detached, get_block, has_blocks
 from skexmap._group_labels import NO_GROUP, class_by_cluster, cluster_of_class
@@ -113,22 +113,3 @@ def _refuse_a_lone_cluster_column(estimator, embedding):
             "that the embedding travels along with the cluster. If the column really is a feature, pass "
             "`group_labels` (`group_labels=y` makes the classes the groups)."
         )
-
-
-def check_weights(sample_weight, n_samples):
-    """Return one finite, non-negative weight per sample; ones for None."""
-    if sample_weight is None:
-        return np.ones(n_samples)
-    checks = {"ensure_2d": False, "dtype": np.float64, "copy": True, "input_name": "sample_weight"}
-    weight = check_array(sample_weight, **checks)
-    if weight.shape != (n_samples,):
-        raise ValueError(
-            f"sample_weight has the shape {weight.shape} for {n_samples} samples. Pass one weight per sample."
-        )
-    if (weight < 0).any():
-        raise ValueError(
-            f"{np.sum(weight < 0)} of {n_samples} sample weights are negative. Pass weights of at least 0."
-        )
-    if not weight.any():
-        raise ValueError("Sample weights must contain at least one non-zero number: all are 0.")
-    return weight

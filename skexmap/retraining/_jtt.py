@@ -170,10 +170,10 @@ class JTTReweighter(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         if self.method == "weight" and not takes_weights:
             raise ValueError(f"{name} takes no sample_weight. Use method='repeat' (or 'auto').")
         repeats = self.method == "repeat" or not takes_weights
-        if repeats and self.upweight != int(self.upweight):
+        if repeats and (self.upweight % 1 or self.upweight > np.iinfo(np.int32).max):
             raise ValueError(
-                f"Samples cannot be repeated upweight={self.upweight} times. Use an integer, or an estimator that "
-                f"takes sample_weight ({name} {'does' if takes_weights else 'does not'})."
+                f"Samples cannot be repeated upweight={self.upweight} times. Use an integer below 2**31, or an "
+                f"estimator that takes sample_weight ({name} {'does' if takes_weights else 'does not'})."
             )
         return repeats
 

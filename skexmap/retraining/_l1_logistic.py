@@ -22,6 +22,7 @@ from skexmap._validation import warn
 
 # Violation of the optimality conditions, in units of the penalty's slope 1, at which a fit is done.
 TOLERANCE = 1e-7
+LARGEST_CURVATURE = 1e300
 _MAX_ROUNDS = 500
 _STEPS_PER_ROUND = 2
 _MIN_NEWCOMERS = 20
@@ -55,6 +56,18 @@ def l1_logistic(X, targets, weight, w_init=None):
             ConvergenceWarning,
         )
     return w
+
+
+def _refuse_overflow(C, weight, X):
+    """Raise ValueError if the Hessian of the largest strength would overflow."""
+    largest = np.abs(X).max()
+    with np.errstate(over="ignore"):
+        bound = C * weight.sum() * max(1.0, np.square(largest, dtype=np.float64))
+    if not bound < LARGEST_CURVATURE:
+        raise ValueError(
+            f"C={C:g} is too large for {len(X)} samples with features up to {largest:.3g}: the curvature of the loss "
+            "leaves the range of numbers. Choose a smaller C, or scale the embeddings."
+        )
 
 
 def _columns(X, working):
@@ -137,6 +150,7 @@ def l1_logistic_path(X, class_codes, n_classes, Cs, sample_weight=None):
     # Returns coefficients of shape (n_Cs, n_rows, n_features) and intercepts of shape (n_Cs, n_rows). A class without a
     # sample is never predicted.
     weight = np.ones(len(X)) if sample_weight is None else sample_weight
+    _refuse_overflow(np.max(Cs), weight, X)
     positives = [1] if n_classes == 2 else range(n_classes)
     solutions = np.zeros((len(Cs), len(positives), X.shape[1] + 1))
     for row, positive in enumerate(positives):

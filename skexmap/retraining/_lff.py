@@ -11,6 +11,8 @@ from skexmap.retraining._training import TrainedHead, losses_per_sample, torch_d
 
 def generalized_cross_entropies(cross_entropies, q):
     """Return ``(1 - p^q) / q`` of each sample from its cross-entropy ``-log p``."""
+    # The limit of a small q is the cross-entropy. Of a smaller one, float32 would make 0 / 0.
+    q = max(q, 1e-12)
     return -torch.expm1(-q * cross_entropies) / q
 
 

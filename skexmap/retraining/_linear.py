@@ -33,7 +33,7 @@ class LinearHead(ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         embedding = check_embedding(self, X, reset=False)
-        scores = embedding @ self.coef_.T + self.intercept_
+        scores = self._scores(embedding)
         return scores.ravel() if len(self.classes_) == 2 else scores
 
     def predict(self, X):
@@ -67,12 +67,27 @@ class LinearHead(ClassifierMixin, BaseEstimator):
         scores = self.decision_function(X)
         return softmax_probabilities(scores[:, None]) if scores.ndim == 1 else self._probabilities(scores)
 
+    def _scores(self, embedding):
+        """Return the scores, (n_samples, n_rows); raise if some overflow."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            scores = embedding @ self.coef_.T + self.intercept_
+        n_wrong = np.sum(~np.isfinite(scores).all(axis=1))
+        if n_wrong:
+            raise ValueError(
+                f"The scores of {n_wrong} of {len(scores)} samples overflow: the largest value of the embedding is "
+                f"{np.abs(embedding).max():.3g}, that of the coefficients {np.abs(self.coef_).max():.3g}. Scale the "
+                "embeddings as those of `fit`, or remove the outliers."
+            )
+        return scores
+
     def _probabilities(self, scores):
         return softmax_probabilities(scores)
 
     def _check_fit(self, embedding, class_codes, remedy, fitted=slice(None)):
         """Raise if the coefficients are not finite; warn if one class is predicted for all samples fitted on."""
-        name, n_wrong = type(self).__name__, np.sum(~np.isfinite(np.append(self.coef_, self.intercept_)))
+        name, parts = type(self).__name__, ("coef_", "intercept_")
+        # Of LfF, also those of the biased head.
+        n_wrong = sum(np.sum(~np.isfinite(self.__dict__[key])) for key in vars(self) if key.endswith(parts))
         if n_wrong:
             raise ValueError(
                 f"{n_wrong} coefficients and intercepts of {name} are not finite after the fit. Lower the step or the "
@@ -80,7 +95,7 @@ class LinearHead(ClassifierMixin, BaseEstimator):
                 f"{np.abs(embedding).max():.3g}."
             )
         if len(np.unique(class_codes[fitted])) > 1:
-            scores = embedding[fitted] @ self.coef_.T + self.intercept_
+            scores = self._scores(embedding[fitted])
             warn_of_constant_predictions(self.classes_[predict_codes(scores)], name, remedy)
 
 
@@ -104,17 +119,17 @@ def one_versus_rest_probabilities(scores):
 
 def standardizer(X, sample_weight=None, *, standardize=True):
     """Return mean and scale of the features, 1 for a constant one; 0 and 1 if `standardize` is false."""
-    if not standardize:
-        return np.zeros(X.shape[1]), np.ones(X.shape[1])
     with np.errstate(over="ignore", invalid="ignore"):
         scaler = StandardScaler().fit(X, sample_weight=sample_weight)
-    overflowed = ~np.isfinite(scaler.var_)
+        squares = scaler.var_ if standardize else np.square(X, dtype=np.float64).sum(axis=0)
+    overflowed = ~np.isfinite(squares)
     if overflowed.any():
         raise ValueError(
-            f"The variance of {overflowed.sum()} of {X.shape[1]} features of the embedding overflows: their largest "
-            f"value is {np.abs(X[:, overflowed]).max():.3g}. Remove the outliers, or scale the embeddings."
+            f"The {'variance' if standardize else 'square'} of {overflowed.sum()} of {X.shape[1]} features of the "
+            f"embedding overflows: their largest value is {np.abs(X[:, overflowed]).max():.3g}. Remove the outliers, "
+            "or scale the embeddings."
         )
-    return scaler.mean_, scaler.scale_
+    return (scaler.mean_, scaler.scale_) if standardize else (np.zeros(X.shape[1]), np.ones(X.shape[1]))
 
 
 def fold_scaler(coef, intercept, mean, scale):

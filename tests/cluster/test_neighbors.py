@@ -127,3 +127,12 @@ def test_a_crowd_of_copies_links_to_its_first_members():
 def test_float16_rows_have_the_neighbors_of_the_same_values_in_float64(make):
     X = np.random.default_rng(0).random((400, 30)).astype(np.float16)
     np.testing.assert_array_equal(make(X, 6), make(X.astype(np.float64), 6))
+
+
+@pytest.mark.parametrize("n", [5, 40])
+def test_a_query_beyond_the_range_of_float32_has_its_nearest_rows(n):
+    rows = np.random.default_rng(0).normal(size=(n, 2))
+    queries = np.array([[1e20, 3.0], [1e149, -1e149], [0.1, 0.2]])
+    distances = ((queries[:, None] - rows) ** 2).sum(axis=2)
+    expected = np.argsort(distances, axis=1, kind="stable")[:, :3]
+    np.testing.assert_array_equal(nearest_rows(rows, 3, Y=queries), expected)

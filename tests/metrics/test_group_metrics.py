@@ -126,7 +126,7 @@ def test_mean_accuracy_is_the_plain_accuracy_and_with_macro_weights_the_mean_ove
         ({"y_pred": [[0, 1], [1, 0], [0, 1], [1, 1]]}, "1d array"),
         ({"sample_weight": [1, 1]}, "`sample_weight` has 2 entries for 4 samples"),
         ({"sample_weight": [1, -1, np.nan, 1]}, "2 of 4 sample weights are negative, NaN or infinite"),
-        ({"sample_weight": [0, 0, 0, 0]}, "None of the 4 samples belongs to a group"),
+        ({"sample_weight": [0, 0, 0, 0]}, "all are 0"),
         ({"y_true": [], "y_pred": [], "group_labels": []}, "There are 0 samples"),
     ],
 )
