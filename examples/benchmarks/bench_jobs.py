@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python examples/benchmarks/bench_jobs.py
 
 Each backend computes once before it is timed, so that its workers have started and hold the net. Then, in every round,
-one process and all backends take their turns. Dask and Ray are left out if they are not installed.
+one process and all backends take their turns. Ray starts its workers in every call. Dask and Ray are left out if they
+are not installed.
 """
 
 import argparse

@@ -15,7 +15,7 @@ from small_nets import SHOWN, CountingNet, SmallNet
 from torch.utils.data import Dataset
 
 from skexmap.exceptions import SkexmapWarning
-from skexmap.features import EmbeddingTransformer, HeatmapTransformer, _jobs
+from skexmap.features import EmbeddingTransformer, HeatmapTransformer, ImageLoader, _jobs
 from skexmap.lrp import register
 
 PARAMS = {"size": 4, "return_embedding": True, "batch_size": 4}
@@ -206,42 +206,51 @@ def test_a_registered_rule_that_a_worker_lacks_is_an_error_not_another_map(image
 
 
 class KillsItsProcess:
-    """A `load` that kills the process that reads image 20, as often as there are files in a folder."""
+    """A transform that kills the process that opens a file of these pixels, once for each file in a folder."""
 
-    def __init__(self, folder, n):
+    def __init__(self, folder, n, path):
         self.folder = Path(folder)
+        self.pixels = as_pixels(ImageLoader()(path))
         for i in range(n):
             (self.folder / f"{i}.kill").touch()
 
-    def __call__(self, item):
-        row, image = item
+    def __call__(self, picture):
+        image = torch.from_numpy(np.array(picture).transpose(2, 0, 1) / np.float32(255))
         files = sorted(self.folder.glob("*.kill"))
-        if row == 20 and files:
+        if as_pixels(image) == self.pixels and files:
             files[0].unlink()
             os.kill(os.getpid(), signal.SIGKILL)
-        return torch.as_tensor(image)
+        return image
 
 
+def as_pixels(image):
+    return (image * 255).round().to(torch.uint8).flatten().tolist()
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:A worker stopped while some jobs:UserWarning")
-def test_batches_of_a_killed_worker_are_computed_again(images, tmp_path):
-    load = KillsItsProcess(tmp_path, 1)
-    assert_array_equal(maps_of(list(enumerate(images)), load=load, n_jobs=2), maps_of(images))
+def test_batches_of_a_killed_worker_are_computed_again(paths, tmp_path):
+    expected = maps_of(paths)
+    load = ImageLoader(KillsItsProcess(tmp_path, 1, paths[8]))
+    assert_array_equal(maps_of(paths, load=load, n_jobs=2), expected)
     assert not list(tmp_path.glob("*.kill"))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:A worker stopped while some jobs:UserWarning")
 def test_after_two_deaths_the_error_says_what_is_done_and_the_next_call_continues(
-    images, tmp_path, monkeypatch
+    paths, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(_jobs, "BATCHES_PER_ROUND", 1)
-    load, X = KillsItsProcess(tmp_path, 2), list(enumerate(images))
-    with pytest.raises(RuntimeError, match=r"died twice .*; 16 of 38 images .* in the cache"):
-        maps_of(X, CountingNet(), load=load, cache=tmp_path / "cache", n_jobs=2)
-    cached = HeatmapTransformer(CountingNet(), load=load, cache=tmp_path / "cache", **PARAMS).fit(X)
+    expected = maps_of(paths)
+    load = ImageLoader(KillsItsProcess(tmp_path, 2, paths[8]))
+    with pytest.raises(RuntimeError, match=r"died twice .*; 8 of 10 images .* in the cache"):
+        maps_of(paths, CountingNet(), load=load, cache=tmp_path / "cache", n_jobs=2)
+    cached = HeatmapTransformer(CountingNet(), load=load, cache=tmp_path / "cache", **PARAMS).fit(paths)
     SHOWN.clear()
-    assert_array_equal(cached.transform(X), maps_of(images))
-    # The call to `maps_of` shows some as well, so count those of the net with a memory.
-    assert sum(SHOWN) == 38 - 16
+    found = cached.transform(paths)
+    assert sum(SHOWN) == 2
+    assert_array_equal(found, expected)
 
 
 # --- Memory of a GPU --------------------------------------------------------------------------------------------
