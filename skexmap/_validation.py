@@ -126,7 +126,7 @@ def check_sample_weight(sample_weight, n_samples):
 def refuse_columns(name, values, what, remedy):
     """Raise ValueError if values have several columns."""
     try:
-        shape = np.shape(values)
+        shape = np.asarray(values).shape
     except ValueError as error:
         raise ValueError(
             f"The rows of `{name}` differ in length, but every image has one {what}. {remedy}"
