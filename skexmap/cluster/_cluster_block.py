@@ -102,7 +102,7 @@ def checked_rows(estimator, rows, *, reset, dtype=READ_IN_BLOCKS, **target):
 
 def in_safe_range(rows, name, *, fitting=True):
     """Return rows between which no squared distance overflows or, if they are fitted on, vanishes; raise if some do."""
-    largest = max(rows.max(), -rows.min())
+    largest = float(max(rows.max(), -rows.min()))
     if rows.dtype != np.float64:
         # float64 holds the squares of all float32 values. New rows keep the type of the fit.
         is_safe = not fitting or largest == 0 or SAFE_RANGE_OF_FLOAT32[0] < largest < SAFE_RANGE_OF_FLOAT32[1]
