@@ -40,6 +40,7 @@ from skexmap._torch import freeze_for_pickle
 from skexmap.cluster import SilhouetteKMeans
 from skexmap.exceptions import PredictionWarning
 from skexmap.lrp import LRP
+from skexmap.retraining import DivDisClassifier, LfFClassifier
 
 
 class CosineNet(torch.nn.Module):
@@ -97,6 +98,9 @@ CONFIGURED = {
         DFRClassifierCV(tuning="published"),
         DFRClassifierCV(cv=2, n_retrains=2),
     ],
+    # They are trained by gradient: a tenth of the steps is enough for the checks, which fit some hundred times.
+    DivDisClassifier: [DivDisClassifier(n_steps=100)],
+    LfFClassifier: [LfFClassifier(n_steps=100)],
     ExMapClassifier: [
         ExMapClassifier(
             CosineNet(),

@@ -82,9 +82,9 @@ def test_logits_that_are_not_finite_are_refused_and_the_net_is_left_as_it_was(
 # Images
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_an_error_of_load_at_item_777_names_it(net, num_workers):
-    maps = EmbeddingTransformer(net, load=Failing(), num_workers=num_workers)
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_an_error_of_load_at_item_777_names_it(net, n_jobs):
+    maps = EmbeddingTransformer(net, load=Failing(), n_jobs=n_jobs)
     with pytest.raises(
         ValueError, match=r"Could not load image 777 \(777\): OSError: the disk is gone\. `load` must"
     ):

@@ -96,7 +96,6 @@ OBJECTS = {
     "class_weight": ["balanced", {}, {0: 2.0}, {0: 0.0}, {0: -1.0}, {0: 1e300}, {"a": 3}],
     "layer": [None, "0", "4", "nonsense"],
     "cache": [None],
-    "num_workers": [0, -1],
     "device": ["cpu", "nonsense"],
     "n_jobs": [None, 1, 2, 0],
     "load": [None, torch.as_tensor],
