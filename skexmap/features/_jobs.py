@@ -13,6 +13,7 @@ import torch
 from joblib import Parallel, delayed, effective_n_jobs, wrap_non_picklable_objects
 from joblib.parallel import get_active_backend
 
+from skexmap._torch import TensorState
 from skexmap.features._loading import Images, image_batches, rows_of
 from skexmap.lrp._registry import declared_rules
 
@@ -140,6 +141,10 @@ class Jobs(InProcess):
 
     def _packed(self, rows, images):
         items = rows_of(self.images.X, rows) if images is None and self.has_rows else None
+        # A tensor is pickled without its storage, which old versions of torch warn of when they read it.
+        items, images = (
+            TensorState(values) if isinstance(values, torch.Tensor) else values for values in (items, images)
+        )
         return _pickled((rows, items, self.images.are_read, images))
 
 
@@ -165,7 +170,9 @@ def compute_batch(parcel, digest, packed, n_threads):
         _HELD.content, _HELD.digest = _unpacked(parcel), digest
     transformer, replica, X = _HELD.content
     with torch_threads(n_threads):
-        rows, items, are_read, images = pickle.loads(packed)
+        rows, items, are_read, images = (
+            part.restore() if isinstance(part, TensorState) else part for part in pickle.loads(packed)
+        )
         if images is None:
             images = Images(X, transformer.load).read(rows, items, are_read)
             transformer._check_batch(images, rows)
