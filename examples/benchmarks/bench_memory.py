@@ -128,7 +128,7 @@ def run_one(mode, n, size, dtype, folder):
     meter = Meter()
     blocks = meter("explain", maps.fit_transform, X, y)
     if cache:
-        # The second result takes the place of the first, as in a later session.
+        # The second result takes the place of the first, as in a later process.
         del blocks
         blocks = meter("read again", maps.transform, X)
     clusters = meter("group", labeler.fit_transform, blocks, y)

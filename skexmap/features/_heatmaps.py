@@ -313,7 +313,7 @@ class HeatmapTransformer(ImageTransformer):
             maps = resize(maps, self.size)
         if self.normalize == "max_abs":
             maps = divide_by_largest(maps)
-            # Between -1 and 1, float16 has all digits of bfloat16.
+            # Between -1 and 1, float16 has all digits of bfloat16 down to 2^-17.
             maps = maps.half() if images.dtype in HALF else maps
         else:
             maps = widened(maps)

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import pickle
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import cached_property
 from itertools import islice
 
@@ -81,9 +81,12 @@ class Jobs(InProcess):
         self.has_rows = isinstance(self.images.X, list | tuple) or hasattr(self.images.X, "ndim")
         self.n_done, self.may_repeat = 0, True
         self._exit = ExitStack()
+        self.n_threads_before = torch.get_num_threads()
 
     def __exit__(self, *error):
         self._exit.close()
+        # Workers that are threads set the number for this process.
+        torch.set_num_threads(self.n_threads_before)
 
     def batches(self, rows=None):
         """Yield ``(rows, None)``: the images are read by the workers."""
@@ -141,11 +144,21 @@ class Jobs(InProcess):
 
     def _packed(self, rows, images):
         items = rows_of(self.images.X, rows) if images is None and self.has_rows else None
-        # A tensor is pickled without its storage, which old versions of torch warn of when they read it.
-        items, images = (
-            TensorState(values) if isinstance(values, torch.Tensor) else values for values in (items, images)
-        )
-        return _pickled((rows, items, self.images.are_read, images))
+        return _pickled(_frozen((rows, items, self.images.are_read, images)))
+
+
+def _frozen(value):
+    """Return a value with its tensors as arrays, which are pickled without the rest of a storage that they share."""
+    if isinstance(value, torch.Tensor):
+        return TensorState(value)
+    return type(value)(map(_frozen, value)) if type(value) in (list, tuple) else value
+
+
+def _thawed(value):
+    """Undo `_frozen`."""
+    if isinstance(value, TensorState):
+        return value.restore()
+    return type(value)(map(_thawed, value)) if type(value) in (list, tuple) else value
 
 
 def _pickled(value):
@@ -169,14 +182,13 @@ def compute_batch(parcel, digest, packed, n_threads):
         _HELD.digest = _HELD.content = None
         _HELD.content, _HELD.digest = _unpacked(parcel), digest
     transformer, replica, X = _HELD.content
-    with torch_threads(n_threads):
-        rows, items, are_read, images = (
-            part.restore() if isinstance(part, TensorState) else part for part in pickle.loads(packed)
-        )
-        if images is None:
-            images = Images(X, transformer.load).read(rows, items, are_read)
-            transformer._check_batch(images, rows)
-        return transformer._run(replica, images)
+    if torch.get_num_threads() != n_threads:
+        torch.set_num_threads(n_threads)
+    rows, items, are_read, images = _thawed(pickle.loads(packed))
+    if images is None:
+        images = Images(X, transformer.load).read(rows, items, are_read)
+        transformer._check_batch(images, rows)
+    return transformer._run(replica, images)
 
 
 def _unpacked(parcel):
@@ -194,26 +206,3 @@ def _unpacked(parcel):
             "`skexmap.lrp.register` in the module that defines the model, so that each worker does, or pass n_jobs=1."
         )
     return transformer, transformer._replica(), X
-
-
-_THREADS = threading.Lock()
-_N_INSIDE = 0
-_N_BEFORE = 1
-
-
-@contextmanager
-def torch_threads(n):
-    """Context in which torch computes on n threads; the last of several contexts to end restores the number."""
-    global _N_INSIDE, _N_BEFORE
-    with _THREADS:
-        if _N_INSIDE == 0:
-            _N_BEFORE = torch.get_num_threads()
-        _N_INSIDE += 1
-        torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        with _THREADS:
-            _N_INSIDE -= 1
-            if _N_INSIDE == 0:
-                torch.set_num_threads(_N_BEFORE)

@@ -238,7 +238,7 @@ def activation(tracer, call, *, gate=False, low=-math.inf, high=math.inf, ratio=
         return tracer.refuse(call, f"Its bounds or weights depend on the image. {DECLARE}")
     if tracer.composite.carries_zero_inputs:
         ratio = any_ratio
-    elif low == 0:
+    elif low == 0 < high:
         if tag.layer is not None and not tag.layer.rectified:
             tag.is_folded = True
             layer = tag.layer.rectify(call.value(), capped=high < math.inf)
@@ -246,7 +246,7 @@ def activation(tracer, call, *, gate=False, low=-math.inf, high=math.inf, ratio=
             return apply_composite(tracer, call, tag.source, layer, result, "pass")
         if high == math.inf:
             # Its gradient is output / input, and needs no memory for the input.
-            return tracer.tag_all(F.relu(x), Tag(nonnegative=True))
+            return tracer.tag_all(F.relu(x), Tag(nonnegative=True, base=tag.base))
         ratio = ratio_zero_at_zero
     output = call.value()
     base = _common_base(call, output.shape)

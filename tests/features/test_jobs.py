@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import joblib
@@ -124,12 +125,26 @@ def test_the_number_of_threads_is_restored_after_jobs_in_threads(images):
     try:
         with joblib.parallel_config("threading", n_jobs=2):
             maps_of(images)
+            maps_of(images)
         assert torch.get_num_threads() == 3
-        with _jobs.torch_threads(1), _jobs.torch_threads(1):
-            assert torch.get_num_threads() == 1
-        assert torch.get_num_threads() == 3
+        with ThreadPoolExecutor(1) as new_thread:
+            assert new_thread.submit(torch.get_num_threads).result() == 3
     finally:
         torch.set_num_threads(n_before)
+
+
+def test_a_list_of_rows_of_one_tensor_travels_without_the_other_rows(images, monkeypatch):
+    sizes = []
+    pack = _jobs.Jobs._packed
+    monkeypatch.setattr(
+        _jobs.Jobs, "_packed", lambda *args: sizes.append(len(result := pack(*args))) or result
+    )
+    many = list(torch.from_numpy(np.concatenate([images] * 10)))
+    with joblib.parallel_config("threading", n_jobs=2):
+        found = maps_of(many)
+    # These rows are in equal batches.
+    assert_array_equal(found[:36], maps_of(images)[:36])
+    assert max(sizes) < len(images) * images[0].nbytes
 
 
 def test_the_net_is_unpickled_once_in_each_worker(images, monkeypatch):

@@ -104,6 +104,7 @@ SPELLINGS = {
         lambda net, y, z: z * F.hardsigmoid(z),
         lambda net, y, z: z * F.relu6(z + 3) / 6,
         lambda net, y, z: z * (z + 3).clamp(0, 6) / 6,
+        lambda net, y, z: z * torch.clamp(F.relu(z + 3), max=6) / 6,
     ],
     "mish": [
         lambda net, y, z: F.mish(z),
