@@ -11,6 +11,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 # Tensor -> its pickled form.
 _STATES = WeakTensorKeyDictionary()
+HALF = (torch.bfloat16, torch.float16)
 
 
 def pick_device(device):
@@ -260,6 +261,11 @@ def thaw(model):
         for key, value in items:
             if isinstance(value, TensorState):
                 container[key] = value.restore()
+
+
+def widened(values):
+    """Return a tensor with half precision, which NumPy lacks or computes slowly, as float32."""
+    return values.float() if values.dtype in HALF else values
 
 
 class FrozenModelMixin:

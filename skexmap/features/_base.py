@@ -36,7 +36,6 @@ from skexmap.lrp._tracer import UnsupportedOperationError
 
 # Number of images on which `fit` runs the model, to determine shapes and to check that it can be attributed.
 N_TRIAL_IMAGES = 8
-HALF = (torch.bfloat16, torch.float16)
 
 
 class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
@@ -341,11 +340,6 @@ def _where_it_failed(error, module):
     if innermost is None:
         return ""
     return f"It fails in {names[id(innermost)]!r}, {type(innermost).__name__}({innermost.extra_repr()}). "
-
-
-def widened(values):
-    """Return a tensor with half precision, which NumPy lacks or computes slowly, as float32."""
-    return values.float() if values.dtype in HALF else values
 
 
 def classes_of_logits(classes, model, labels, n_logits):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
+from skexmap._torch import HALF
 from skexmap.lrp._engine import calls_of, last_call
 from skexmap.lrp._logits import check_finite, find_logits, first_tensor, first_was_taken
 
@@ -64,7 +65,7 @@ def find_head(module, images, head=None):
             logits = find_logits(module(images), len(images))
         check_finite(logits)
         readings = [reading for call in reversed(seen.calls) for reading in _readings(*call, logits.shape)]
-    is_half = logits.dtype in (torch.float16, torch.bfloat16)
+    is_half = logits.dtype in HALF
     if head is None:
         # Half precision is too coarse to learn a scale from.
         relations = [_same] if is_half else [_same, _line]

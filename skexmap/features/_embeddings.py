@@ -8,8 +8,9 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from skexmap._blocks import EMBEDDING, PREDICTED
+from skexmap._torch import widened
 from skexmap._validation import HasMethods, Interval
-from skexmap.features._base import ImageTransformer, widened
+from skexmap.features._base import ImageTransformer
 from skexmap.features._capture import capture_embedding, capture_layer, find_head, no_head
 from skexmap.lrp._method import predicted_classes
 

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from sklearn.utils.validation import check_is_fitted
 
 from skexmap._blocks import EMBEDDING, HEATMAP, PREDICTED
-from skexmap._torch import Replica, pick_device
+from skexmap._torch import HALF, Replica, pick_device, widened
 from skexmap._validation import HasMethods, Interval, StrOptions
 from skexmap.features._attribution import as_lrp, attribute_by
-from skexmap.features._base import HALF, ImageTransformer, widened
+from skexmap.features._base import ImageTransformer
 from skexmap.features._capture import capture_embedding, find_head, no_head
 from skexmap.lrp import LRP
 from skexmap.lrp._engine import RelevanceEngine

@@ -2,6 +2,7 @@
 
 import torch
 
+from skexmap._torch import widened
 from skexmap.lrp._rules import stabilize
 
 # Initial relevance in float16. It is smaller if the coefficient would otherwise exceed `HALF_LARGEST`.
@@ -15,7 +16,7 @@ NOTHING = 1e-36
 def initial_coefficient(logits, target, initial_relevance):
     """Return the coefficient of the logits: relevance 1 (or the logit) at the target, zero elsewhere."""
     # Half precision cannot hold the coefficient of a logit near 0.
-    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    logits = widened(logits)
     initial = torch.zeros_like(logits)
     target = torch.as_tensor(target, device=logits.device, dtype=torch.long)
     if logits.shape[1] == 1:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import torch
 
+from skexmap._torch import HALF
 from skexmap.lrp._tags import tag_of
 
 # Relative difference between the intercepted and the plain logits above which the engine refuses the model.
@@ -126,7 +127,7 @@ def _described(logits, others, text):
 def probabilities(logits):
     """Say so if the values are probabilities, or their logarithms; empty if they are not."""
     values = logits.detach().double()
-    tolerance = 1e-2 if logits.dtype in (torch.float16, torch.bfloat16) else 1e-4
+    tolerance = 1e-2 if logits.dtype in HALF else 1e-4
     in_range = bool(((values >= -tolerance) & (values <= 1 + tolerance)).all())
     # Small logits lie between 0 and 1, too: unless the rows sum to 1, the values must come from a sigmoid.
     found = in_range and (tag_of(logits).gate or _all_one(values.sum(1), tolerance))

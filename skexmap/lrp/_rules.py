@@ -148,7 +148,9 @@ class Gamma(Rule):
         z = layer.preactivation
         if layer.rectified:
             # Where z is negative, the output is zero, and so is the share for any denominator but zero.
-            denominator.add_(z, alpha=1 + half).clamp_(min=smallest)
+            denominator.add_(z, alpha=1 + half)
+            if z is not layer.output:
+                denominator.clamp_(min=smallest)
             share = torch.div(layer.output, denominator, out=denominator).mul_(coefficient)
             signed, absolute = layer.transpose_two(share, signed_weight, absolute_weight)
         else:

@@ -63,7 +63,7 @@ class Tracer(TorchFunctionMode):
         self.composite = composite
         self.weights = weights
         self.notes = notes
-        self._replaced = []
+        self._replaced = weakref.WeakSet()
         self._borrowed = []
 
     def follow(self, model, images):
@@ -134,7 +134,7 @@ class Tracer(TorchFunctionMode):
             self._borrowed.append(tensor)
         tag_of(tensor).replacement = output
         # What nothing else refers to is freed during the pass.
-        self._replaced.append(weakref.ref(tag_of(tensor)))
+        self._replaced.add(tag_of(tensor))
 
     def current(self, tensor):
         """Return the tensor that in-place operations have turned this tensor into."""
@@ -146,13 +146,12 @@ class Tracer(TorchFunctionMode):
 
     def close(self):
         """Cut the links from tensors to the results of in-place operations, so that memory is freed at once."""
-        for reference in self._replaced:
-            tag = reference()
-            if tag is not None:
-                tag.replacement = None
+        for tag in self._replaced:
+            tag.replacement = None
         for tensor in self._borrowed:
             del tensor._relevance_tag
-        self._replaced, self._borrowed = [], []
+        self._replaced.clear()
+        self._borrowed = []
 
     # --- Used by the rules of operations ---
 

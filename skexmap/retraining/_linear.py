@@ -87,7 +87,9 @@ class LinearHead(ClassifierMixin, BaseEstimator):
         """Raise if the coefficients are not finite; warn if one class is predicted for all samples fitted on."""
         name, parts = type(self).__name__, ("coef_", "intercept_")
         # Of LfF, also those of the biased head.
-        n_wrong = sum(np.sum(~np.isfinite(self.__dict__[key])) for key in vars(self) if key.endswith(parts))
+        n_wrong = sum(
+            np.sum(~np.isfinite(values)) for key, values in vars(self).items() if key.endswith(parts)
+        )
         if n_wrong:
             raise ValueError(
                 f"{n_wrong} coefficients and intercepts of {name} are not finite after the fit. Lower the step or the "
@@ -120,8 +122,12 @@ def one_versus_rest_probabilities(scores):
 def standardizer(X, sample_weight=None, *, standardize=True):
     """Return mean and scale of the features, 1 for a constant one; 0 and 1 if `standardize` is false."""
     with np.errstate(over="ignore", invalid="ignore"):
-        scaler = StandardScaler().fit(X, sample_weight=sample_weight)
-        squares = scaler.var_ if standardize else np.square(X, dtype=np.float64).sum(axis=0)
+        if standardize:
+            scaler = StandardScaler().fit(X, sample_weight=sample_weight)
+            mean, scale, squares = scaler.mean_, scaler.scale_, scaler.var_
+        else:
+            mean, scale = np.zeros(X.shape[1]), np.ones(X.shape[1])
+            squares = np.square(X, dtype=np.float64).sum(axis=0)
     overflowed = ~np.isfinite(squares)
     if overflowed.any():
         raise ValueError(
@@ -129,7 +135,7 @@ def standardizer(X, sample_weight=None, *, standardize=True):
             f"embedding overflows: their largest value is {np.abs(X[:, overflowed]).max():.3g}. Remove the outliers, "
             "or scale the embeddings."
         )
-    return (scaler.mean_, scaler.scale_) if standardize else (np.zeros(X.shape[1]), np.ones(X.shape[1]))
+    return mean, scale
 
 
 def fold_scaler(coef, intercept, mean, scale):
