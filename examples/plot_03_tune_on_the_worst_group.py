@@ -12,6 +12,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
 from skexmap import DFRClassifier, HeatmapTransformer, PseudoGroupLabeler
 from skexmap.datasets import make_colored_digits
+from skexmap.display import GroupAccuracyDisplay
 from skexmap.metrics import group_report, make_worst_pseudo_group_scorer
 
 # %%
@@ -56,9 +57,8 @@ for params, score in zip(search.cv_results_["params"], search.cv_results_["mean_
 test = digits.test
 with torch.no_grad():
     as_trained = net(torch.as_tensor(test.data)).argmax(1).numpy()
-for name, predicted in {
-    "as trained": as_trained,
-    "tuned": search.predict(heatmaps.transform(test.data)),
-}.items():
-    report = group_report(test.target, predicted, group_labels=test.group_labels, names=test.group_names)
-    print(f"\nThe network {name}:\n{report}")
+predictions = {"as trained": as_trained, "tuned": search.predict(heatmaps.transform(test.data))}
+shared = {"group_labels": test.group_labels, "names": test.group_names}
+for name, predicted in predictions.items():
+    print(f"\nThe network {name}:\n{group_report(test.target, predicted, **shared)}")
+_ = GroupAccuracyDisplay.from_predictions(test.target, predictions, **shared)

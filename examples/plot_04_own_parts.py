@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 
 from skexmap import ExMapClassifier, HeatmapTransformer
 from skexmap.datasets import make_colored_digits
+from skexmap.display import GroupGalleryDisplay
 from skexmap.groups import PseudoGroupLabeler
 from skexmap.metrics import group_report
 from skexmap.retraining import JTTReweighter
@@ -64,3 +65,10 @@ report = group_report(
 )
 print(report)
 print("Sizes of the pseudo-groups:", np.bincount(exmap.group_labels_))
+
+# %%
+# What the parts found
+# --------------------
+# Each row is a pseudo-group: its mean map, its most and least typical images, and those that the network gets wrong.
+
+_ = GroupGalleryDisplay.from_estimator(exmap, digits.validation.data, digits.validation.target)

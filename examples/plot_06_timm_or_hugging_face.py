@@ -14,6 +14,7 @@ import torch
 from watermarked_photos import CLASSES, files_of, write_photos
 
 from skexmap import ExMapClassifier, HeatmapTransformer
+from skexmap.display import GroupGalleryDisplay
 from skexmap.features import ImageLoader
 from skexmap.lrp import check_model
 from skexmap.report import ShortcutReport
@@ -56,6 +57,7 @@ for _ in range(3):
 X, y = files_of(folder, "heldout")
 exmap = ExMapClassifier(net, heatmaps=HeatmapTransformer(load=load), random_state=0).fit(X, y)
 print(ShortcutReport.from_estimator(exmap, X, y))
+_ = GroupGalleryDisplay.from_estimator(exmap, X, y)
 
 # %%
 # Hugging Face
