@@ -309,7 +309,8 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(self.transformer_, name):
                 setattr(self, name, getattr(self.transformer_, name))
-        self.report_ = self._report(y)
+        predicted = self.strategy_.predict(self.embeddings_)
+        self.report_ = group_report(y, predicted, group_labels=self.group_labels_)
         return self
 
     def refit_strategy(self, y):
@@ -345,9 +346,11 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         y = self.classes_[class_codes]
         clusters = self.labeler_.cluster_labels_
         blocks = make_blocks(**{EMBEDDING: self.embeddings_, CLUSTER: clusters})
-        self.strategy_ = _fit_strategy(clone(self.strategy_), blocks, y)
-        self.cluster_labels_, self.group_labels_ = clusters, self.labeler_.group_labels_
-        self.report_ = self._report(y)
+        strategy, group_labels = _fit_strategy(clone(self.strategy_), blocks, y), self.labeler_.group_labels_
+        report = group_report(y, strategy.predict(self.embeddings_), group_labels=group_labels)
+        # All at once: if a step above fails, the last fit stays as it is.
+        self.strategy_, self.report_ = strategy, report
+        self.cluster_labels_, self.group_labels_ = clusters, group_labels
         return self
 
     def predict_groups(self, X, y):
@@ -462,10 +465,6 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
     def _embed(self, X):
         check_is_fitted(self)
         return embeddings_like(self.transformer_, fitted=True).transform(X)
-
-    def _report(self, y):
-        predicted = self.strategy_.predict(self.embeddings_)
-        return group_report(y, predicted, group_labels=self.group_labels_)
 
 
 def embeddings_like(transformer, *, fitted=False, **params):

@@ -295,6 +295,15 @@ class TestChoices:
             classifier.refit_strategy(marked.y)
         assert set(classifier.group_labels_) == {0, 2}
 
+    def test_a_refit_that_fails_leaves_the_last_fit_as_it_is(self, marked, fit_classifier, monkeypatch):
+        classifier = fit_classifier(marked.net, marked.X, marked.y)
+        before = dict(vars(classifier))
+        classifier.labeler_.merge([0, 1])
+        monkeypatch.setattr(type(classifier.strategy_), "predict", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError), pytest.warns(ClusteringWarning):
+            classifier.refit_strategy(marked.y)
+        assert vars(classifier) == before
+
     def test_a_classifier_without_clusters_has_nothing_to_refit(self, marked, fit_classifier):
         with pytest.raises(NotFittedError):
             ExMapClassifier(marked.net).refit_strategy(marked.y)
