@@ -9,6 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skexmap._torch import copy_of_model
 from skexmap.cluster import EigengapSpectralClustering
+from skexmap.features._capture import set_head_weights
 from skexmap.groups import PseudoGroupLabeler
 from skexmap.retraining import EIILLabeler
 
@@ -64,70 +65,27 @@ def export_model(classifier, *, classes=None) -> torch.nn.Module:
     """
     transformer, strategy = _transformer_and_strategy(classifier)
     head = transformer._head
-    if head is None or None in head.names:
+    if head is None:
         raise ValueError(
             "There is no layer to put the retrained weights into: the embedding is not the input of a dense layer that "
-            "outputs the logits (`layer=` names another module, or the layer's weight is computed from others)."
+            "outputs the logits (`layer=` names another module)."
         )
+    if head.fault:
+        raise ValueError(head.fault)
     if not hasattr(strategy, "coef_"):
         raise ValueError(
             f"{type(strategy).__name__} has no `coef_`: only linear strategies can be exported as a last layer."
         )
-    if not head.scale.all():
-        raise ValueError(
-            f"{int((head.scale == 0).sum())} of {transformer.n_logits_} logits of the model are the same for all "
-            "images, regardless of its last layer. Remove the step after that layer that overwrites them."
-        )
     classes = transformer.classes_ if classes is None else np.asarray(classes)
     weight, bias = head_weights(strategy, classes, transformer.n_logits_)
-    # The logits are the output of the layers times `scale` plus `shift`.
-    weight, bias = weight / head.scale[:, np.newaxis], (bias - head.shift) / head.scale
     model = copy_of_model(transformer.model, _copy_tensor)[0].eval()
-    layers = [model.get_submodule(name) for name in head.names]
-    for layer, part in zip(layers, _parts_of_weight(weight, layers), strict=True):
-        _set_weights(layer, part, bias)
+    set_head_weights(model, head, weight, bias)
     return model
 
 
 def _copy_tensor(values):
     # `copy.deepcopy` takes no tensor that was computed from others.
     return copy.deepcopy(values) if values.is_leaf else values.detach().clone()
-
-
-def _parts_of_weight(weight, layers):
-    """Return the weight of each layer of a head; the output of the head is the mean of theirs."""
-    sizes = [layer.weight[0].numel() for layer in layers]
-    if all(size == weight.shape[1] for size in sizes):
-        # A single layer, or layers that read the same features.
-        return [weight] * len(layers)
-    if sum(sizes) != weight.shape[1]:
-        raise ValueError(
-            f"The last step was fitted on {weight.shape[1]} features, but the model's last layer takes {sum(sizes)}. "
-            "It must be fitted on the embeddings themselves (HeatmapTransformer with `return_embedding=True`, or "
-            "EmbeddingTransformer)."
-        )
-    return np.split(weight * len(layers), np.cumsum(sizes)[:-1], axis=1)
-
-
-def _set_weights(layer, weight, bias):
-    """Give a dense layer, or a convolution by 1 x 1, other weights."""
-    if "weight" not in layer._parameters:
-        raise ValueError(
-            "The weight of the last layer is computed from others (weight normalization, or another parametrization). "
-            "Remove that first, for example with torch.nn.utils.remove_weight_norm."
-        )
-    # Make new parameters instead of new values, because changing a tied weight would change the other layer.
-    old_bias = layer.weight if layer.bias is None else layer.bias
-    layer.weight = _parameter_like(layer.weight, weight.reshape(layer.weight.shape))
-    if layer.bias is not None or np.any(bias):
-        layer.bias = _parameter_like(old_bias, bias)
-
-
-def _parameter_like(old, values):
-    """Return values as a parameter with the type, device and `requires_grad` of another."""
-    return torch.nn.Parameter(
-        torch.as_tensor(values).to(device=old.device, dtype=old.dtype), requires_grad=old.requires_grad
-    )
 
 
 def head_weights(strategy, classes, n_logits):

@@ -305,6 +305,30 @@ def test_the_exported_module_decides_as_the_pipeline_whatever_the_head(kind):
     assert_allclose(scores, pipe.decision_function(X), atol=1e-4)
 
 
+# Heads whose weights do more than make the logits.
+SHARED = {
+    "one head on two tokens": lambda net, x: net.fc(x.flatten(1)) + net.fc(x.flatten(1).tanh()),
+    "mean of one head on two tokens": lambda net, x: (net.fc(x.flatten(1)) + net.fc(x.flatten(1).tanh())) / 2,
+    "weights as a gate": lambda net, x: net.fc((x := x.flatten(1)) * torch.sigmoid(x @ net.fc.weight[:1].T)),
+    "weights as a scale": lambda net, x: net.fc(x.flatten(1) * net.fc.weight.norm()),
+    "bias as a scale": lambda net, x: net.fc(x.flatten(1)) * net.fc.bias[0],
+    "layer before": lambda net, x: net.fc((x := x.flatten(1)) * torch.sigmoid(net.fc(x)[:, :1])),
+}
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_a_head_whose_weights_are_used_elsewhere_too_is_refused(kind):
+    X, y = make_images([0, 1])
+    net = OtherHead(SHARED[kind]).eval()
+    before = net.fc.weight.clone()
+    pipe = make_pipeline(EmbeddingTransformer(net), DFR).fit(X, y)
+    assert torch.equal(net.fc.weight, before)
+    with pytest.raises(
+        ValueError, match=r"uses the weights of its last layer \('fc'.*more than once, or elsewhere"
+    ):
+        export_model(pipe)
+
+
 def test_logits_that_are_not_linear_in_the_output_of_the_last_layer_have_no_embedding():
     X, y = make_images([0, 1])
     for bend in (torch.tanh, lambda z: z - z.logsumexp(1, keepdim=True), lambda z: z.clamp(min=-0.5)):

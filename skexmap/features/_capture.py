@@ -31,11 +31,14 @@ class Head:
     names : tuple of str or None
         Names of the layers; None for a layer whose weight no module owns.
     scale, shift : ndarray of shape (n_logits,), float64
+    fault : str
+        Why these layers cannot get other weights; empty if they can.
     """
 
     names: tuple
     scale: np.ndarray
     shift: np.ndarray
+    fault: str = ""
 
     @property
     def name(self):
@@ -80,8 +83,86 @@ def find_head(module, images, head=None):
             difference = np.abs(scale * outputs + shift - values).max()
             if difference <= (0.02 if is_half else 1e-4) * np.abs(values).max():
                 found = Head(tuple(_owner(module, weight) for weight, _, _ in group), scale, shift)
-                return logits, _joined([entered for _, entered, _ in group]), found
+                embedding = _joined([entered for _, entered, _ in group])
+                if head is None:
+                    found.fault = _fault(module, images, found, embedding)
+                return logits, embedding, found
     return logits, None, None
+
+
+def _fault(module, images, head, embedding):
+    """Say why a head cannot get other weights: other weights must give other logits, and change nothing else."""
+    if None in head.names:
+        return "There is no layer to put the retrained weights into: its weight is computed from others."
+    layers = [module.get_submodule(name) for name in head.names]
+    if any("weight" not in layer._parameters for layer in layers):
+        return (
+            "The weight of the last layer is computed from others (weight normalization, or another parametrization). "
+            "Remove that first, for example with torch.nn.utils.remove_weight_norm."
+        )
+    if not head.scale.all():
+        return (
+            f"{int((head.scale == 0).sum())} of {len(head.scale)} logits of the model are the same for all images, "
+            "regardless of its last layer. Remove the step after that layer that overwrites them."
+        )
+    rng = np.random.RandomState(0)
+    values = embedding.double().cpu().numpy()
+    weight = rng.normal(size=(len(head.scale), values.shape[1])) / np.maximum(
+        np.abs(values).sum(1).max(), 1e-12
+    )
+    bias = rng.normal(size=len(weight)) if all(layer.bias is not None for layer in layers) else head.shift * 0
+    before = [(layer.weight, layer.bias) for layer in layers]
+    try:
+        set_head_weights(module, head, weight, bias)
+        with torch.no_grad():
+            logits = find_logits(module(images), len(images)).double().cpu().numpy()
+    finally:
+        for layer, (old_weight, old_bias) in zip(layers, before, strict=True):
+            layer.weight, layer.bias = old_weight, old_bias
+    expected = values @ weight.T + bias
+    tolerance = 0.05 if embedding.dtype in HALF else 1e-3
+    if np.abs(logits - expected).max() <= tolerance * np.abs(expected).max():
+        return ""
+    return (
+        f"The model uses the weights of its last layer ({', '.join(map(repr, dict.fromkeys(head.names)))}) more than "
+        "once, or elsewhere, so it would not use the retrained weights as it uses these."
+    )
+
+
+def set_head_weights(model, head, weight, bias):
+    """Give the layers of a head weights with which a model's logits are ``embedding @ weight.T + bias``."""
+    # The logits are the output of the layers times `scale` plus `shift`.
+    weight, bias = weight / head.scale[:, np.newaxis], (bias - head.shift) / head.scale
+    layers = [model.get_submodule(name) for name in head.names]
+    for layer, part in zip(layers, _parts_of_weight(weight, layers), strict=True):
+        # Make new parameters instead of new values, because changing a tied weight would change the other layer.
+        old_bias = layer.weight if layer.bias is None else layer.bias
+        has_bias = layer.bias is not None or np.any(bias)
+        layer.weight = _parameter_like(layer.weight, part.reshape(layer.weight.shape))
+        if has_bias:
+            layer.bias = _parameter_like(old_bias, bias)
+
+
+def _parts_of_weight(weight, layers):
+    """Return the weight of each layer of a head; the output of the head is the mean of theirs."""
+    sizes = [layer.weight[0].numel() for layer in layers]
+    if all(size == weight.shape[1] for size in sizes):
+        # A single layer, or layers that read the same features.
+        return [weight] * len(layers)
+    if sum(sizes) != weight.shape[1]:
+        raise ValueError(
+            f"The last step was fitted on {weight.shape[1]} features, but the model's last layer takes {sum(sizes)}. "
+            "It must be fitted on the embeddings themselves (HeatmapTransformer with `return_embedding=True`, or "
+            "EmbeddingTransformer)."
+        )
+    return np.split(weight * len(layers), np.cumsum(sizes)[:-1], axis=1)
+
+
+def _parameter_like(old, values):
+    """Return values as a parameter with the type, device and `requires_grad` of another."""
+    return torch.nn.Parameter(
+        torch.as_tensor(values).to(device=old.device, dtype=old.dtype), requires_grad=old.requires_grad
+    )
 
 
 def capture_embedding(module, images, head):

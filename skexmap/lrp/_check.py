@@ -209,7 +209,9 @@ def _fill(report, engine, images, plain, chosen):
             report.missing[-1] = replace(last, why=f"{last.why} {type(error).__name__}: {error}".strip())
             return
         _describe(notes, report)
-        wrong = probabilities(logits) or (not report.missing and logits_differ(logits.detach(), plain))
+        wrong = probabilities(logits)
+        if not (wrong or report.missing):
+            wrong = logits_differ(logits.detach(), plain) or engine.hidden_computation(images)
         if wrong:
             report.missing.append(MissingRule("output", "at the model's end", wrong))
         if report.missing:

@@ -9,8 +9,14 @@ from skexmap.lrp._initial_relevance import initial_coefficient, within_range, wi
 from skexmap.lrp._logits import check_finite, find_logits, first_tensor, logits_differ, probabilities
 from skexmap.lrp._rules import away_from_zero
 from skexmap.lrp._tags import tag_of
-from skexmap.lrp._tracer import Tracer, UnsupportedOperationError
+from skexmap.lrp._tracer import REMEDY, Tracer, UnsupportedOperationError
 from skexmap.lrp._weight_cache import WeightCache
+
+HIDDEN = (
+    "A tensor that reached {} was computed from the images by code that is not intercepted (a scripted function, "
+    "torch.vmap or an extension inside `torch.no_grad()`), so its part of the relevance would be lost. "
+    + REMEDY
+)
 
 
 @dataclass
@@ -68,14 +74,27 @@ class RelevanceEngine:
             if probabilities(logits):
                 raise ValueError(probabilities(logits))
             # They differ if values are changed where nothing is intercepted.
-            difference = logits_differ(logits.detach(), plain)
+            difference = logits_differ(logits.detach(), plain) or self.hidden_computation(images)
             if difference:
                 raise UnsupportedOperationError(difference)
 
+    def hidden_computation(self, images):
+        """Describe a constant of the forward pass that other images change; empty if there is none."""
+        passes = []
+        for shown in (images, images.flip(-1)):
+            with self.traced(shown, constants=[]) as (tracer, _, _):
+                passes.append(tracer.constants)
+        if len(passes[0]) == len(passes[1]):
+            for (where, values), (_, others) in zip(*passes, strict=True):
+                if not (values is others or _is_same(values, others)):
+                    return HIDDEN.format(where)
+        return ""
+
     @contextlib.contextmanager
-    def traced(self, images, notes=None):
+    def traced(self, images, notes=None, constants=None):
         """Trace a forward pass; yield the tracer, the images as a leaf of the graph, and the logits."""
         tracer = Tracer(self.composite, self._weights, notes)
+        tracer.constants = constants
         leaf = images.detach().requires_grad_()
         try:
             with torch.enable_grad():
@@ -83,6 +102,14 @@ class RelevanceEngine:
             yield tracer, leaf, logits
         finally:
             tracer.close()
+
+
+def _is_same(values, others):
+    try:
+        return torch.equal(values, others)
+    except RuntimeError:
+        # Nested tensors, and those of torch.vmap, cannot be compared. Nothing but hidden code makes them.
+        return False
 
 
 @contextlib.contextmanager

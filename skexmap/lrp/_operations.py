@@ -9,6 +9,7 @@ To give another torch function a rule, add its name to a row of `TABLE`.
 """
 
 import math
+import re
 from functools import partial
 
 import torch
@@ -17,8 +18,11 @@ import torch.nn.functional as F
 from skexmap.lrp._attention import multi_head_attention, scaled_dot_product_attention
 from skexmap.lrp._nodes import PassOn, ShareEqually, any_ratio, pass_pixels_on, ratio_zero_at_zero
 from skexmap.lrp._normalization import group_norm, instance_norm, layer_norm, rms_norm
-from skexmap.lrp._tags import Tag, tag_of
+from skexmap.lrp._tags import UNBOUNDED, Tag, tag_of
 from skexmap.lrp._weighted import DECLARE, apply_composite, apply_dense, batch_norm, convolution, dense
+
+# Functions that can change the type of values.
+CASTS = ("to", "type", "type_as", "view")
 
 
 def select(tracer, call, *, every_value=False):
@@ -27,7 +31,10 @@ def select(tracer, call, *, every_value=False):
     if tag is None:
         # Another argument gives no more than its shape or type, as in `constant.expand_as(x)`.
         return call.value()
-    return tracer.tag_all(call.compute(), tag.of_values(every_value))
+    output = call.compute()
+    if call.name in CASTS and not output.is_floating_point() and output.dtype != torch.bool:
+        return tracer.refuse(call, "It rounds, and so it has no gradient.")
+    return tracer.tag_all(output, tag.of_values(every_value))
 
 
 def share(tracer, call):
@@ -49,14 +56,36 @@ def _joint_tag(call):
 
 
 def add(tracer, call):
-    """Add or scale by a constant: in proportion to the contributions."""
+    """Add, or add or multiply by a constant: in proportion to the contributions."""
     # If a rule may give relevance to zeros (flat, w-square, z-box), a shift or scaling of the pixels inside the model
     # passes relevance on. In proportion, a pixel whose shifted value is zero would get an infinite share.
     if tracer.composite.gives_to_zeros and len(call.tags) == 1 and call.tags[0].pixels:
         return pass_pixels_on(tracer, call)
     output = share(tracer, call)
-    tag_of(output).base = _common_base(call, output.shape)
+    tag = tag_of(output)
+    tag.base = _common_base(call, output.shape)
+    tag.bounds = _bounds_of_line(call)
+    # A hard sigmoid, or a sigmoid as `0.5 * tanh(x / 2) + 0.5`.
+    tag.gate |= _is_unit(tag.bounds)
     return output
+
+
+def _bounds_of_line(call):
+    """Return the bounds of ``a * x + b`` with numbers a and b, from the bounds of x."""
+    constants = [tensor for tensor in call.tensors if tag_of(tensor) is None]
+    if (
+        len(call.tags) > 1
+        or call.tags[0].bounds == UNBOUNDED
+        or any(tensor.numel() > 1 for tensor in constants)
+    ):
+        return UNBOUNDED
+    ends = torch.tensor(call.tags[0].bounds, dtype=torch.float64)
+    values = call.func(*(ends if tag_of(value) is not None else value for value in call.args), **call.kwargs)
+    return tuple(sorted(values.flatten().tolist()))
+
+
+def _is_unit(bounds):
+    return math.isclose(bounds[0], 0, abs_tol=1e-6) and math.isclose(bounds[1], 1, rel_tol=1e-6)
 
 
 def _common_base(call, shape):
@@ -70,16 +99,6 @@ def _base(tensor):
     return tensor if base is None else base
 
 
-def scale(tracer, call, factor):
-    """Multiply by a constant: in proportion. A factor that maps a clipped range to [0, 1] makes a hard sigmoid."""
-    output = add(tracer, call)
-    cap = call.tags[0].cap
-    if cap is not None and isinstance(factor, (int, float)):
-        tag_of(output).cap = cap * factor
-        tag_of(output).gate |= math.isclose(cap * factor, 1, rel_tol=1e-6)
-    return output
-
-
 def multiply(tracer, call):
     """Multiply by a constant, by a gate, or by another activation."""
     # A constant scales. If exactly one factor is a gate (the output of a sigmoid, hard sigmoid or softmax, as in
@@ -87,7 +106,7 @@ def multiply(tracer, call):
     # Otherwise each factor gets half, which conserves it (the uniform rule of AttnLRP, Achtibat et al. 2024, eq. 13).
     left, right = call.args
     if len(call.tags) == 1:
-        return scale(tracer, call, left if tag_of(left) is None else right)
+        return add(tracer, call)
     if _common_base(call, torch.broadcast_shapes(left.shape, right.shape)) is not None:
         return elementwise(tracer, call)
     is_gate = [tag.gate for tag in call.tags]
@@ -120,7 +139,7 @@ def divide(tracer, call):
     if call.kwargs.get("rounding_mode") is not None:
         return tracer.refuse(call, "It rounds, and so it has no gradient: divide without `rounding_mode`.")
     if tag_of(right) is None:
-        return scale(tracer, call, 1 / right if isinstance(right, (int, float)) and right else None)
+        return add(tracer, call)
     if tag_of(left) is None:
         with tracer:
             return torch.reciprocal(right) * left
@@ -139,7 +158,7 @@ def reversed_divide(tracer, call):
 
 def power(tracer, call):
     """Raise to a constant power; a negative one makes a constant of products."""
-    exponent = call.argument(1, "exponent")
+    exponent = _number(call.argument(1, "exponent"))
     return activation(tracer, call, gate=isinstance(exponent, (int, float)) and exponent < 0)
 
 
@@ -164,18 +183,54 @@ def matrix_product(tracer, call):
     if len(call.tags) > 1:
         return share_equally(tracer, call)
     left, right = call.args[:2]
-    if call.name in ("matmul", "mm") and tag_of(left) is not None and right.ndim == 2:
-        return apply_dense(tracer, call, left, right.T, None)
+    if call.name in ("matmul", "mm"):
+        if tag_of(left) is not None and right.ndim == 2:
+            return apply_dense(tracer, call, left, right.T, None)
+        if tag_of(left) is None and left.ndim == 2 and right.ndim > 1:
+            with tracer:
+                return F.linear(right.mT, left).mT
     return tracer.tag_all(call.compute(), Tag())
+
+
+def contract(tracer, call):
+    """Einsum: without a sum it is an entrywise product, and with a matrix of weights a dense layer."""
+    equation, *operands = call.args
+    found = re.fullmatch(r"(\w+),(\w+)->(\w+)", str(equation).replace(" ", ""))
+    if found is None or any(len(set(axes)) < len(axes) for axes in found.groups()):
+        return matrix_product(tracer, call)
+    *axes, result = found.groups()
+    if set(result) == set(axes[0] + axes[1]):
+        with tracer:
+            return _aligned(operands[0], axes[0], result) * _aligned(operands[1], axes[1], result)
+    pairs = zip(operands, axes, strict=True)
+    (x, own), (weight, of_weight) = sorted(pairs, key=lambda pair: tag_of(pair[0]) is None)
+    summed, new = set(own) - set(result), set(of_weight) - set(own)
+    is_dense = len(call.tags) == len(summed) == len(new) == 1 and new <= set(result)
+    if is_dense and set(of_weight) == summed | new:
+        (last,), (first,) = summed, new
+        kept = own.replace(last, "")
+        with tracer:
+            output = F.linear(_aligned(x, own, kept + last), _aligned(weight, of_weight, first + last))
+            return _aligned(output, kept + first, result)
+    return matrix_product(tracer, call)
+
+
+def _aligned(x, axes, result):
+    """Return a tensor with its axes in the order of the result, and axes of length 1 for those that it lacks."""
+    x = x.permute([axes.index(axis) for axis in result if axis in axes])
+    return x[tuple(slice(None) if axis in axes else None for axis in result)]
 
 
 def add_matrix_product(tracer, call):
     """Compute ``beta * bias + alpha * (left @ right)``."""
     bias, left, right = call.args[:3]
-    if len(call.tags) == 1 and tag_of(left) is not None and right.ndim == 2 and not call.kwargs:
+    beta, alpha = call.kwargs.get("beta", 1), call.kwargs.get("alpha", 1)
+    if len(call.tags) == 1 and tag_of(left) is not None and right.ndim == 2 and beta == alpha == 1:
         return apply_dense(tracer, call, left, right.T, bias)
     with tracer:
-        return bias * call.kwargs.get("beta", 1) + torch.matmul(left, right) * call.kwargs.get("alpha", 1)
+        product = torch.matmul(left, right) * alpha
+        # With beta 0, the bias may hold anything.
+        return product + bias * beta if beta else product
 
 
 def add_product(tracer, call):
@@ -229,30 +284,34 @@ def drop_out(tracer, call):
     return tracer.tag_all(x.view_as(x), tag_of(x).of_values(every_value=True))
 
 
-def activation(tracer, call, *, gate=False, low=-math.inf, high=math.inf, ratio=any_ratio):
+def activation(tracer, call, *, gate=False, low=-math.inf, high=math.inf, bounds=UNBOUNDED, ratio=any_ratio):
     """Any elementwise function passes relevance on; a ReLU is folded into the weighted layer before it if possible."""
-    # The function clips to the range from `low` to `high`, and `ratio` gives output / input.
+    # The function clips to the range from `low` to `high`, or has values in `bounds`; `ratio` gives output / input.
     x = call.args[0]
     tag = tag_of(x)
     if len(call.tags) > 1 or tag is None:
         return tracer.refuse(call, f"Its bounds or weights depend on the image. {DECLARE}")
+    if (low, high) != UNBOUNDED:
+        before = (max(0.0, tag.bounds[0]), tag.bounds[1]) if tag.nonnegative else tag.bounds
+        bounds = tuple(min(max(end, low), high) for end in before)
+    # A function of a constant is a constant.
+    gate = gate or tag.gate or _is_unit(bounds)
     if tracer.composite.carries_zero_inputs:
         ratio = any_ratio
     elif low == 0 < high:
         if tag.layer is not None and not tag.layer.rectified:
             tag.is_folded = True
             layer = tag.layer.rectify(call.value(), capped=high < math.inf)
-            result = Tag(nonnegative=True, cap=high if high < math.inf else None)
+            result = Tag(gate, nonnegative=True, bounds=bounds)
             return apply_composite(tracer, call, tag.source, layer, result, "pass")
         if high == math.inf:
             # Its gradient is output / input, and needs no memory for the input.
-            return tracer.tag_all(F.relu(x), Tag(nonnegative=True, base=tag.base))
+            return tracer.tag_all(F.relu(x), Tag(gate, nonnegative=True, bounds=bounds, base=tag.base))
         ratio = ratio_zero_at_zero
     output = call.value()
     base = _common_base(call, output.shape)
     output = PassOn.apply(x, output, ratio)
-    cap = high if low == 0 and high < math.inf else None
-    return tracer.tag_all(output, Tag(gate or cap == 1, cap=cap, base=base))
+    return tracer.tag_all(output, Tag(gate, bounds=bounds, base=base))
 
 
 def clip(tracer, call):
@@ -263,12 +322,18 @@ def clip(tracer, call):
         bounds = [None, *bounds]
     low = bounds[0] if bounds else call.kwargs.get("min", call.kwargs.get("min_val", low))
     high = bounds[1] if len(bounds) > 1 else call.kwargs.get("max", call.kwargs.get("max_val", high))
-    low, high = -math.inf if low is None else low, math.inf if high is None else high
+    low, high = -math.inf if low is None else _number(low), math.inf if high is None else _number(high)
     if isinstance(low, torch.Tensor) or isinstance(high, torch.Tensor):
         # What such a bound does to 0 differs from entry to entry.
         return activation(tracer, call)
     ratio = ratio_zero_at_zero if low <= 0 <= high else any_ratio
     return activation(tracer, call, low=low, high=high, ratio=ratio)
+
+
+def _number(value):
+    """Return a constant tensor of one value as a number, and anything else as it is."""
+    is_number = isinstance(value, torch.Tensor) and value.numel() == 1 and tag_of(value) is None
+    return float(value) if is_number else value
 
 
 def softmax(tracer, call):
@@ -311,7 +376,8 @@ TABLE = [
     (add_product, None, "addcmul addcdiv"),
     (normalize, None, "normalize"),
     (gated_linear_unit, None, "glu"),
-    (matrix_product, "norm (by a constant)", "matmul mm bmm einsum"),
+    (matrix_product, "norm (by a constant)", "matmul mm bmm"),
+    (contract, "norm (by a constant)", "einsum"),
     (add_matrix_product, None, "addmm baddbmm"),
     (partial(activation, low=0.0), "pass", "relu"),
     (partial(activation, low=0.0, high=6.0), "pass", "relu6"),
@@ -320,8 +386,8 @@ TABLE = [
     (partial(activation, ratio=lambda output, x: torch.sigmoid(x)), "pass", "silu"),
     (partial(activation, ratio=lambda output, x: F.hardsigmoid(x)), "pass", "hardswish"),
     (partial(activation, ratio=ratio_zero_at_zero), "pass", """
-        gelu mish elu celu selu leaky_relu rrelu prelu tanh softsign tanhshrink hardshrink softshrink
-        erf abs square"""),
+        gelu mish elu celu selu leaky_relu rrelu prelu tanhshrink hardshrink softshrink abs square"""),
+    (partial(activation, bounds=(-1.0, 1.0), ratio=ratio_zero_at_zero), "pass", "tanh softsign erf"),
     (activation, "pass", "softplus threshold _threshold sqrt local_response_norm"),
     (power, "pass", "pow"),
     (drop_out, "pass", """
@@ -330,7 +396,8 @@ TABLE = [
     (make_constant, "constant", """
         zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty
         new_tensor"""),
-    (leave_torch, None, "numpy tolist item detach data __array__ __float__ __int__ __complex__"),
+    (leave_torch, None, """
+        numpy tolist item detach data storage untyped_storage __array__ __float__ __int__ __complex__"""),
 ]  # fmt: skip
 RULES = {
     name.replace("#", n): (rule, description)

@@ -1,9 +1,12 @@
 """Known properties of the tensors that depend on the image."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+UNBOUNDED = (-math.inf, math.inf)
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -16,8 +19,8 @@ class Tag:
     pixels: bool = False
     # Whether an operation has just clipped all values to start at 0.
     nonnegative: bool = False
-    # Upper bound of values that were clipped to start at 0.
-    cap: float | None = None
+    # Smallest and largest value that a clipping or saturating function has left possible.
+    bounds: tuple = UNBOUNDED
     # The tensor of which this one is a function, entry by entry.
     base: torch.Tensor | None = None
     # Input of the dense layer whose output, up to reshaping, is this tensor.
@@ -35,7 +38,7 @@ class Tag:
     def of_values(self, every_value=False):
         """Return the properties that some of the values keep, or every value in another shape."""
         embedding = self.dense_input if every_value else None
-        return Tag(self.gate, self.pixels, self.nonnegative, self.cap, dense_input=embedding)
+        return Tag(self.gate, self.pixels, self.nonnegative, self.bounds, dense_input=embedding)
 
     def sign(self, tensor):
         """Record the state of the tagged tensor."""

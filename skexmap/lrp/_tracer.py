@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from skexmap.lrp._calls import FunctionCall, plain_name
 from skexmap.lrp._logits import find_logits, logits_in
@@ -37,6 +38,8 @@ ABOUT_TENSORS = (
     *("shape", "size", "dim", "ndim", "ndimension", "__len__", "numel", "nelement", "stride", "is_contiguous"),
     *("dtype", "device", "layout", "get_device", "is_cuda", "is_floating_point", "is_complex"),
 )  # fmt: skip
+# Functions whose integers are positions or numbers of entries. Any other integers are rounded values.
+POSITIONS = ("argmax", "argmin", "argsort", "argwhere", "nonzero", "count_nonzero")
 
 
 class UnsupportedOperationError(NotImplementedError):
@@ -63,6 +66,9 @@ class Tracer(TorchFunctionMode):
         self.composite = composite
         self.weights = weights
         self.notes = notes
+        # In a check: the constants that no intercepted function has returned, and where they came in.
+        self.constants = None
+        self._returned = WeakTensorKeyDictionary()
         self._replaced = weakref.WeakSet()
         self._borrowed = []
 
@@ -85,6 +91,20 @@ class Tracer(TorchFunctionMode):
         if plain_name(func) in ABOUT_TENSORS:
             return func(*map(self.current, args), **kwargs)
         tensors = tensors_in((*args, *kwargs.values()))
+        if self.constants is None:
+            return self._run(func, args, kwargs, tensors)
+        self._collect_constants(func, tensors)
+        output = self._run(func, args, kwargs, tensors)
+        self._returned.update(dict.fromkeys(tensors_in([output])))
+        return output
+
+    def _collect_constants(self, func, tensors):
+        for tensor in tensors:
+            is_known = self.weights.owns(tensor) or tensor in self._returned
+            if tag_of(tensor) is None and tensor.is_floating_point() and not is_known:
+                self.constants.append((f"'{plain_name(func)}'{self.where()}", tensor))
+
+    def _run(self, func, args, kwargs, tensors):
         if all(tag_of(tensor) is None for tensor in tensors):
             if not any(tensor.requires_grad for tensor in tensors):
                 return func(*args, **kwargs)
@@ -119,10 +139,13 @@ class Tracer(TorchFunctionMode):
         return output
 
     def _without_rule(self, call):
-        """Allow functions whose result is not a floating tensor (comparisons, sizes); refuse the others."""
+        """Allow functions that return no numbers (comparisons, sizes) or positions; refuse the others."""
         if call.writes_to is None:
             result = call.value()
-            if not any(t.is_floating_point() or t.is_complex() for t in tensors_in([result])):
+            types = {tensor.dtype for tensor in tensors_in([result])}
+            if types <= {torch.bool} or (
+                call.name in POSITIONS and not any(t.is_floating_point for t in types)
+            ):
                 return result
         return self.refuse(call)
 

@@ -23,9 +23,11 @@ class WeightCache:
         """Return whether all weights (ignoring None) live as long as the model; only then can their ids be keys."""
         return all(values is None or id(values) in self._names for values in weights)
 
-    def variants(self, weight, bias):
+    def variants(self, weight, bias, transposed):
         """Return the dict of a layer's weight variants; a new one for weights that no module owns."""
-        return self._variants.setdefault((id(weight), id(bias)), {}) if self.owns(weight, bias) else {}
+        # A weight may be shared with a layer that is the transpose of this one.
+        key = (id(weight), id(bias), transposed)
+        return self._variants.setdefault(key, {}) if self.owns(weight, bias) else {}
 
     def thirds(self, weight):
         """Return a weight in three parts, which are the same tensors in every batch so that they keep variants."""

@@ -132,7 +132,7 @@ def _weighted(tracer, x, output, operation, weight, bias, settings=None):
         weight,
         bias,
         settings=settings,
-        variants=tracer.weights.variants(weight, bias),
+        variants=tracer.weights.variants(weight, bias, bool(settings and settings["transposed"])),
         first=tag.pixels and operation != "batch_norm",
         input_nonnegative=tag.nonnegative,
     )

@@ -480,6 +480,6 @@ def samples_of(seed):
     add("new_zeros new_ones new_empty", image, "constant", input=X, size=(n, c))
     add("new_full", image, "constant", input=X, size=(n, c), fill_value=2.0)
     add("new_tensor", image, "constant", input=X, data=[1.0, 2.0])
-    add("numpy tolist item detach data", draw(1), "refused", input=X)
+    add("numpy tolist item detach data storage untyped_storage", draw(1), "refused", input=X)
     add("__array__ __float__ __int__ __complex__", draw(1), "refused", input=X)
     return found

@@ -7,7 +7,7 @@ from lrp_nets import Net, Scaled, check
 from torch import nn
 
 from skexmap.features import HeatmapTransformer
-from skexmap.lrp import Composite, Epsilon, UnsupportedOperationError
+from skexmap.lrp import Composite, Epsilon, UnsupportedOperationError, check_model
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
@@ -31,6 +31,10 @@ RECURRENT = nn.LSTM(4, 4)
 
 UNSUPPORTED = {
     "exp": lambda net, x: torch.exp(x),
+    "int": lambda net, x: x + (100 * x).int().float(),
+    "to": lambda net, x: x + (100 * x).to(torch.int32).float(),
+    "view": lambda net, x: x + x.view(torch.int32).view(torch.float32),
+    "bucketize": lambda net, x: x + torch.bucketize(x, torch.arange(3.0)).float(),
     "__rpow__": lambda net, x: 2**x,
     "fft_rfft": lambda net, x: torch.fft.rfft(x).real[..., :1] + x,
     "lstm": lambda net, x: RECURRENT(x.flatten(1, 2))[0],
@@ -138,6 +142,32 @@ def test_scripted_and_traced_submodules_are_refused(how):
         check(model, IMAGES)
     with pytest.raises(TypeError, match=r"Submodule '1' is scripted or traced.*original Python module"):
         HeatmapTransformer(model).fit(IMAGES)
+
+
+def scripted_double(x):
+    return torch.jit.script(doubled)(x)
+
+
+def without_gradients(function, x):
+    with torch.no_grad():
+        return function(x)
+
+
+@pytest.mark.parametrize("function", [scripted_double, torch.vmap(doubled)], ids=["scripted", "vmap"])
+def test_what_hidden_code_computes_without_gradients_is_noticed(function):
+    model = net(lambda net, x: x + without_gradients(function, x))
+    message = (
+        "A tensor that reached '(add|mul)' .*was computed from the images by code that is not intercepted"
+    )
+    with pytest.raises(UnsupportedOperationError, match=message):
+        check(model, IMAGES)
+    report = check_model(model, IMAGES)
+    assert not report.ok
+    assert "not intercepted" in report.missing[0].why
+
+
+def test_what_hidden_code_computes_from_constants_is_a_constant():
+    check(net(lambda net, x: x * without_gradients(scripted_double, torch.ones_like(x))), IMAGES)
 
 
 def test_a_layer_without_an_entry_is_refused():

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ pytestmark = pytest.mark.usefixtures("double_precision")
 RULES = {
     "epsilon": EPSILON_EVERYWHERE,
     "gamma": epsilon_gamma(),
+    "gamma on dense layers": Composite([("dense", Gamma(2.0)), (On(), Epsilon())]),
     "flat": Composite([(On(first=True), Flat()), (On(), Epsilon())]),
 }
 
@@ -25,6 +27,7 @@ def network(step):
         lambda net, x: net.head(F.relu(net.last(step(net, F.relu(net.first(x)), net.other(x)))).flatten(1)),
         first=nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), norm(4)),
         other=nn.Conv2d(2, 4, 3, padding=1),
+        mixing=nn.Parameter(torch.linspace(-2, 3, 20).sin().reshape(5, 4)),
         scale=nn.Parameter(torch.rand(4, 1, 1) + 0.5),
         shift=nn.Parameter(torch.randn(4, 1, 1)),
     )
@@ -84,6 +87,11 @@ SPELLINGS = {
         lambda net, y, z: y - y * pooled_gate(-z),
         lambda net, y, z: torch.addcmul(torch.zeros_like(y), y, pooled_gate(z)),
         lambda net, y, z: y / (1 / pooled_gate(z)),
+        lambda net, y, z: torch.einsum("bchw,bc->bchw", y, pooled_gate(z).flatten(1)),
+        lambda net, y, z: torch.einsum("bc, bhcw -> bchw", pooled_gate(z).flatten(1), y.transpose(1, 2)),
+        lambda net, y, z: y * torch.maximum(pooled_gate(z), torch.tensor(0.0)).clamp(0, 1),
+        lambda net, y, z: y * F.relu(pooled_gate(z).square().sqrt().abs()),
+        lambda net, y, z: y * (0.5 * torch.tanh(z.mean((2, 3), keepdim=True) / 2) + 0.5),
     ],
     "hard gate": [
         lambda net, y, z: y * F.hardsigmoid(z),
@@ -92,6 +100,13 @@ SPELLINGS = {
         lambda net, y, z: (F.hardtanh(z + 3, 0, 6) / 6) * y,
         lambda net, y, z: (z + 3).clamp(0, 6) / 6 * y,
         lambda net, y, z: torch.clamp(z / 6 + 0.5, 0, 1) * y,
+        lambda net, y, z: (z.clamp(-3, 3) / 6 + 0.5) * y,
+        lambda net, y, z: (F.relu6(z + 3) * torch.tensor(1 / 6)) * y,
+        lambda net, y, z: (F.relu6(z + 3) / torch.tensor(6.0)) * y,
+        lambda net, y, z: (F.relu6(z + 3) * np.float64(1 / 6)) * y,
+        lambda net, y, z: F.relu(z / 6 + 0.5).clamp(max=1) * y,
+        lambda net, y, z: torch.minimum(F.relu(z / 6 + 0.5), torch.tensor(1.0)) * y,
+        lambda net, y, z: F.relu(1 - F.relu(0.5 - z / 6)) * y,
     ],
     "SiLU": [
         lambda net, y, z: F.silu(z),
@@ -154,6 +169,16 @@ SPELLINGS = {
         lambda net, y, z: z / z.norm(dim=1, keepdim=True).clamp_min(1e-12),
         lambda net, y, z: z / torch.linalg.vector_norm(z, dim=1, keepdim=True).clamp(min=1e-12),
         lambda net, y, z: z * z.square().sum(1, keepdim=True).rsqrt(),
+        lambda net, y, z: z * z.square().sum(1, keepdim=True) ** torch.tensor(-0.5),
+        lambda net, y, z: z * (1 / z.square().sum(1, keepdim=True)).sqrt().clamp(max=1e12),
+        lambda net, y, z: torch.einsum("bchw,bhw->bchw", z, z.square().sum(1).rsqrt()),
+    ],
+    "dense layer": [
+        lambda net, y, z: F.linear(y.movedim(1, -1), net.mixing).movedim(-1, 1),
+        lambda net, y, z: (y.movedim(1, -1) @ net.mixing.T).movedim(-1, 1),
+        lambda net, y, z: (net.mixing @ y.flatten(2)).view(len(y), -1, *y.shape[2:]),
+        lambda net, y, z: torch.einsum("bchw,dc->bdhw", y, net.mixing),
+        lambda net, y, z: torch.einsum("cd,bchw->bdhw", net.mixing.T, y),
     ],
     "joined constants": [
         lambda net, y, z: torch.cat([y, net.shift.expand_as(y)], 1),
