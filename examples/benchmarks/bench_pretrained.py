@@ -203,27 +203,31 @@ def main():
             f"{(logits.argmax(1) == dfr.predict(embeddings)).sum()} of {len(test.data)} predictions equal"
         )
         if args.picture:
-            draw(args.picture, validation, biased, pseudo_groups, load)
+            draw(args.picture, validation, biased, load)
     print(f"\n{'stage':52}{'seconds':>9}{'CPU s':>8}{'MiB':>8}")
     for name, seconds, cpu_seconds, memory in STAGES:
         print(f"{name:52}{seconds:9.1f}{cpu_seconds:8.1f}{memory:8.0f}")
 
 
-def draw(path, split, net, pseudo_groups, load):
-    """Save the first images of every true group, with what the net looked at and their pseudo-groups."""
+def draw(path, split, net, load):
+    """Save typical, atypical and wrong images of the true groups, and where the net looks in each."""
     import matplotlib
 
     matplotlib.use("Agg")
-    from skexmap.display import HeatmapDisplay
+    from skexmap.display import GroupGalleryDisplay
 
-    rows = np.concatenate([np.flatnonzero(split.group_labels == group)[:3] for group in range(4)])
-    signed = HeatmapTransformer(net, evidence="signed", load=load).fit_transform(split.data[rows])
-    display = HeatmapDisplay(
-        images=np.stack([load(split.data[row]) for row in rows]),
-        heatmaps={"heatmap": signed.reshape(len(rows), -1, 28, 28)},
-        y_true=[f"{split.group_names[split.group_labels[row]]}: {pseudo_groups[row]}" for row in rows],
+    rows = np.concatenate([np.flatnonzero(split.group_labels == group)[:100] for group in range(4)])
+    names = [split.group_names[group] for group in split.group_labels[rows]]
+    paths = [split.data[row] for row in rows]
+    heatmaps = HeatmapTransformer(net, load=load).fit(paths)
+    display = GroupGalleryDisplay.from_estimator(
+        heatmaps,
+        paths,
+        split.target[rows],
+        group_labels=names,
+        class_names=split.target_names,
     )
-    display.plot().figure_.savefig(path, dpi=60)
+    display.figure_.savefig(path, dpi=70)
 
 
 if __name__ == "__main__":
