@@ -53,7 +53,8 @@ def cluster_stability(estimator, X, y=None, *, n_resamples=20, fraction=0.8, ran
             mean overlap below 0.6 ("should not be trusted" by Hennig [2]_) or is in no subsample; "stable" if they
             reach 0.80 ("good") and, for every cluster, 0.75 ("valid, stable"); "doubtful" in between.
         ``summary`` : str
-            The verdict and its reasons, in a sentence.
+            The verdict and its reasons. If clusters of a labeler were merged or dropped by hand, it says that those
+            that the labeler finds by itself are judged.
         ``adjusted_rand_indices``, ``mean_adjusted_rand_index`` : ndarray of shape (n_resamples,), and float
             Agreement of each subsample's clusters with those of all rows: 1 means identical, 0 means chance.
         ``jaccards``, ``mean_jaccards`` : ndarrays of shape (n_resamples, n_clusters) and (n_clusters,)
@@ -129,6 +130,8 @@ def cluster_stability(estimator, X, y=None, *, n_resamples=20, fraction=0.8, ran
         np.array([len(np.unique(labels[labels >= 0])) for labels in found]),
         len(np.unique(reference[reference >= 0])),
     )
+    if getattr(clusterer, "_changed_by_hand", False):
+        stability.summary += " Clusters that were merged or dropped by hand are judged as they were found."
     if stability.verdict == "do not trust":
         warn(
             f"The clusters of {type(clusterer).__name__} on {n_samples} rows are unstable: {stability.summary} Ask for "

@@ -41,7 +41,8 @@ class ShortcutReport:
           it, and Fisher's exact test, Bonferroni-corrected over the rows;
         - ``retrained_accuracy``, ``retrained_lower``, ``retrained_upper``, ``retrained_size``: the retrained last
           layer, on images that it was not fitted on;
-        - ``stability``: mean overlap (Jaccard) with the most similar cluster of subsamples;
+        - ``stability``: mean overlap (Jaccard) with the most similar cluster of subsamples; NaN after clusters were
+          merged or dropped by hand;
         - ``place``, ``share``, ``share_outside``, ``area``: where the relevance of the cluster is most concentrated,
           its share there, that of other images, and the share of the area;
         - ``center_x``, ``center_y``, ``spread``: center of the mean map, from the left and from the top, and its

@@ -264,6 +264,19 @@ class TestEstimators:
     def test_a_cluster_that_every_subsample_finds_again_has_stability_1(self, report):
         assert [row["stability"] for row in report.rows] == [1.0] * 4
 
+    @pytest.mark.parametrize(
+        "choices, known",
+        [({"rename": {0: "mark"}}, True), ({"merge": [[0, 2]]}, False), ({"drop": [1]}, False)],
+    )
+    def test_the_stability_of_clusters_changed_by_hand_is_unknown(
+        self, marked, fit_classifier, choices, known
+    ):
+        labeler = PseudoGroupLabeler(KMeans(3, n_init=3, random_state=0), merge_alpha=None, n_seed_checks=0)
+        classifier = fit_classifier(marked.net, marked.X, marked.y, clusterer=labeler)
+        classifier.labeler_.apply_choices(choices)
+        report = ShortcutReport.from_estimator(classifier, marked.X, marked.y, n_resamples=2)
+        assert (~np.isnan([row["stability"] for row in report.rows])).tolist() == [known] * len(report.rows)
+
 
 class TestChoices:
     def test_a_dropped_cluster_is_left_out_of_the_refitted_layer_and_of_the_rows(
