@@ -25,9 +25,10 @@ def cluster_stability(estimator, X, y=None, *, n_resamples=20, fraction=0.8, ran
 
     Parameters
     ----------
-    estimator : clusterer, labeler, fitted ExMapClassifier or fitted Pipeline
+    estimator : clusterer, labeler, or fitted ExMapClassifier, Pipeline or search
         Anything with `fit_predict`, of which clones are fitted. Of a fitted `ExMapClassifier`, the labeler is judged;
-        of a fitted pipeline that ends in a classifier, the last step but one. The steps before it transform X once.
+        of a fitted pipeline that ends in a classifier, the last step but one. The steps before it transform X once. Of
+        a fitted search, the best estimator is judged.
     X : array-like or structured ndarray of n_samples rows
         What to cluster, in any form that the estimator accepts. For an estimator with the tag ``pairwise``, such as
         scikit-learn's clusterers of precomputed matrices, a subsample selects both rows and columns.
@@ -143,6 +144,7 @@ def cluster_stability(estimator, X, y=None, *, n_resamples=20, fraction=0.8, ran
 
 def _clusterer_and_its_input(estimator, X):
     """Return the clusterer in an estimator, and X as the clusterer sees it."""
+    estimator = getattr(estimator, "best_estimator_", estimator)
     if hasattr(estimator, "labeler_"):
         return estimator.labeler_, estimator.transformer_.transform(X)
     if isinstance(estimator, Pipeline) and not hasattr(estimator, "fit_predict"):

@@ -1,5 +1,7 @@
 """cluster_stability: its indices, its verdict, and what it takes."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy import sparse
@@ -138,7 +140,8 @@ class TestTheWholeMethod:
         exmap.set_params(**params).fit(X, y)
         blocks = pipe[:-2].transform(X)
         expected = self.expected(pipe[-2], blocks, y, name)
-        for estimator, rows in ((pipe, X), (exmap, X), (pipe[-2], blocks)):
+        search = SimpleNamespace(best_estimator_=exmap)
+        for estimator, rows in ((pipe, X), (exmap, X), (search, X), (pipe[-2], blocks)):
             stability = cluster_stability(estimator, rows, y, n_resamples=2, random_state=3)
             assert stability.adjusted_rand_indices.tolist() == expected
 
