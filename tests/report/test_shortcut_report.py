@@ -302,6 +302,7 @@ class TestChoices:
         with pytest.warns(ClusteringWarning):
             assert classifier.refit_strategy(marked.y) is classifier
         assert classifier.strategy_ is not before
+        assert classifier.report_.names == ["coat, watermark", "pullover, watermark"]
         assert_array_equal(classifier.cluster_labels_ == 0, kept)
         assert_array_equal(classifier.group_labels_ >= 0, kept)
         # The groups that are left are the classes of the kept images.
