@@ -26,7 +26,7 @@ __all__ = [
 
 
 def __getattr__(name):
-    # Only those who draw wait for the import of the displays.
-    if name == "display":
-        return importlib.import_module("skexmap.display")
+    # Only those who draw or report wait for the import of these.
+    if name in ("display", "report"):
+        return importlib.import_module(f"skexmap.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,7 +7,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from skexmap._blocks import CLUSTER, EMBEDDING, HEATMAP, make_blocks
-from skexmap._group_labels import decode_groups
+from skexmap._group_labels import decode_groups, names_of_groups
 from skexmap._torch import FrozenModelMixin
 from skexmap._validation import (
     HasMethods,
@@ -173,7 +173,8 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
     transformer_ : HeatmapTransformer or EmbeddingTransformer
         The fitted transformer of the images.
     report_ : result of `skexmap.metrics.group_report`
-        Accuracy of the *retrained* last layer on each group of the images it was fitted on.
+        Accuracy of the *retrained* last layer on each group of the images it was fitted on. Pseudo-groups have the
+        names of their class and cluster.
     n_features_in_ : int
         Number of values in one image.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -309,8 +310,7 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(self.transformer_, name):
                 setattr(self, name, getattr(self.transformer_, name))
-        predicted = self.strategy_.predict(self.embeddings_)
-        self.report_ = group_report(y, predicted, group_labels=self.group_labels_)
+        self.report_ = self._report(self.strategy_, y, self.group_labels_)
         return self
 
     def refit_strategy(self, y):
@@ -347,7 +347,7 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
         clusters = self.labeler_.cluster_labels_
         blocks = make_blocks(**{EMBEDDING: self.embeddings_, CLUSTER: clusters})
         strategy, group_labels = _fit_strategy(clone(self.strategy_), blocks, y), self.labeler_.group_labels_
-        report = group_report(y, strategy.predict(self.embeddings_), group_labels=group_labels)
+        report = self._report(strategy, y, group_labels)
         # All at once: if a step above fails, the last fit stays as it is.
         self.strategy_, self.report_ = strategy, report
         self.cluster_labels_, self.group_labels_ = clusters, group_labels
@@ -461,6 +461,14 @@ class ExMapClassifier(FrozenModelMixin, ClassifierMixin, BaseEstimator):
                 part.set_params(**dict.fromkeys(parameters_named(part, name), value))
         seed_parts(self.random_state, labeler, strategy)
         return heatmaps, labeler, strategy
+
+    def _report(self, strategy, y, group_labels):
+        """Return the accuracies of a strategy, with pseudo-groups named by class and cluster."""
+        names, labeler = None, getattr(self, "labeler_", None)
+        if labeler is not None:
+            clusters = getattr(labeler, "cluster_labels_", self.cluster_labels_)
+            names = names_of_groups(y, clusters, group_labels, getattr(labeler, "cluster_names_", {}))
+        return group_report(y, strategy.predict(self.embeddings_), group_labels=group_labels, names=names)
 
     def _embed(self, X):
         check_is_fitted(self)

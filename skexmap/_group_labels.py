@@ -51,6 +51,17 @@ def class_by_cluster(clusters, classes, class_codes):
     return encode_groups(class_codes, cluster_of_class(clusters, class_codes), n_clusters)
 
 
+def names_of_groups(classes, clusters, groups, cluster_names):
+    """Return group -> name, such as "cat, cluster 0", from the class, cluster and group of each sample."""
+    _, first = np.unique(groups, return_index=True)
+    return {
+        group: f"{name}, {cluster_names.get(cluster, f'cluster {cluster}')}"
+        for name, cluster, group in zip(
+            *(np.asarray(values)[first].tolist() for values in (classes, clusters, groups)), strict=True
+        )
+    }
+
+
 def large_enough(sizes, min_group_size):
     """Return which groups have at least `min_group_size` samples, as a mask; raise if no group has."""
     large = sizes >= min_group_size

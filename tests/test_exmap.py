@@ -149,8 +149,17 @@ class TestFit:
         assert_array_equal(exmap.group_labels_, 2 * (y == "swan") + exmap.cluster_labels_)
         assert exmap.n_features_in_ == 300
         assert_array_equal(exmap.classes_, ["duck", "swan"])
-        expected = group_report(y, exmap.predict(X), group_labels=exmap.group_labels_)
+        numbers = np.unique(exmap.group_labels_)
+        names = {
+            group: f"{'duck' if group < 2 else 'swan'}, cluster {group % 2}" for group in numbers.tolist()
+        }
+        expected = group_report(y, exmap.predict(X), group_labels=exmap.group_labels_, names=names)
         assert str(exmap.report_) == str(expected)
+
+    def test_true_groups_keep_their_own_names_in_the_report(self, exmap, images):
+        X, y = images
+        groups = np.where(np.arange(60) % 2, "land", "water")
+        assert exmap.fit(X, y, group_labels=groups).report_.names == ["land", "water"]
 
     def test_heatmaps_that_are_not_kept_leave_the_memory(self, exmap, images):
         exmap.set_params(keep_heatmaps=True).fit(*images).set_params(keep_heatmaps=False).fit(*images)

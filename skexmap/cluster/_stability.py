@@ -25,9 +25,10 @@ def cluster_stability(estimator, X, y=None, *, n_resamples=20, fraction=0.8, ran
 
     Parameters
     ----------
-    estimator : clusterer, labeler, fitted ExMapClassifier or fitted Pipeline
+    estimator : clusterer, labeler, or fitted ExMapClassifier, Pipeline or search
         Anything with `fit_predict`, of which clones are fitted. Of a fitted `ExMapClassifier`, the labeler is judged;
-        of a fitted pipeline that ends in a classifier, the last step but one. The steps before it transform X once.
+        of a fitted pipeline that ends in a classifier, the last step but one. The steps before it transform X once. Of
+        a fitted search, the best estimator is judged.
     X : array-like or structured ndarray of n_samples rows
         What to cluster, in any form that the estimator accepts. For an estimator with the tag ``pairwise``, such as
         scikit-learn's clusterers of precomputed matrices, a subsample selects both rows and columns.
@@ -53,7 +54,8 @@ def cluster_stability(estimator, X, y=None, *, n_resamples=20, fraction=0.8, ran
             mean overlap below 0.6 ("should not be trusted" by Hennig [2]_) or is in no subsample; "stable" if they
             reach 0.80 ("good") and, for every cluster, 0.75 ("valid, stable"); "doubtful" in between.
         ``summary`` : str
-            The verdict and its reasons, in a sentence.
+            The verdict and its reasons. If clusters of a labeler were merged or dropped by hand, it says that those
+            that the labeler finds by itself are judged.
         ``adjusted_rand_indices``, ``mean_adjusted_rand_index`` : ndarray of shape (n_resamples,), and float
             Agreement of each subsample's clusters with those of all rows: 1 means identical, 0 means chance.
         ``jaccards``, ``mean_jaccards`` : ndarrays of shape (n_resamples, n_clusters) and (n_clusters,)
@@ -129,6 +131,8 @@ def cluster_stability(estimator, X, y=None, *, n_resamples=20, fraction=0.8, ran
         np.array([len(np.unique(labels[labels >= 0])) for labels in found]),
         len(np.unique(reference[reference >= 0])),
     )
+    if getattr(clusterer, "_changed_by_hand", False):
+        stability.summary += " Clusters that were merged or dropped by hand are judged as they were found."
     if stability.verdict == "do not trust":
         warn(
             f"The clusters of {type(clusterer).__name__} on {n_samples} rows are unstable: {stability.summary} Ask for "
@@ -140,6 +144,7 @@ def cluster_stability(estimator, X, y=None, *, n_resamples=20, fraction=0.8, ran
 
 def _clusterer_and_its_input(estimator, X):
     """Return the clusterer in an estimator, and X as the clusterer sees it."""
+    estimator = getattr(estimator, "best_estimator_", estimator)
     if hasattr(estimator, "labeler_"):
         return estimator.labeler_, estimator.transformer_.transform(X)
     if isinstance(estimator, Pipeline) and not hasattr(estimator, "fit_predict"):

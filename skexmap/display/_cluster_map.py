@@ -2,7 +2,7 @@
 
 import numpy as np
 from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
+from sklearn.manifold import TSNE, SpectralEmbedding
 from sklearn.utils import check_array
 
 from skexmap._group_labels import NO_GROUP
@@ -11,7 +11,7 @@ from skexmap.display._base import COLORS, PALE, Display, group_name
 from skexmap.display._reading import explained_groups, one_per_image
 from skexmap.features._loading import rows_of
 
-MAX_POINTS, N_COMPONENTS, MARKERS = 1000, 30, ("o", "s", "^", "D", "v")
+MAX_POINTS, N_COMPONENTS, N_NEIGHBORS, MARKERS = 1000, 30, 30, ("o", "s", "^", "D", "v")
 
 
 class ClusterMapDisplay(Display):
@@ -74,14 +74,17 @@ class ClusterMapDisplay(Display):
             Heatmaps, flat or not.
         group_labels : array-like of shape (n_samples,)
             What the colors show: integers or names.
-        method : {"tsne", "umap"}, default="tsne"
-            How the points are found. ``"umap"`` needs umap-learn (``pip install 'skexmap[umap]'``).
+        method : {"tsne", "spectral", "umap"}, default="tsne"
+            How the points are found. ``"spectral"`` is scikit-learn's `SpectralEmbedding` of the graph of 30 nearest
+            neighbors, which is near to what `EigengapSpectralClustering` sees. If the graph falls apart, each part may
+            shrink to a point, and scikit-learn warns. ``"umap"`` needs umap-learn (``pip install 'skexmap[umap]'``).
         ax : as in `plot`
 
         Raises
         ------
         ValueError
-            If the method is unknown, lengths differ, or values are not finite.
+            If the method is unknown, lengths differ, values are not finite, or there are fewer than 4 heatmaps for
+            ``"spectral"``.
         ImportError
             If umap-learn is missing.
         """
@@ -113,12 +116,32 @@ def points_of(maps, method):
     """Return flat maps as points in two dimensions."""
     if min(maps.shape) > N_COMPONENTS:
         maps = PCA(N_COMPONENTS, random_state=0).fit_transform(maps)
-    if method == "tsne":
-        return TSNE(perplexity=min(30, (len(maps) - 1) / 3), random_state=0).fit_transform(maps)
-    if method != "umap":
-        raise ValueError(f"`method` must be 'tsne' or 'umap', got {method!r}.")
+    if method not in METHODS:
+        raise ValueError(f"`method` must be one of {sorted(METHODS)}, got {method!r}.")
+    return METHODS[method](maps)
+
+
+def by_tsne(maps):
+    """Return the points of t-SNE."""
+    return TSNE(perplexity=min(N_NEIGHBORS, (len(maps) - 1) / 3), random_state=0).fit_transform(maps)
+
+
+def by_spectrum(maps):
+    """Return the points of the spectral embedding of the nearest neighbors."""
+    if len(maps) < 4:
+        raise ValueError(f"method='spectral' needs at least 4 heatmaps, got {len(maps)}. Pass more images.")
+    n_neighbors = min(N_NEIGHBORS, len(maps) - 1)
+    embedding = SpectralEmbedding(affinity="nearest_neighbors", n_neighbors=n_neighbors, random_state=0)
+    return embedding.fit_transform(maps)
+
+
+def by_umap(maps):
+    """Return the points of UMAP."""
     try:
         from umap import UMAP
     except ImportError as error:
         raise ImportError("method='umap' needs umap-learn: `pip install 'skexmap[umap]'`.") from error
     return UMAP(random_state=0, n_jobs=1).fit_transform(maps)
+
+
+METHODS = {"tsne": by_tsne, "spectral": by_spectrum, "umap": by_umap}

@@ -63,7 +63,7 @@ class GroupGalleryDisplay(Display):
         estimator : ExMapClassifier, Pipeline or search
             Fitted estimator with heatmaps and clusters. If `group_labels` are given, whatever `HeatmapDisplay` takes.
         X : as for the estimator
-            Images: those of `fit`, or others. Their heatmaps are computed, unless the transformer's `memory` has them.
+            Images: those of `fit`, or others. Their heatmaps are computed, unless the transformer's `cache` has them.
         y : array-like of shape (n_samples,)
             Their classes.
         group_labels : array-like of shape (n_samples,), default=None

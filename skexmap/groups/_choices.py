@@ -42,7 +42,9 @@ class ClusterChoices:
         TypeError
             If it is not a list of integers.
         """
-        return self.apply_choices({"merge": [clusters]})
+        return self.apply_choices(
+            {"merge": [as_list(clusters, "merge", "a list of clusters, such as [0, 1]")]}
+        )
 
     def drop(self, cluster):
         """Put the images of a cluster into no group (-1), so that the last layer is not fitted on them.
@@ -124,6 +126,11 @@ class ClusterChoices:
         self.group_labels_ = encode_groups(class_codes, self.cluster_labels_, self.n_clusters_)
         return self
 
+    @property
+    def _changed_by_hand(self):
+        """Whether clusters were merged or dropped after `fit`, whose numbers are then missing."""
+        return len(set(chain.from_iterable(self.merged_into_)) - {-1}) < self.n_clusters_
+
     def _checked(self, merged, dropped, names):
         """Return the number that each merged cluster gets; raise if a choice cannot be made."""
         check_is_fitted(self)
@@ -172,10 +179,10 @@ def read_choices(choices):
     return merged, dropped, dict(zip(as_clusters(keys, "rename"), map(str, names.values()), strict=True))
 
 
-def as_list(values, kind):
+def as_list(values, kind, form=None):
     """Return a list; raise TypeError for text, and for what cannot be iterated over."""
     if isinstance(values, str) or not isinstance(values, Iterable):
-        raise TypeError(f"`{kind}` takes {_KINDS[kind]}, got {values!r}.")
+        raise TypeError(f"`{kind}` takes {form or _KINDS[kind]}, got {values!r}.")
     return list(values)
 
 

@@ -163,6 +163,9 @@ def cross_fitted(strategy, explained, y, n_folds):
 
 def stability_of(labeler, explained, keys, n_resamples):
     """Return how well each cluster is found again in subsamples: its mean largest Jaccard overlap, or NaN."""
+    # A labeler that is fitted again does not repeat choices by hand.
+    if getattr(labeler, "_changed_by_hand", False):
+        n_resamples = 0
     # Classes are passed as codes, in which the predictions are known whatever the labels are.
     y = explained.class_codes
     blocks = {EMBEDDING: explained.embeddings, HEATMAP: explained.maps, PREDICTED: explained.predicted}

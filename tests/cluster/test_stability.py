@@ -1,5 +1,7 @@
 """cluster_stability: its indices, its verdict, and what it takes."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy import sparse
@@ -138,9 +140,19 @@ class TestTheWholeMethod:
         exmap.set_params(**params).fit(X, y)
         blocks = pipe[:-2].transform(X)
         expected = self.expected(pipe[-2], blocks, y, name)
-        for estimator, rows in ((pipe, X), (exmap, X), (pipe[-2], blocks)):
+        search = SimpleNamespace(best_estimator_=exmap)
+        for estimator, rows in ((pipe, X), (exmap, X), (search, X), (pipe[-2], blocks)):
             stability = cluster_stability(estimator, rows, y, n_resamples=2, random_state=3)
             assert stability.adjusted_rand_indices.tolist() == expected
+
+    def test_clusters_changed_by_hand_are_judged_as_they_were_found(self, blobs):
+        y = np.arange(len(blobs)) % 2
+        labeler = PseudoGroupLabeler(KMeans(3, n_init=3, random_state=0), merge_alpha=None).fit(blobs, y)
+        found = cluster_stability(labeler, blobs, y, n_resamples=3, random_state=0)
+        changed = cluster_stability(labeler.merge([0, 1]), blobs, y, n_resamples=3, random_state=0)
+        assert changed.summary.removeprefix(found.summary) == (
+            " Clusters that were merged or dropped by hand are judged as they were found."
+        )
 
     def test_a_labeler_needs_the_classes(self, pipe, images):
         with pytest.raises(ValueError, match=r"PseudoGroupLabeler needs the class of each row. Pass y"):

@@ -187,9 +187,18 @@ class TestClusterMapDisplay:
         assert found[display.group_labels == 3].std() == 0
         assert [name.rpartition(" ")[0] for name in legend(display)] == ["no group", "group 3"]
 
+    def test_points_of_a_circle_keep_their_order_in_the_spectral_embedding(self):
+        angles = np.sort(np.random.default_rng(0).uniform(0, 2 * np.pi, size=600))
+        X = np.column_stack([np.cos(angles), np.sin(angles), np.zeros(600)])
+        points = ClusterMapDisplay.from_predictions(X, group_labels=[0] * 600, method="spectral").points
+        found = np.unwrap(np.arctan2(points[:, 1], points[:, 0]))
+        assert abs(np.corrcoef(angles, found)[0, 1]) > 0.98
+
     def test_an_unknown_method_and_missing_umap_are_refused(self, monkeypatch):
-        with pytest.raises(ValueError, match="`method` must be"):
+        with pytest.raises(ValueError, match=r"`method` must be one of .*'spectral', 'tsne', 'umap'"):
             ClusterMapDisplay.from_predictions(np.zeros((4, 3)), group_labels=[0] * 4, method="pca")
+        with pytest.raises(ValueError, match="needs at least 4 heatmaps, got 3"):
+            ClusterMapDisplay.from_predictions(np.eye(3), group_labels=[0] * 3, method="spectral")
         monkeypatch.setitem(sys.modules, "umap", None)
         with pytest.raises(ImportError, match=r"skexmap\[umap\]"):
             ClusterMapDisplay.from_predictions(np.zeros((4, 3)), group_labels=[0] * 4, method="umap")
@@ -248,11 +257,12 @@ def test_without_matplotlib_the_error_names_the_extra(monkeypatch):
         EigengapDisplay(eigenvalues=np.zeros(3), n_clusters=2).plot()
 
 
-def test_displays_are_imported_when_they_are_first_used():
+def test_displays_and_the_report_are_imported_when_they_are_first_used():
     script = (
         "import sys, skexmap\n"
         "assert 'skexmap.display' not in sys.modules and 'matplotlib' not in sys.modules\n"
         "assert skexmap.display.HeatmapDisplay.__name__ == 'HeatmapDisplay'\n"
+        "assert 'skexmap.report' not in sys.modules and skexmap.report.ShortcutReport\n"
         "assert 'matplotlib' not in sys.modules and not hasattr(skexmap, 'nothing')"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

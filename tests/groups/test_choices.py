@@ -77,8 +77,8 @@ def test_numbers_of_numpy_become_plain_integers(labeler):
     "method, argument, message",
     [
         ("merge", [1.0, 2.0], r"2 of 2 clusters of `merge` are not integers: \[1.0, 2.0\]"),
-        ("merge", 0, r"`merge` takes a list of lists of clusters, such as \[\[0, 1\]\], got 0"),
-        ("merge", "01", "`merge` takes a list of lists .* got '01'"),
+        ("merge", 0, r"`merge` takes a list of clusters, such as \[0, 1\], got 0"),
+        ("merge", "01", "`merge` takes a list of clusters, .* got '01'"),
         ("drop", True, r"1 of 1 clusters of `drop` are not integers: \[True\]"),
         (
             "drop",

@@ -1,14 +1,20 @@
 import base64
 import io
+import json
 import re
+import shutil
+import subprocess
 import sys
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from sklearn.cluster import KMeans
 
+from skexmap import PseudoGroupLabeler
 from skexmap.cluster import EigengapSpectralClustering
 from skexmap.report import ShortcutReport, _gallery
+from skexmap.report._page import end_of, isolated, word_of
 
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("jinja2")
@@ -147,6 +153,79 @@ def test_hostile_names_of_classes_and_files_stay_text(hostile_report, tmp_path):
     assert "<b onclick=alert(4)>" in " ".join(image["alt"] for image in page.all("img"))
     assert Page(hostile_report._repr_html_()).all("script") == []
     assert text.count("</style>") == 1
+
+
+@pytest.mark.parametrize(
+    "path, shown",
+    [
+        ("image 7", "image 7"),
+        ("/data/photos/2024/heldout/0 to 4/0017.jpg", "…/photos/2024/heldout/0 to 4/0017.jpg"),
+        (r"C:\photos\somewhere\heldout\0 to 4\0017.jpg", r"…\somewhere\heldout\0 to 4\0017.jpg"),
+        ("/data/" + 50 * "a" + ".jpg", "…" + 32 * "a" + ".jpg"),
+    ],
+)
+def test_a_long_path_shows_its_end(path, shown):
+    assert end_of(path) == shown
+
+
+def test_names_from_right_to_left_are_isolated_in_findings_and_others_stay_as_they_are():
+    markup = isolated("Among 'מעיל', 9% of <'coat'> (סימן 7).", {"'מעיל'", "'coat'", "סימן 7"})
+    expected = "Among <bdi>'מעיל'</bdi>, 9% of &lt;'coat'&gt; (<bdi>סימן 7</bdi>)."
+    assert markup == expected.replace("'", "&#39;")
+
+
+@pytest.mark.parametrize(
+    "verdict, p_value, word",
+    [
+        ("nothing to see here", 1e-6, "accuracy differs, but this place does not explain it"),
+        ("nothing to see here", 0.5, "nothing to see here"),
+        ("likely a shortcut", 1e-6, "likely a shortcut"),
+    ],
+)
+def test_a_cluster_with_a_gap_that_counts_is_not_cleared(verdict, p_value, word):
+    assert word_of([{"verdict": verdict, "p_value": p_value, "net_gap": -0.85}]) == word
+
+
+def test_the_page_says_how_many_images_are_in_no_cluster(marked, fit_classifier, page, tmp_path):
+    classifier = fit_classifier(marked.net, marked.X, marked.y)
+    classifier.labeler_.drop(1)
+    n_left_out = np.sum(classifier.labeler_.cluster_labels_ < 0)
+    report = ShortcutReport.from_estimator(classifier, marked.X, marked.y, n_resamples=0)
+    report.save(tmp_path / "report.html", n_examples=1)
+    sentence = f"{n_left_out} of 300 images are in no cluster, because theirs was dropped."
+    for text in ((tmp_path / "report.html").read_text(), report._repr_html_()):
+        assert sentence in Page(text).text
+    assert "in no cluster" not in page.text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
+def test_the_labeler_takes_every_choice_of_the_page(marked, fit_classifier, tmp_path):
+    labeler = PseudoGroupLabeler(KMeans(4, n_init=3, random_state=0), merge_alpha=None, n_seed_checks=0)
+    classifier = fit_classifier(marked.net, marked.X, marked.y, clusterer=labeler)
+    report = ShortcutReport.from_estimator(classifier, marked.X, marked.y, n_resamples=0)
+    report.save(tmp_path / "report.html", n_examples=1)
+    chosen = """<script>
+        const of = (cluster) => document.querySelector(`.cluster[data-cluster="${cluster}"]`);
+        for (const [cluster, into] of [[1, 0], [2, 0], [3, 2]]) of(cluster).querySelector(".merge").value = into;
+        of(1).querySelector(".drop").checked = true;
+        of(3).querySelector(".rename").value = "watermark";
+        document.title = JSON.stringify(choices());
+    </script></body>"""
+    path = tmp_path / "chosen.html"
+    path.write_text((tmp_path / "report.html").read_text().replace("</body>", chosen))
+    command = [
+        "chromium",
+        "--headless",
+        "--no-sandbox",
+        f"--user-data-dir={tmp_path}",
+        "--dump-dom",
+        str(path),
+    ]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    choices = json.loads(re.search(r"<title>(.*)</title>", dom)[1])
+    assert choices == {"merge": [[0, 2, 3]], "drop": [1], "rename": {"3": "watermark"}}
+    assert classifier.labeler_.apply_choices(choices).cluster_names_ == {0: "watermark"}
 
 
 def test_paths_in_a_series_with_its_own_index_are_shown(marked, tmp_path, fit_classifier):
