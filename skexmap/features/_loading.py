@@ -106,7 +106,8 @@ class Images(Dataset):
                 f"Images differ in shape: {sorted(shapes)} in one batch (first difference at index {odd}). Resize and "
                 "crop them to one size in `load`, for example with ImageLoader(transform)."
             )
-        return scaled(torch.stack(images))
+        # Scale each by itself: stacked with floats, integers would become floats.
+        return torch.cat([scaled(image.unsqueeze(0)) for image in images])
 
     def _load_row(self, row, i, items):
         item, shown = None, f"X[{row}]"

@@ -137,6 +137,16 @@ def labeled(items):
     return [(item, 1) for item in items]
 
 
+def of_three_types(images):
+    """Return images as floats, bytes and integers of 16 bits in turn."""
+    scales = [(1, np.float32), (255, np.uint8), (65535, np.uint16)]
+    kinds = (scales * len(images))[: len(images)]
+    return [
+        (image if scale == 1 else np.rint(image * scale)).astype(kind)
+        for image, (scale, kind) in zip(images, kinds, strict=True)
+    ]
+
+
 KINDS = {
     "torch data set": lambda images, paths: TensorDataset(torch.as_tensor(images), torch.arange(7)),
     "subset": lambda images, paths: Subset(TensorDataset(torch.as_tensor(images)), range(7)),
@@ -150,6 +160,10 @@ KINDS = {
     "uint8": lambda images, paths: np.rint(images * 255).astype(np.uint8),
     "uint16": lambda images, paths: np.rint(images * 65535).astype(np.uint16),
     "big-endian": lambda images, paths: images.astype(">f4"),
+    "arrays of three types": lambda images, paths: of_three_types(images),
+    "tensors of three types": lambda images, paths: list(map(torch.from_numpy, of_three_types(images))),
+    "object array of three types": lambda images, paths: in_object_array(of_three_types(images)),
+    "arrays and pictures": lambda images, paths: of_three_types(images)[:4] + opened(paths)[4:],
 }
 
 
