@@ -363,16 +363,21 @@ def classes_of_logits(classes, model, labels, n_logits):
     # A config.json has strings as keys.
     names = {str(key): str(name) for key, name in names.items()}
     if labels is not None and set(names) == set(map(str, range(n_classes))):
-        named = _as_spelled(np.array([names[str(i)] for i in range(n_classes)]), labels.astype(str))
-        if np.isin(labels.astype(str), named).all():
+        named = _as_labels(np.array([names[str(i)] for i in range(n_classes)]), labels)
+        if np.isin(labels, named).all():
             return named
     # The labels, in their order, are the classes only if there is one for each logit.
     return labels if labels is not None and len(labels) == n_classes else np.arange(n_classes)
 
 
-def _as_spelled(names, labels):
-    """Return names as the labels spell them, if they differ in upper and lower case only."""
-    spellings = {label.casefold(): label for label in labels}
+def _as_labels(names, labels):
+    """Return names as the labels have them: as numbers, or with their capitals; as they are if that is ambiguous."""
+    if labels.dtype.kind in "iuf":
+        try:
+            return names.astype(labels.dtype)
+        except (OverflowError, ValueError):
+            return names
+    spellings = {str(label).casefold(): label for label in labels.tolist()}
     if len(spellings) < len(labels) or len({name.casefold() for name in names}) < len(names):
         return names
     return np.array([spellings.get(name.casefold(), name) for name in names])

@@ -15,13 +15,14 @@ N_EXCHANGED = 50
 
 
 class Exchanger:
-    """Gives images outside a cluster the content of its images, and counts which the model assigns to its class."""
+    """Gives images outside a cluster, if not yet assigned to its class, the content of its images, and counts."""
 
     def __init__(self, transformer, X, classes, predicted, inside, target, rng):
         self.transformer, self.classes, self.target = transformer, classes, target
         outside = np.flatnonzero(~inside & (predicted != target))
         givers = np.flatnonzero(inside & (predicted == target))
         self.possible = len(outside) > 1 and len(givers) > 0
+        self.n_takers = min(len(outside), N_EXCHANGED) if self.possible else 0
         if self.possible:
             takers = rng.permutation(outside)[:N_EXCHANGED]
             self.takers = read_images(X, transformer.load, takers)

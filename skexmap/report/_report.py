@@ -13,11 +13,11 @@ from skexmap.report._places import mean_maps
 from skexmap.report._ranking import ranked, verdict_of, verdict_of_all
 from skexmap.report._read import cross_fitted, explain, parts_of, stability_of
 from skexmap.report._rows import add_places, add_retrained, add_true_groups, checked_classes, rows_of_groups
-from skexmap.report._text import findings_of, report_text
+from skexmap.report._text import findings_of, left_out, report_text
 from skexmap.report._virelay import write_virelay
 
 # Entries of a row that are only needed to make the report.
-_INTERNAL = {"code", "key", "group"}
+_INTERNAL = {"code", "key", "group", "n_takers"}
 
 
 class ShortcutReport:
@@ -47,7 +47,8 @@ class ShortcutReport:
         - ``center_x``, ``center_y``, ``spread``: center of the mean map, from the left and from the top, and its
           standard deviation, in parts of the image's sides;
         - ``target``, ``exchanged``, ``exchanged_control``: the class that the model predicts most in the cluster, and
-          the share of other images that it assigns to this class once they have the content of that place;
+          the share of other images that it assigns to this class once they have the content of that place, from
+          images of the cluster or, for comparison, from each other;
         - ``dependence``, ``concentration``, ``score``, ``verdict``: see Notes;
         - ``true_group``, ``purity``: the most frequent group of `group_labels`, and its share.
 
@@ -68,10 +69,10 @@ class ShortcutReport:
     of the class where it helps most, plus how much less often where it hurts most. Only gaps of at least 0.1 with
     a p-value below 0.01 count. *Concentration* c is the share of the cluster's relevance in a place, minus that of
     other images, divided by the square root of the place's area. Places are windows of a seventh, a fifth and a third
-    of the side, the border, and the color channels. *Exchange* e is measured on the model: 50 images outside the
-    cluster get the content of the place from images of the cluster. e is the share that the model then assigns to the
-    cluster's main class, minus that share with the content of other images outside. For a channel, the colors are
-    exchanged.
+    of the side, the border, and the color channels. *Exchange* e is measured on the model: at most 50 images outside
+    the cluster get the content of the place from images of the cluster. Only images outside that the model does not
+    already assign to the cluster's main class take part. e is the share that it then assigns to this class, minus the
+    share with the content of each other. For a channel, the colors are exchanged.
 
     All three are needed. The maps of images that the model gets wrong often differ from those that it gets right, so a
     gap alone proves little. Without a gap the place does no harm. A row whose gap counts is "likely a shortcut" from
@@ -180,8 +181,10 @@ class ShortcutReport:
             _, y_test = checked_classes(parts, X_test, y_test)
             tested = explain(parts, X_test, y_test, classes)
             correct = parts.strategy.predict(tested.head_blocks()) == y_test
-            origin = f"on {len(y_test)} test images"
         add_retrained(rows, tested, correct)
+        if X_test is not None:
+            # Images of no group are not counted.
+            origin = f"on {sum(row['retrained_size'] for row in rows)} test images"
         stability = stability_of(parts.labeler, explained, keys, n_resamples)
         for row in rows:
             row["stability"] = float(stability[row["key"]])
@@ -197,7 +200,7 @@ class ShortcutReport:
         return cls(rows, verdict, findings_of(rows, verdict), origin, gallery)
 
     def __str__(self):
-        return report_text(self._groups, self.findings, self.retrained_on)
+        return report_text(self._groups, self.findings, left_out(self._gallery), self.retrained_on)
 
     def __repr__(self):
         return f"<ShortcutReport of {len(self.rows)} groups: {self.verdict}>"

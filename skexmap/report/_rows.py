@@ -40,7 +40,7 @@ def add_places(rows, parts, X, explained, keys, classes, means, means_outside):
         rows_of_key = [row for row in rows if row["key"] == key]
         depends = dependence(rows_of_key)
         candidates = most_concentrated(places, means[key], means_outside[key])
-        place, exchanged, control = candidates[0], np.nan, np.nan
+        place, exchanged, control, n_takers = candidates[0], np.nan, np.nan, 0
         counts = np.bincount(explained.predicted[(keys == key) & (explained.predicted >= 0)])
         target = int(counts.argmax()) if len(counts) else rows_of_key[0]["code"]
         if depends:
@@ -48,6 +48,7 @@ def add_places(rows, parts, X, explained, keys, classes, means, means_outside):
                 parts.transformer, X, classes, explained.predicted, keys == key, target, rng
             )
             place, exchanged, control = exchanger.most_decisive(candidates, means[key], means_outside[key])
+            n_takers = exchanger.n_takers
         value = concentration(place, means[key], means_outside[key])
         effect = np.nan_to_num(max(exchanged - control, 0))
         center_x, center_y, spread = center_and_spread(means[key])
@@ -63,6 +64,7 @@ def add_places(rows, parts, X, explained, keys, classes, means, means_outside):
                 "target": classes.tolist()[target],
                 "exchanged": exchanged,
                 "exchanged_control": control,
+                "n_takers": n_takers,
                 "dependence": depends,
                 "concentration": value,
                 "score": float(np.clip(depends * value * effect, 0, 1)),

@@ -6,7 +6,7 @@ import numpy as np
 
 from skexmap.report._ranking import LIKELY, LOOK, NOTHING, TOO_FEW, matters
 
-WIDTH = 98
+WIDTH = 80
 N_LINES = 20
 
 
@@ -35,7 +35,7 @@ def finding_of_nothing(rows, verdict):
         worst = min(differing, key=lambda row: row["net_gap"])
         lines.append(
             f"{len(differing)} of {len(rows)} groups differ in accuracy from the rest of their class (most: "
-            f"{worst['class']!r} in {worst['cluster_name']}, {worst['net_accuracy']:.0%} against "
+            f"{worst['class']!r} in {clipped(worst['cluster_name'], 60)}, {worst['net_accuracy']:.0%} against "
             f"{worst['net_accuracy_outside']:.0%}), but no place that the model looks at explains it."
         )
     if n_untold:
@@ -48,48 +48,64 @@ def finding(row, rows):
     place, target = row["place"], row["target"]
     of_area = "" if "channel" in place else f", on {row['area']:.0%} of the area"
     lines = [
-        f"{row['verdict'].capitalize()}: the {place}, for {target!r} ({row['cluster_name']}).",
+        f"{row['verdict'].capitalize()}: the {place}, for {target!r} ({clipped(row['cluster_name'], 60)}).",
         f"{row['share']:.0%} of the cluster's relevance sits there{of_area}; in other images it is "
         f"{row['share_outside']:.0%}.",
     ]
     lines += [
-        f"In {other['class']!r}, the network is right on {other['net_accuracy']:.0%} of its {other['size']} images, "
-        f"and on {other['net_accuracy_outside']:.0%} of the {other['size_outside']} outside it."
+        f"Among {other['class']!r}, the network is right on {other['net_accuracy']:.0%} of the {other['size']} images "
+        f"in the cluster and on {other['net_accuracy_outside']:.0%} of the {other['size_outside']} others."
         for other in rows
         if matters(other)
     ]
-    content, same = ("colors", "those") if "channel" in place else (place, "that")
+    content = "the colors" if "channel" in place else "this place"
     lines.append(
-        f"Given the {content} of its images, {row['exchanged']:.0%} of other images are predicted to be {target!r}; "
-        f"given {same} of each other, {row['exchanged_control']:.0%}."
+        f"With {content} taken from the cluster's images, {row['exchanged']:.0%} of {row['n_takers']} other images "
+        f"become {target!r}; with each other's, {row['exchanged_control']:.0%} do."
     )
     return "\n".join(lines)
 
 
-def report_text(rows, findings, retrained_on):
+def left_out(gallery):
+    """Return how many images are in no cluster, as a sentence; nothing if all are in one."""
+    clusters = gallery.explained.clusters
+    n_left_out = int(np.sum(clusters < 0))
+    if not n_left_out:
+        return ""
+    dropped = any(-1 in into for into in getattr(gallery.parts.labeler, "merged_into_", ()))
+    reason = ", because theirs was dropped" if dropped else ""
+    return f"{n_left_out} of {len(clusters)} images are in no cluster{reason}."
+
+
+def report_text(rows, findings, left_out, retrained_on):
     """Return the whole report for a terminal."""
     lines = []
     for text in findings:
         headline, *details = text.split("\n")
         lines += [textwrap.fill(headline, WIDTH, subsequent_indent="  ")]
         lines += [textwrap.fill(line, WIDTH, initial_indent="  ", subsequent_indent="  ") for line in details]
-    header = ["class", "cluster", "size", "net", "95%", "gap", "retrained", "stable", "looks at", ""]
+    header = ["class", "cluster", "size", "net", "95%", "gap", "refit", "stable", "looks at", ""]
     cells = [header] + [
         [
-            clipped(row["class"], 16),
-            clipped(row["cluster_name"].removeprefix("cluster "), 12),
+            str(row["class"]),
+            row["cluster_name"].removeprefix("cluster "),
             str(row["size"]),
             number(row["net_accuracy"]),
             f"{number(row['net_lower'])}-{number(row['net_upper'])}",
             number(row["net_gap"], "+.2f"),
             number(row["retrained_accuracy"]),
             number(row["stability"]),
-            row["place"],
+            row["place"].removesuffix(" corner").removesuffix(" channel"),
             {LIKELY: "shortcut?", LOOK: "look", NOTHING: "", TOO_FEW: "too few"}[row["verdict"]],
         ]
         for row in rows[:N_LINES]
     ]
     widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
+    # Names share the room that the other columns leave.
+    room = WIDTH - sum(widths[2:]) - len(header) + 1
+    widths[1] = min(widths[1], max(room // 2, room - widths[0]))
+    widths[0] = min(widths[0], room - widths[1])
+    cells = [[*map(clipped, line[:2], widths[:2]), *line[2:]] for line in cells]
     sides = "<<>>>>>><<"
     table = [
         " ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True))
@@ -97,7 +113,10 @@ def report_text(rows, findings, retrained_on):
     ]
     if len(rows) > N_LINES:
         table.append(f"... and {len(rows) - N_LINES} groups more: see `to_frame` or `save`")
-    lines += ["", f"Accuracy of the frozen net, and of the retrained last layer ({retrained_on}):", ""]
+    if left_out:
+        lines += ["", left_out]
+    head = f"Accuracy of the net, and of the refitted last layer ({retrained_on}):"
+    lines += ["", *textwrap.wrap(head, WIDTH), ""]
     return "\n".join([*lines, *(line.rstrip() for line in table)])
 
 

@@ -42,8 +42,9 @@ class TestVerdict:
         assert (helped["class"], hurt["class"]) == ("coat", "pullover")
         assert helped["verdict"] == hurt["verdict"] == "likely a shortcut"
         assert len(report.findings) == 1
-        assert "In 'coat', the network is right on 100% of its 141 images, and on " in report.findings[0]
-        assert "In 'pullover', the network is right on 0% of its 30 images, and on " in report.findings[0]
+        right = "the network is right on {} images in the cluster and on "
+        assert f"Among 'coat', {right.format('100% of the 141')}" in report.findings[0]
+        assert f"Among 'pullover', {right.format('0% of the 30')}" in report.findings[0]
 
     def test_a_net_that_does_not_lean_on_the_mark_has_nothing_to_see(
         self, make_images, make_net, fit_classifier
@@ -171,6 +172,18 @@ class TestRetrained:
             assert_allclose(row["retrained_accuracy"], own.mean() if len(own) else np.nan)
         assert report.retrained_on == "on 80 test images"
 
+    def test_test_images_of_a_dropped_cluster_do_not_count(self, marked, make_images, fit_classifier):
+        X, y, _ = make_images(80, seed=5)
+        classifier = fit_classifier(marked.net, marked.X, marked.y)
+        n_left = np.sum(
+            classifier.labeler_.drop(1).predict_groups(classifier.transformer_.transform(X), y) >= 0
+        )
+        report = ShortcutReport.from_estimator(
+            classifier, marked.X, marked.y, X_test=X, y_test=y, n_resamples=0
+        )
+        assert n_left < 80
+        assert report.retrained_on == f"on {n_left} test images"
+
     def test_a_layer_that_cannot_be_cross_fitted_is_reported_as_unknown(self, marked, fit_classifier):
         # The two largest groups have 141 and 120 images, and a fold leaves four fifths of them.
         strategy = DFRClassifier(n_retrains=2, min_group_size=120, random_state=0)
@@ -283,6 +296,10 @@ class TestChoices:
         assert_allclose(classifier.strategy_.coef_, classes_only.coef_, rtol=0.05)
         report = ShortcutReport.from_estimator(classifier, marked.X, marked.y)
         assert [row["cluster_name"] for row in report.rows] == ["watermark", "watermark"]
+        n_left_out = np.sum(~kept)
+        assert f"\n\n{n_left_out} of 300 images are in no cluster, because theirs was dropped.\n" in str(
+            report
+        )
         # The rest of the class is still there to be compared with.
         assert report.findings[0].startswith(
             "Likely a shortcut: the bottom right corner, for 'coat' (watermark)."
@@ -379,10 +396,28 @@ class TestText:
     @pytest.mark.parametrize(
         "names", [("a coat with a very long name " * 4, "p" * 200), ("coat\x1b[2J\n", "pullover\r")]
     )
-    def test_lines_are_printable_and_not_longer_than_100_characters(self, marked, fit_classifier, names):
+    def test_lines_are_printable_and_not_longer_than_80_characters(self, marked, fit_classifier, names):
         y = np.where(marked.y == "coat", *names)
-        text = str(ShortcutReport.from_estimator(fit_classifier(marked.net, marked.X, y), marked.X, y))
-        assert all(len(line) <= 100 and (line.isprintable() or not line) for line in text.split("\n"))
+        classifier = fit_classifier(marked.net, marked.X, y)
+        classifier.labeler_.rename(dict(enumerate(names)))
+        report = ShortcutReport.from_estimator(classifier, marked.X, y, n_resamples=0)
+        lines = str(report).split("\n")
+        assert all(len(line) <= 80 and (line.isprintable() or not line) for line in lines)
+        assert all(len(finding.split("\n")) == 5 for finding in report.findings)
+
+    @pytest.mark.parametrize("n_others", [2, 70])
+    def test_only_images_that_are_not_yet_of_the_class_take_part_in_the_exchange(
+        self, marked, fit_classifier, n_others
+    ):
+        predicted = marked.net(torch.from_numpy(marked.X)).argmax(1).numpy()
+        pullovers = np.flatnonzero((predicted == 1) & (marked.classifier.cluster_labels_ == 1))
+        others = np.flatnonzero(predicted == 0)
+        rows = np.concatenate([others, pullovers[:n_others]])
+        report = ShortcutReport.from_estimator(
+            marked.classifier, marked.X[rows], marked.y[rows], n_resamples=0
+        )
+        told = next(row for row in report._groups if row["cluster"] == 0)
+        assert told["n_takers"] == (min(n_others, 50) if told["dependence"] else 0)
 
     def test_csv_and_frame_hold_the_rows(self, report, tmp_path):
         pytest.importorskip("pandas")
