@@ -25,6 +25,7 @@ from skexmap.features._loading import (
     check_readable,
     holds_images,
     image_batches,
+    in_batches,
     indexable_rows,
     refuse_paths_in_columns,
 )
@@ -154,7 +155,7 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
             y = check_one_label_each(y, len(X))
         check_readable(X, self.load)
         n_read = max(self.batch_size, N_TRIAL_IMAGES)
-        rows, images = next(image_batches(X, self.load, n_read))
+        rows, images = next(image_batches(X, self.load, in_batches(range(len(X)), n_read)[:1]))
         self.image_shape_ = tuple(images.shape[1:])
         if not images.numel():
             raise ValueError(f"The images have the shape {self.image_shape_}: they hold no pixel.")

@@ -324,10 +324,13 @@ def check_readable(X, load):
         )
 
 
-def image_batches(X, load, batch_size, n_readers=0, rows=None):
-    """Yield ``(rows, images)``: batches of images as one tensor, and their indices in X (ascending; all by default)."""
-    rows = range(len(X)) if rows is None else rows
-    batches = [list(rows[i : i + batch_size]) for i in range(0, len(rows), batch_size)]
+def in_batches(rows, batch_size):
+    """Return lists of at most `batch_size` rows."""
+    return [list(rows[i : i + batch_size]) for i in range(0, len(rows), batch_size)]
+
+
+def image_batches(X, load, batches, n_readers=0):
+    """Yield ``(rows, images)`` for lists of rows of X, in ascending order: the images as one tensor."""
     yield from DataLoader(
         Images(X, load),
         batch_sampler=batches,
@@ -353,7 +356,7 @@ def rows_of(X, rows):
 def read_images(X, load, rows=None):
     """Return the images of X as one float32 array, or those of some rows."""
     X = X if rows is None else rows_of(X, rows)
-    batches = image_batches(X, load, batch_size=64)
+    batches = image_batches(X, load, in_batches(range(len(X)), 64))
     return torch.cat([images for _, images in batches]).cpu().float().numpy()
 
 

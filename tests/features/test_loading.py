@@ -385,7 +385,7 @@ def test_a_processor_that_returns_a_batch_of_one_image_can_be_the_transform(path
 
 
 def test_a_file_that_vanishes_after_the_check_is_named(paths):
-    loader = image_batches(paths, None, 1)
+    loader = image_batches(paths, None, [[0], [1]])
     next(loader)
     Path(paths[1]).unlink()
     with pytest.raises(
