@@ -35,7 +35,7 @@ def finding_of_nothing(rows, verdict):
         worst = min(differing, key=lambda row: row["net_gap"])
         lines.append(
             f"{len(differing)} of {len(rows)} groups differ in accuracy from the rest of their class (most: "
-            f"{worst['class']!r} in {clipped(worst['cluster_name'], 60)}, {worst['net_accuracy']:.0%} against "
+            f"{worst['class']!r} in {clipped_name(worst)}, {worst['net_accuracy']:.0%} against "
             f"{worst['net_accuracy_outside']:.0%}), but no place that the model looks at explains it."
         )
     if n_untold:
@@ -48,7 +48,7 @@ def finding(row, rows):
     place, target = row["place"], row["target"]
     of_area = "" if "channel" in place else f", on {row['area']:.0%} of the area"
     lines = [
-        f"{row['verdict'].capitalize()}: the {place}, for {target!r} ({clipped(row['cluster_name'], 60)}).",
+        f"{row['verdict'].capitalize()}: the {place}, for {target!r} ({clipped_name(row)}).",
         f"{row['share']:.0%} of the cluster's relevance sits there{of_area}; in other images it is "
         f"{row['share_outside']:.0%}.",
     ]
@@ -131,3 +131,8 @@ def clipped(label, width):
     """Return text of at most `width` printable characters."""
     text = "".join(char if char.isprintable() else "?" for char in str(label))
     return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def clipped_name(row):
+    """Return the name of a row's cluster, as a finding shows it."""
+    return clipped(row["cluster_name"], 60)

@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 import threading
-import types
 import time
+import types
 import warnings
 import zipfile
 from functools import partial
@@ -372,7 +372,8 @@ def test_what_is_not_a_file_is_passed_over(make, cached, images, tmp_path):
     with warnings.catch_warnings(record=True):
         warnings.simplefilter("always")
         assert_array_equal(cached.transform(images), expected)
-        assert_array_equal(cached.transform(images[[0, 0, 9]]), expected[[0, 0, 9]])
+        twice = np.concatenate([images, images])
+        assert_array_equal(cached.transform(twice), np.concatenate([expected, expected]))
     assert block.is_dir() or n_computed(cached.transform, images) == 0
 
 

@@ -49,7 +49,9 @@ function choices() {
     if (article.querySelector(".drop").checked) drop.push(cluster);
     if (name) rename[cluster] = name;
   }
-  return { merge: mergedClusters(pairs), drop, rename };
+  /* The labeler refuses to merge a cluster that is dropped. */
+  const kept = pairs.filter((pair) => !pair.some((cluster) => drop.includes(cluster)));
+  return { merge: mergedClusters(kept), drop, rename };
 }
 
 const button = document.getElementById("export");
