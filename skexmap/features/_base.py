@@ -31,8 +31,9 @@ from skexmap.features._loading import (
 )
 from skexmap.features._store import BlockStore, empty_rows, file_identities, stored_batches
 from skexmap.groups._diagnosis import warn_of_frozen_model
-from skexmap.lrp._logits import calls_differ, companions_matter, find_logits, first_was_taken
+from skexmap.lrp._logits import calls_differ, companions_matter, find_logits, first_was_taken, probabilities
 from skexmap.lrp._logits import check_finite as check_finite_logits
+from skexmap.lrp._tags import Tag
 from skexmap.lrp._tracer import UnsupportedOperationError
 
 # Number of images on which `fit` runs the model, to determine shapes and to check that it can be attributed.
@@ -162,13 +163,22 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         self._check_batch(images, rows)
         self._has_negative_pixels = bool(images.min() < 0)
         images = replica.prepared(images[:N_TRIAL_IMAGES])
-        self.n_logits_ = _trial_logits(replica, images).shape[1]
+        logits = _trial_logits(replica, images)
+        # An embedding of a named layer does not depend on what the model returns.
+        if getattr(self, "layer", None) is None:
+            # Without the engine, only their values tell.
+            logits._relevance_tag = Tag()
+            if probabilities(logits):
+                raise ValueError(probabilities(logits))
+        self.n_logits_ = logits.shape[1]
         blocks = {name: values.cpu().numpy() for name, values in self._first_blocks(images, replica).items()}
         self._block_dtype = np.dtype(
             [(name, values.dtype, values.shape[1:]) for name, values in blocks.items()]
         )
         self.n_features_in_ = int(np.prod(self.image_shape_))
         self._labels = None if y is None else np.unique(y)
+        # Only `fit_transform` shows the model all images.
+        vars(self).pop("model_accuracy_", None)
         self.classes_ = classes_of_logits(self.classes, self.model, self._labels, self.n_logits_)
         return y
 

@@ -49,8 +49,8 @@ class ImageLoader:
     Raises
     ------
     skexmap.exceptions.UnreadableImagesError
-        When called, if the file cannot be opened or decoded, has pixels of unknown scale, or is larger than Pillow's
-        limit: twice ``PIL.Image.MAX_IMAGE_PIXELS``, which can be raised.
+        When called, if the file cannot be opened or decoded, has pixels of unknown scale, or has more than
+        ``PIL.Image.MAX_IMAGE_PIXELS``, which can be raised; None is no limit.
 
     Examples
     --------
@@ -235,6 +235,8 @@ def scaled(images):
 
 def indexable_rows(X):
     """Return X in a form with a length and rows; raise if it has none."""
+    if X is None:
+        raise TypeError("X is None. Pass images, or their paths.")
     if isinstance(X, DataLoader):
         raise TypeError(
             "X is a DataLoader, which has no rows. Pass its data set, `loader.dataset`, and y in the order of the data "
@@ -248,6 +250,9 @@ def indexable_rows(X):
     # Some sparse arrays of SciPy are dicts, too.
     if isinstance(X, Mapping) and not hasattr(X, "ndim"):
         raise TypeError(f"X is a {text_of(X)}. Pass one of them, for example X[{next(iter(X), 'train')!r}].")
+    # A column of polars has no `ndim`.
+    if hasattr(X, "to_numpy") and not hasattr(X, "ndim") and not hasattr(X, "columns"):
+        return X.to_numpy()
     has_rows = hasattr(X, "__len__") and hasattr(X, "__getitem__") and not isinstance(X, IterableDataset)
     if not has_rows and not hasattr(X, "__array__") and not hasattr(X, "ndim") and hasattr(X, "__iter__"):
         raise TypeError(

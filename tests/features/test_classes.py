@@ -61,6 +61,12 @@ def test_classes_are_taken_in_the_order_given(make, animals):
     np.testing.assert_array_equal(blocks["predicted"], np.unique(animals[1], return_inverse=True)[1])
 
 
+def test_the_accuracy_of_a_fit_before_is_dropped(animals):
+    transformer = EmbeddingTransformer(Brightest(), classes=NAMES)
+    transformer.fit_transform(*animals)
+    assert not hasattr(transformer.fit(animals[0][:10]), "model_accuracy_")
+
+
 def test_the_names_in_the_configuration_of_a_model_are_read(animals):
     transformer = HeatmapTransformer(named_net(), return_embedding=True)
     transformer.fit_transform(*animals)

@@ -65,9 +65,11 @@ def test_file_paths_are_opened_with_pillow(paths, images, kind):
     assert_array_equal(found, HeatmapTransformer(SmallNet(), size=4).fit_transform(images))
 
 
-def test_paths_in_a_data_frame_column_are_taken(paths, images):
-    pandas = pytest.importorskip("pandas")
-    column = pandas.Series(paths, index=range(100, 107))
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_paths_in_a_data_frame_column_are_taken(paths, images, library):
+    column = pytest.importorskip(library).Series(paths)
+    if library == "pandas":
+        column.index = range(100, 107)
     found = EmbeddingTransformer(SmallNet()).fit_transform(column)
     assert_array_equal(found, EmbeddingTransformer(SmallNet()).fit_transform(images))
 
@@ -224,6 +226,7 @@ class Stream(IterableDataset):
     "X, match",
     [
         (DataLoader(Squares()), r"X is a DataLoader.*`loader\.dataset`"),
+        (None, "X is None. Pass images"),
         (Stream(), "X is a Stream, which has no rows"),
         ((image for image in ()), "X is a generator, which has no rows"),
         ("a/b.png", r"X is a single path, 'a/b\.png'\. Pass a list of paths, for example \['a/b\.png'\]"),
