@@ -23,7 +23,7 @@ def readable_images(paths) -> np.ndarray:
     ----------
     paths : array-like of path-like of shape (n_samples,)
         Paths of the files. Missing and empty files, and files that are not images, are not readable, nor are pictures
-        larger than Pillow's limit (twice ``PIL.Image.MAX_IMAGE_PIXELS``).
+        with more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``.
 
     Returns
     -------
@@ -85,12 +85,23 @@ def open_image(path):
             raise OSError("it is not a regular file")
         # Open the file ourselves, because Pillow leaks the handle if decoding fails.
         with open(path, "rb") as file, Image.open(file) as image:
-            return standard_mode(ImageOps.exif_transpose(image))
+            n_pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
+            # Pillow itself raises only beyond twice the limit.
+            if limit is not None and n_pixels > limit:
+                raise Image.DecompressionBombError(
+                    f"it has {n_pixels} pixels, more than the limit of {limit}"
+                )
+            is_16_bit = image.format == "PPM" and image.mode == "I"
+            image = ImageOps.exif_transpose(image)
+            # Pillow scales a PGM with more than 8 bits to 65535.
+            return standard_mode(Image.fromarray(np.asarray(image, np.uint16)) if is_16_bit else image)
     # Pillow raises half a dozen kinds of exceptions for broken files, even SyntaxError.
     except Exception as error:
         message = f"{path!r} cannot be read: {type(error).__name__}: {error}."
-        if isinstance(error, Image.DecompressionBombError):
-            message += " If you trust the file, raise `PIL.Image.MAX_IMAGE_PIXELS`."
+        if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+            message += (
+                " If you trust the file, set `PIL.Image.MAX_IMAGE_PIXELS` higher, or to None for no limit."
+            )
         raise UnreadableImagesError(message) from error
 
 

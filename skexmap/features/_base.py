@@ -25,13 +25,15 @@ from skexmap.features._loading import (
     check_readable,
     holds_images,
     image_batches,
+    in_batches,
     indexable_rows,
     refuse_paths_in_columns,
 )
 from skexmap.features._store import BlockStore, empty_rows, file_identities, stored_batches
 from skexmap.groups._diagnosis import warn_of_frozen_model
-from skexmap.lrp._logits import calls_differ, companions_matter, find_logits, first_was_taken
+from skexmap.lrp._logits import calls_differ, companions_matter, find_logits, first_was_taken, probabilities
 from skexmap.lrp._logits import check_finite as check_finite_logits
+from skexmap.lrp._tags import Tag
 from skexmap.lrp._tracer import UnsupportedOperationError
 
 # Number of images on which `fit` runs the model, to determine shapes and to check that it can be attributed.
@@ -154,20 +156,29 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
             y = check_one_label_each(y, len(X))
         check_readable(X, self.load)
         n_read = max(self.batch_size, N_TRIAL_IMAGES)
-        rows, images = next(image_batches(X, self.load, n_read))
+        rows, images = next(image_batches(X, self.load, in_batches(range(len(X)), n_read)[:1]))
         self.image_shape_ = tuple(images.shape[1:])
         if not images.numel():
             raise ValueError(f"The images have the shape {self.image_shape_}: they hold no pixel.")
         self._check_batch(images, rows)
         self._has_negative_pixels = bool(images.min() < 0)
         images = replica.prepared(images[:N_TRIAL_IMAGES])
-        self.n_logits_ = _trial_logits(replica, images).shape[1]
+        logits = _trial_logits(replica, images)
+        # An embedding of a named layer does not depend on what the model returns.
+        if getattr(self, "layer", None) is None:
+            # Without the engine, only their values tell.
+            logits._relevance_tag = Tag()
+            if probabilities(logits):
+                raise ValueError(probabilities(logits))
+        self.n_logits_ = logits.shape[1]
         blocks = {name: values.cpu().numpy() for name, values in self._first_blocks(images, replica).items()}
         self._block_dtype = np.dtype(
             [(name, values.dtype, values.shape[1:]) for name, values in blocks.items()]
         )
         self.n_features_in_ = int(np.prod(self.image_shape_))
         self._labels = None if y is None else np.unique(y)
+        # Only `fit_transform` shows the model all images.
+        vars(self).pop("model_accuracy_", None)
         self.classes_ = classes_of_logits(self.classes, self.model, self._labels, self.n_logits_)
         return y
 
@@ -363,16 +374,21 @@ def classes_of_logits(classes, model, labels, n_logits):
     # A config.json has strings as keys.
     names = {str(key): str(name) for key, name in names.items()}
     if labels is not None and set(names) == set(map(str, range(n_classes))):
-        named = _as_spelled(np.array([names[str(i)] for i in range(n_classes)]), labels.astype(str))
-        if np.isin(labels.astype(str), named).all():
+        named = _as_labels(np.array([names[str(i)] for i in range(n_classes)]), labels)
+        if np.isin(labels, named).all():
             return named
     # The labels, in their order, are the classes only if there is one for each logit.
     return labels if labels is not None and len(labels) == n_classes else np.arange(n_classes)
 
 
-def _as_spelled(names, labels):
-    """Return names as the labels spell them, if they differ in upper and lower case only."""
-    spellings = {label.casefold(): label for label in labels}
+def _as_labels(names, labels):
+    """Return names as the labels have them: as numbers, or with their capitals; as they are if that is ambiguous."""
+    if labels.dtype.kind in "iuf":
+        try:
+            return names.astype(labels.dtype)
+        except (OverflowError, ValueError):
+            return names
+    spellings = {str(label).casefold(): label for label in labels.tolist()}
     if len(spellings) < len(labels) or len({name.casefold() for name in names}) < len(names):
         return names
     return np.array([spellings.get(name.casefold(), name) for name in names])

@@ -14,7 +14,7 @@ from joblib import Parallel, delayed, effective_n_jobs, wrap_non_picklable_objec
 from joblib.parallel import get_active_backend
 
 from skexmap._torch import TensorState
-from skexmap.features._loading import Images, image_batches, rows_of
+from skexmap.features._loading import Images, image_batches, in_batches, rows_of
 from skexmap.lrp._registry import declared_rules
 
 # Backends whose workers run on this machine; all others belong to a cluster.
@@ -54,12 +54,15 @@ class InProcess:
     def __exit__(self, *error):
         pass
 
-    def read(self, rows=None):
-        """Yield ``(rows, images)`` for some rows of X, or all."""
-        load, size = self.transformer.load, self.transformer.batch_size
-        for batch_rows, images in image_batches(self.X, load, size, self.n_readers, rows):
-            self.transformer._check_batch(images, batch_rows)
-            yield batch_rows, images
+    def read(self, batches=None):
+        """Yield ``(rows, images)`` for lists of rows of X, drawn as they are read; all rows by default."""
+        batches = self._all_rows() if batches is None else batches
+        for rows, images in image_batches(self.X, self.transformer.load, batches, self.n_readers):
+            self.transformer._check_batch(images, rows)
+            yield rows, images
+
+    def _all_rows(self):
+        return in_batches(range(len(self.X)), self.transformer.batch_size)
 
     # What `compute` takes.
     batches = read
@@ -88,10 +91,9 @@ class Jobs(InProcess):
         # Workers that are threads set the number for this process.
         torch.set_num_threads(self.n_threads_before)
 
-    def batches(self, rows=None):
+    def batches(self, batches=None):
         """Yield ``(rows, None)``: the images are read by the workers."""
-        rows, size = range(len(self.X)) if rows is None else rows, self.transformer.batch_size
-        yield from ((list(rows[i : i + size]), None) for i in range(0, len(rows), size))
+        yield from ((rows, None) for rows in (self._all_rows() if batches is None else batches))
 
     def compute(self, batches):
         """Yield ``(rows, blocks)`` for each batch, in order."""

@@ -49,8 +49,8 @@ class ImageLoader:
     Raises
     ------
     skexmap.exceptions.UnreadableImagesError
-        When called, if the file cannot be opened or decoded, has pixels of unknown scale, or is larger than Pillow's
-        limit: twice ``PIL.Image.MAX_IMAGE_PIXELS``, which can be raised.
+        When called, if the file cannot be opened or decoded, has pixels of unknown scale, or has more than
+        ``PIL.Image.MAX_IMAGE_PIXELS``, which can be raised; None is no limit.
 
     Examples
     --------
@@ -106,7 +106,8 @@ class Images(Dataset):
                 f"Images differ in shape: {sorted(shapes)} in one batch (first difference at index {odd}). Resize and "
                 "crop them to one size in `load`, for example with ImageLoader(transform)."
             )
-        return scaled(torch.stack(images))
+        # Scale each by itself: stacked with floats, integers would become floats.
+        return torch.cat([scaled(image.unsqueeze(0)) for image in images])
 
     def _load_row(self, row, i, items):
         item, shown = None, f"X[{row}]"
@@ -234,6 +235,8 @@ def scaled(images):
 
 def indexable_rows(X):
     """Return X in a form with a length and rows; raise if it has none."""
+    if X is None:
+        raise TypeError("X is None. Pass images, or their paths.")
     if isinstance(X, DataLoader):
         raise TypeError(
             "X is a DataLoader, which has no rows. Pass its data set, `loader.dataset`, and y in the order of the data "
@@ -247,6 +250,9 @@ def indexable_rows(X):
     # Some sparse arrays of SciPy are dicts, too.
     if isinstance(X, Mapping) and not hasattr(X, "ndim"):
         raise TypeError(f"X is a {text_of(X)}. Pass one of them, for example X[{next(iter(X), 'train')!r}].")
+    # A column of polars has no `ndim`.
+    if hasattr(X, "to_numpy") and not hasattr(X, "ndim") and not hasattr(X, "columns"):
+        return X.to_numpy()
     has_rows = hasattr(X, "__len__") and hasattr(X, "__getitem__") and not isinstance(X, IterableDataset)
     if not has_rows and not hasattr(X, "__array__") and not hasattr(X, "ndim") and hasattr(X, "__iter__"):
         raise TypeError(
@@ -323,10 +329,13 @@ def check_readable(X, load):
         )
 
 
-def image_batches(X, load, batch_size, n_readers=0, rows=None):
-    """Yield ``(rows, images)``: batches of images as one tensor, and their indices in X (ascending; all by default)."""
-    rows = range(len(X)) if rows is None else rows
-    batches = [list(rows[i : i + batch_size]) for i in range(0, len(rows), batch_size)]
+def in_batches(rows, batch_size):
+    """Return lists of at most `batch_size` rows."""
+    return [list(rows[i : i + batch_size]) for i in range(0, len(rows), batch_size)]
+
+
+def image_batches(X, load, batches, n_readers=0):
+    """Yield ``(rows, images)`` for lists of rows of X, in ascending order: the images as one tensor."""
     yield from DataLoader(
         Images(X, load),
         batch_sampler=batches,
@@ -352,7 +361,7 @@ def rows_of(X, rows):
 def read_images(X, load, rows=None):
     """Return the images of X as one float32 array, or those of some rows."""
     X = X if rows is None else rows_of(X, rows)
-    batches = image_batches(X, load, batch_size=64)
+    batches = image_batches(X, load, in_batches(range(len(X)), 64))
     return torch.cat([images for _, images in batches]).cpu().float().numpy()
 
 

@@ -5,10 +5,12 @@ import errno
 import functools
 import hashlib
 import io
+import math
 import mmap
 import os
 import tempfile
 import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -18,12 +20,14 @@ import torch
 from skexmap._validation import warn
 from skexmap.exceptions import SkexmapWarning
 from skexmap.features._identity import digest
-from skexmap.features._loading import files_in, loader_of
+from skexmap.features._loading import files_in, in_batches, loader_of
 
 KEYS = "keys"
 # Larger results than these bytes are in a file.
 LARGEST_IN_MEMORY = 2**28
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+# Half-written files and claims that are older than these seconds belong to a process that was killed.
+LONGEST_BATCH = 3600
 
 
 class BlockStore:
@@ -37,14 +41,21 @@ class BlockStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         # Key of an image -> (file, row).
         self.places = {}
-        for entry in sorted(os.scandir(self.folder), key=lambda entry: entry.name):
-            if entry.name.endswith(".npz"):
-                self._add(entry.path)
+        self.claims = set()
+        for path in sorted(self.folder.iterdir()):
+            if path.suffix == ".npz":
+                self._add(path)
+            elif path.suffix in (".tmp", ".claim"):
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime > LONGEST_BATCH:
+                        path.unlink()
 
     def _add(self, path):
-        state = self._read(os.stat, path)
-        keys = state and self._read(_keys_in, path, state.st_mtime_ns, state.st_size)
-        self.places.update((key, (path, row)) for row, key in enumerate(keys or ()))
+        # To open a pipe would be to wait for its writer.
+        if os.path.isfile(path):
+            state = self._read(os.stat, path)
+            keys = state and self._read(_keys_in, path, state.st_mtime_ns, state.st_size)
+            self.places.update((key, (path, row)) for row, key in enumerate(keys or ()))
 
     def __contains__(self, key):
         return key in self.places
@@ -55,20 +66,59 @@ class BlockStore:
         found.update(identity)
         return found.digest()
 
+    def path_of(self, keys):
+        """Return the file for the blocks of a batch of images."""
+        return self.folder / f"{hashlib.sha256(b''.join(keys)).hexdigest()[:32]}.npz"
+
+    def claim(self, keys):
+        """Return whether this process is to compute a batch: no other has computed it since, or is about to."""
+        path = self.path_of(keys)
+        claim = path.with_suffix(".claim")
+        try:
+            claim.touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        except OSError:
+            # If the folder cannot be written to, `keep` says why.
+            return True
+        self.claims.add(claim)
+        if path.exists():
+            self._release(claim)
+            return False
+        return True
+
+    def _release(self, claim):
+        claim.unlink(missing_ok=True)
+        self.claims.discard(claim)
+
+    def release_all(self):
+        """Remove the claims on batches that were not computed."""
+        for claim in list(self.claims):
+            self._release(claim)
+
+    def holds(self, keys):
+        """Return whether the blocks of a batch are there, perhaps from another process."""
+        self._add(self.path_of(keys))
+        return all(key in self.places for key in keys)
+
     def keep(self, keys, blocks):
         """Store the blocks of a batch of images as one file, in full or not at all, and return them."""
-        joined = b"".join(keys)
-        path = self.folder / f"{hashlib.sha256(joined).hexdigest()[:32]}.npz"
-        arrays = {KEYS: np.frombuffer(joined, dtype=np.uint8).reshape(len(keys), -1), **blocks}
+        path = self.path_of(keys)
+        arrays = {KEYS: np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), -1), **blocks}
         temporary = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
         try:
             with temporary.open("wb") as file:
                 np.savez(file, **arrays)
             os.replace(temporary, path)
+        except IsADirectoryError:
+            # Something else has the name of the file. It is not ours to remove.
+            self.n_damaged += 1
+            return blocks
         except OSError as error:
             raise _no_room(error, self.folder, sum(values.nbytes for values in arrays.values())) from None
         finally:
             temporary.unlink(missing_ok=True)
+            self._release(path.with_suffix(".claim"))
         self.places.update((key, (path, row)) for row, key in enumerate(keys))
         return blocks
 
@@ -129,14 +179,28 @@ class BlockStore:
 @functools.lru_cache(maxsize=4096)
 def _keys_in(path, mtime_ns, size):
     """Return the keys of a file; its time and size are arguments to tell its versions apart."""
-    return [key.tobytes() for key in _arrays_in(path, [KEYS])[KEYS]]
+    keys = _arrays_in(path, [KEYS])[KEYS]
+    if keys.dtype != np.uint8 or keys.ndim != 2 or keys.shape[1] != hashlib.sha256().digest_size:
+        raise ValueError("not keys")
+    return [key.tobytes() for key in keys]
 
 
 def _arrays_in(path, names):
-    """Return arrays of a file, each compared with its checksum before it is parsed."""
+    """Return arrays of a file, each compared with its checksum, and with the bytes that are there."""
+    size = os.path.getsize(path)
     with zipfile.ZipFile(path) as file:
+        # What a file claims to hold may be more than the memory.
+        if any(not entry.file_size == entry.compress_size <= size for entry in file.infolist()):
+            raise ValueError("not written by this program")
         contents = {name: io.BytesIO(file.read(f"{name}.npy")) for name in names}
-    return {name: np.lib.format.read_array(content, allow_pickle=False) for name, content in contents.items()}
+    return {name: _array_in(content) for name, content in contents.items()}
+
+
+def _array_in(content):
+    """Return the array in the bytes of an .npy file; raise ValueError if it claims more bytes, or objects."""
+    np.lib.format.read_magic(content)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(content, max_header_size=1000)
+    return np.frombuffer(content.getbuffer(), dtype, math.prod(shape), content.tell()).reshape(shape)
 
 
 def _no_room(error, folder, n_bytes):
@@ -153,34 +217,56 @@ def _no_room(error, folder, n_bytes):
 def stored_batches(store, files, place, batch_size):
     """Yield ``(rows, blocks)`` for all images, in any order; a place computes those that the store lacks."""
     # `files` identifies the images; None if their pixels do. The place has `read`, `batches` and `compute`.
-    # An interrupted run goes on with the batches that it would have had, so its results are bitwise the same.
+    keys, deferred, computed = {}, [], set()
+
+    def keys_of(rows):
+        return [keys[row] for row in rows]
+
+    def is_ours(rows):
+        is_claimed = store.claim(keys_of(rows))
+        if not is_claimed:
+            deferred.append(rows)
+        return is_claimed
+
+    def kept(batches):
+        for rows, blocks in place.compute(batches):
+            computed.update(rows)
+            yield rows, store.keep(keys_of(rows), blocks)
+
+    # An interrupted run goes on with the batches that it would have had, so its results are bitwise the same. So do
+    # other processes, which makes them claim the same batches.
     if files is None:
-        keys = {}
-        batches = _missing_batches(place.read(), keys, store, batch_size)
+        missing = _missing_batches(place.read(), keys, store, batch_size)
+        batches = (batch for batch in missing if is_ours(batch[0]))
     else:
-        keys = {row: store.key(file) for row, file in enumerate(files)}
-        batches = place.batches([row for row, key in keys.items() if key not in store])
-    computed = set()
-    for rows, blocks in place.compute(batches):
-        computed.update(rows)
-        yield rows, store.keep([keys[row] for row in rows], blocks)
-    lost = []
-    for path, (rows, positions) in store.files_of(keys, [row for row in keys if row not in computed]).items():
-        blocks = store.read(path, [keys[row] for row in rows], positions)
-        if blocks is None:
-            lost += rows
-        else:
+        keys.update((row, store.key(file)) for row, file in enumerate(files))
+        missing = [row for row, key in keys.items() if key not in store]
+        batches = place.batches(filter(is_ours, in_batches(missing, batch_size)))
+    try:
+        yield from kept(batches)
+    finally:
+        store.release_all()
+    # What others have claimed is there now, is computed at this moment, or was left by a process that was killed.
+    yield from kept(place.batches([rows for rows in deferred if not store.holds(keys_of(rows))]))
+    held = [row for row in keys if row not in computed and keys[row] in store]
+    for path, (rows, positions) in store.files_of(keys, held).items():
+        blocks = store.read(path, keys_of(rows), positions)
+        if blocks is not None:
+            computed.update(rows)
             yield rows, blocks
-    for rows, blocks in place.compute(place.batches(sorted(lost))):
-        yield rows, store.keep([keys[row] for row in rows], blocks)
+    lost = [row for row in keys if row not in computed]
+    yield from kept(place.batches(in_batches(lost, batch_size)))
 
 
 def _missing_batches(batches, keys, store, batch_size):
-    """Set the keys of all images; yield those that the store lacks in batches of full size."""
+    """Set the keys of all images; yield those that the store lacked in batches of full size."""
+    known = set(store.places)
     rows, images = [], []
     for batch_rows, batch in batches:
-        keys.update(zip(batch_rows, map(store.key, _identities(batch)), strict=True))
-        missing = [i for i, row in enumerate(batch_rows) if keys[row] not in store]
+        found = list(map(store.key, _identities(batch)))
+        keys.update(zip(batch_rows, found, strict=True))
+        missing = [i for i, key in enumerate(found) if key not in known]
+        known.update(found)
         if not missing:
             continue
         rows = rows + [batch_rows[i] for i in missing]

@@ -1,5 +1,6 @@
 import os
 import pickle
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,13 @@ def test_the_largest_value_of_each_depth_is_one(tmp_path, name, dtype, value, sh
     np.testing.assert_allclose(standardized, expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("largest", [65535, 4095, 255])
+def test_the_largest_value_that_a_pgm_names_is_one(tmp_path, largest):
+    values = np.full(64, 0.4 * largest).astype(np.uint8 if largest < 256 else ">u2")
+    (tmp_path / "a.pgm").write_bytes(b"P5\n8 8\n%d\n" % largest + values.tobytes())
+    np.testing.assert_allclose(pixels_of(open_image(tmp_path / "a.pgm")), np.full((3, 8, 8), 0.4), atol=1e-3)
+
+
 @pytest.mark.parametrize(
     "values, match",
     [
@@ -129,12 +137,22 @@ def test_a_photo_is_turned_upright_and_the_first_image_of_an_animation_is_taken(
     assert open_image(tmp_path / "moving.gif").getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_a_picture_beyond_the_limit_of_pillow_is_refused_until_the_limit_is_raised(path, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
-    with pytest.raises(UnreadableImagesError, match=r"480 pixels.*raise `PIL\.Image\.MAX_IMAGE_PIXELS`"):
-        open_image(path)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 480)
-    assert open_image(path).size == (20, 24)
+@pytest.mark.parametrize("limit", [200, 479])
+@pytest.mark.parametrize("action", ["error", "ignore"])
+def test_a_picture_beyond_the_limit_of_pillow_is_refused_until_the_limit_is_raised(
+    path, monkeypatch, limit, action
+):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with warnings.catch_warnings():
+        warnings.simplefilter(action, Image.DecompressionBombWarning)
+        with pytest.raises(
+            UnreadableImagesError,
+            match=r"480 pixels.* limit of .*set `PIL\.Image\.MAX_IMAGE_PIXELS` higher, or to None",
+        ):
+            open_image(path)
+    for higher in (480, None):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", higher)
+        assert open_image(path).size == (20, 24)
 
 
 @pytest.mark.parametrize("name", ["\u00e4\u4e2d \U0001f408.png", "two\nlines.png"])

@@ -61,6 +61,12 @@ def test_classes_are_taken_in_the_order_given(make, animals):
     np.testing.assert_array_equal(blocks["predicted"], np.unique(animals[1], return_inverse=True)[1])
 
 
+def test_the_accuracy_of_a_fit_before_is_dropped(animals):
+    transformer = EmbeddingTransformer(Brightest(), classes=NAMES)
+    transformer.fit_transform(*animals)
+    assert not hasattr(transformer.fit(animals[0][:10]), "model_accuracy_")
+
+
 def test_the_names_in_the_configuration_of_a_model_are_read(animals):
     transformer = HeatmapTransformer(named_net(), return_embedding=True)
     transformer.fit_transform(*animals)
@@ -85,6 +91,25 @@ def test_names_with_keys_of_text_or_in_other_capitals_are_read(animals, id2label
     transformer.fit_transform(animals[0], y)
     assert transformer.classes_.tolist() == labels
     assert transformer.model_accuracy_ == 1
+
+
+@pytest.mark.filterwarnings("ignore::skexmap.exceptions.ClusteringWarning")
+@pytest.mark.parametrize("labels", [[2, 0, 1], [2.0, 0.0, 1.0]])
+def test_names_that_are_numbers_are_classes_of_the_type_of_the_labels(animals, labels):
+    net, X = Brightest(), animals[0]
+    net.config = types.SimpleNamespace(id2label={0: "2", 1: "0", 2: "1"})
+    codes = X.mean((2, 3)).argmax(1)
+    y = np.array(labels)[codes]
+    transformer = EmbeddingTransformer(net, return_predicted=True)
+    assert transformer.fit_transform(X, y)["predicted"].tolist() == y.tolist()
+    assert transformer.model_accuracy_ == 1
+    # A class without an image has its number, too.
+    assert transformer.fit(X[codes > 0], y[codes > 0]).classes_.tolist() == [2, 0, 1]
+    clusterer = SilhouetteKMeans(max_clusters=3, random_state=0)
+    classifier = ExMapClassifier(net, clusterer=clusterer, random_state=0).fit(X, y)
+    with torch.no_grad():
+        logits = export_model(classifier)(torch.from_numpy(X))
+    assert classifier.predict(X).tolist() == np.array(labels)[logits.argmax(1)].tolist()
 
 
 def test_names_that_differ_in_capitals_only_are_kept_apart(animals):

@@ -448,6 +448,18 @@ def test_models_that_end_in_probabilities_are_explained(images, end):
     refused(ValueError, r"returns probabilities.*`model\[:-1\]`", nn.Sequential(SmallNet(), end), images)
 
 
+@pytest.mark.parametrize("end", [nn.Softmax(1), nn.LogSoftmax(1)])
+def test_probabilities_are_refused_without_the_engine_too_unless_a_layer_is_named(images, end):
+    net = nn.Sequential(SmallNet(), end)
+    for transformer in (
+        HeatmapTransformer(net, attribution=lambda model, x, targets: x),
+        EmbeddingTransformer(net),
+    ):
+        with pytest.raises(ValueError, match=r"returns probabilities.*`model\[:-1\]`"):
+            transformer.fit(images)
+    assert EmbeddingTransformer(net, layer="0.head").fit_transform(images).shape == (len(images), 5)
+
+
 def test_unknown_names_are_refused_with_the_known_ones(images):
     refused(
         ValueError, r"'attribution' .*must be a str among \{'lrp'\}", SmallNet(), images, attribution="lime"

@@ -65,9 +65,11 @@ def test_file_paths_are_opened_with_pillow(paths, images, kind):
     assert_array_equal(found, HeatmapTransformer(SmallNet(), size=4).fit_transform(images))
 
 
-def test_paths_in_a_data_frame_column_are_taken(paths, images):
-    pandas = pytest.importorskip("pandas")
-    column = pandas.Series(paths, index=range(100, 107))
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_paths_in_a_data_frame_column_are_taken(paths, images, library):
+    column = pytest.importorskip(library).Series(paths)
+    if library == "pandas":
+        column.index = range(100, 107)
     found = EmbeddingTransformer(SmallNet()).fit_transform(column)
     assert_array_equal(found, EmbeddingTransformer(SmallNet()).fit_transform(images))
 
@@ -137,6 +139,16 @@ def labeled(items):
     return [(item, 1) for item in items]
 
 
+def of_three_types(images):
+    """Return images as floats, bytes and integers of 16 bits in turn."""
+    scales = [(1, np.float32), (255, np.uint8), (65535, np.uint16)]
+    kinds = (scales * len(images))[: len(images)]
+    return [
+        (image if scale == 1 else np.rint(image * scale)).astype(kind)
+        for image, (scale, kind) in zip(images, kinds, strict=True)
+    ]
+
+
 KINDS = {
     "torch data set": lambda images, paths: TensorDataset(torch.as_tensor(images), torch.arange(7)),
     "subset": lambda images, paths: Subset(TensorDataset(torch.as_tensor(images)), range(7)),
@@ -150,6 +162,10 @@ KINDS = {
     "uint8": lambda images, paths: np.rint(images * 255).astype(np.uint8),
     "uint16": lambda images, paths: np.rint(images * 65535).astype(np.uint16),
     "big-endian": lambda images, paths: images.astype(">f4"),
+    "arrays of three types": lambda images, paths: of_three_types(images),
+    "tensors of three types": lambda images, paths: list(map(torch.from_numpy, of_three_types(images))),
+    "object array of three types": lambda images, paths: in_object_array(of_three_types(images)),
+    "arrays and pictures": lambda images, paths: of_three_types(images)[:4] + opened(paths)[4:],
 }
 
 
@@ -210,6 +226,7 @@ class Stream(IterableDataset):
     "X, match",
     [
         (DataLoader(Squares()), r"X is a DataLoader.*`loader\.dataset`"),
+        (None, "X is None. Pass images"),
         (Stream(), "X is a Stream, which has no rows"),
         ((image for image in ()), "X is a generator, which has no rows"),
         ("a/b.png", r"X is a single path, 'a/b\.png'\. Pass a list of paths, for example \['a/b\.png'\]"),
@@ -371,7 +388,7 @@ def test_a_processor_that_returns_a_batch_of_one_image_can_be_the_transform(path
 
 
 def test_a_file_that_vanishes_after_the_check_is_named(paths):
-    loader = image_batches(paths, None, 1)
+    loader = image_batches(paths, None, [[0], [1]])
     next(loader)
     Path(paths[1]).unlink()
     with pytest.raises(

@@ -10,8 +10,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import types
 import warnings
+import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -318,7 +320,23 @@ def test_what_cannot_be_compared_is_refused(images, tmp_path):
 
 PICKLED = io.BytesIO()
 np.savez(PICKLED, keys=np.array([{}], dtype=object))
+
+
+def archive(keys, shape, kind="<f4"):
+    """Return a file of a few bytes that claims to hold arrays of these shapes."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as file:
+        for name, claimed, descr in [("keys", keys, "|u1"), ("heatmap", shape, kind)]:
+            array = io.BytesIO()
+            header = {"descr": descr, "fortran_order": False, "shape": claimed}
+            np.lib.format.write_array_header_1_0(array, header)
+            file.writestr(f"{name}.npy", array.getvalue())
+    return content.getvalue()
+
+
 DAMAGES = {
+    "more bytes than there are": lambda data: archive((10**12, 32), (10**12, 3, 4, 4)),
+    "keys without bytes": lambda data: archive((10**12, 0), (4, 3, 4, 4)),
     "emptied": lambda data: b"",
     "cut short": lambda data: data[: len(data) // 2],
     "without its end": lambda data: data[:-1],
@@ -342,6 +360,21 @@ def test_a_damaged_block_is_computed_again_with_one_warning(damage, cached, imag
     assert SHOWN == [4, 4]
     assert_array_equal(found, expected)
     assert n_computed(cached.transform, images) == 0
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/nowhere")])
+def test_what_is_not_a_file_is_passed_over(make, cached, images, tmp_path):
+    expected = cached.transform(images)
+    block = blocks_in(tmp_path)[0]
+    block.unlink()
+    make(block)
+    make(block.with_name("other.npz"))
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        assert_array_equal(cached.transform(images), expected)
+        twice = np.concatenate([images, images])
+        assert_array_equal(cached.transform(twice), np.concatenate([expected, expected]))
+    assert block.is_dir() or n_computed(cached.transform, images) == 0
 
 
 def test_no_flipped_bit_changes_a_map(cached, images, tmp_path):
@@ -397,7 +430,8 @@ def test_a_full_disk_is_named_and_what_was_kept_is_complete(images, tmp_path, mo
 
 
 SCRIPT = """
-import os, signal, sys
+import os, signal, sys, time
+from pathlib import Path
 sys.path.insert(0, {tests!r})
 import numpy as np
 from small_nets import SHOWN, CountingNet
@@ -410,20 +444,24 @@ class Mortal(CountingNet):
     def forward(self, x):
         if sum(SHOWN) >= int(os.environ.get("IMAGES_TO_LIVE", 1000)):
             os.kill(os.getpid(), int(os.environ["SIGNAL"]))
+        time.sleep(float(sys.argv[3]))
         return super().forward(x)
 
 images = np.load({images!r})
 cached = HeatmapTransformer(Mortal(), size=4, return_embedding=True, batch_size=4, cache={folder!r}).fit(images)
 SHOWN.clear()
 os.environ["IMAGES_TO_LIVE"] = sys.argv[2]
+Path(sys.argv[1] + ".ready").touch()
+while len(list(Path(sys.argv[1]).parent.glob("*.ready"))) < int(sys.argv[4]):
+    time.sleep(0.02)
 blocks = cached.transform(images)
 np.save(sys.argv[1], blocks)
 print(sum(SHOWN))
 """
 
 
-def started(images, tmp_path, out, images_to_live=1000, number=signal.SIGKILL):
-    """Start a process that fills the cache in a folder, and sends itself a signal after some images."""
+def started(images, tmp_path, out, images_to_live=1000, number=signal.SIGKILL, delay=0, n_waiting=1):
+    """Start a process that fills the cache in a folder once others are ready, and kills itself after some images."""
     np.save(tmp_path / "images.npy", images)
     places = {
         "tests": str(Path(__file__).parent),
@@ -433,7 +471,7 @@ def started(images, tmp_path, out, images_to_live=1000, number=signal.SIGKILL):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(**places))
     return subprocess.Popen(
-        [sys.executable, str(script), str(tmp_path / out), str(images_to_live)],
+        [sys.executable, str(script), str(tmp_path / out), *map(str, (images_to_live, delay, n_waiting))],
         env={**os.environ, "SIGNAL": str(int(number))},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -456,14 +494,47 @@ def test_after_a_signal_the_next_run_computes_the_rest_and_bitwise_the_same(numb
     assert_array_equal(np.load(tmp_path / "second.npy"), cached_in(None).fit_transform(images))
 
 
-def test_two_processes_may_fill_one_cache_at_the_same_time(images, tmp_path):
-    images = np.concatenate([images * scale for scale in range(1, 6)])
-    processes = [started(images, tmp_path, f"{i}.npy") for i in range(2)]
+def test_two_processes_share_the_work_in_one_folder(images, tmp_path):
+    images = np.concatenate([images * scale for scale in range(1, 21)])
+    processes = [started(images, tmp_path, f"{i}.npy", delay=0.05, n_waiting=2) for i in range(2)]
     expected = cached_in(None).fit_transform(images)
+    n_shown = 0
     for i, process in enumerate(processes):
-        _, error = process.communicate()
+        out, error = process.communicate()
         assert process.returncode == 0, error
         assert_array_equal(np.load(tmp_path / f"{i}.npy"), expected)
-    out, _ = started(images, tmp_path, "third.npy").communicate()
-    assert int(out) == 0
-    assert not list(tmp_path.rglob("*.tmp"))
+        n_shown += int(out)
+    assert 200 <= n_shown < 250
+    assert len(list((tmp_path / "cache").rglob("*.*"))) == 50
+
+
+@pytest.mark.parametrize("kind", ["pixels", "files"])
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_a_batch_that_a_killed_process_has_claimed_is_computed_last(images, tmp_path, kind, n_jobs):
+    X = images
+    if kind == "files":
+        image_module = pytest.importorskip("PIL.Image")
+        X = [str(tmp_path / f"{i}.png") for i in range(len(images))]
+        for path, image in zip(X, images, strict=True):
+            image_module.fromarray(np.uint8(255 * (image > 0)).transpose(1, 2, 0)).save(path)
+    cached = cached_in(tmp_path / "cache", n_jobs=n_jobs)
+    expected = cached.fit_transform(X)
+    blocks = sorted(blocks_in(tmp_path), key=lambda path: path.stat().st_mtime_ns)
+    claim = blocks[0].with_suffix(".claim")
+    # The claim on the second batch is so old that it is removed when the cache is opened.
+    for path in [claim, blocks[1].with_suffix(".claim"), claim.with_suffix(".1-1.tmp")]:
+        path.touch()
+        if path != claim:
+            os.utime(path, (time.time() - 4000,) * 2)
+    for block in blocks:
+        block.unlink()
+    kept, keep = [], _store.BlockStore.keep
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            _store.BlockStore,
+            "keep",
+            lambda self, *batch: kept.append(self.path_of(batch[0])) or keep(self, *batch),
+        )
+        assert_array_equal(cached.transform(X), expected)
+    assert kept == [*blocks[1:], blocks[0]]
+    assert sorted((tmp_path / "cache").rglob("*.*")) == sorted(blocks)
