@@ -33,7 +33,6 @@ from skexmap.features._store import BlockStore, empty_rows, file_identities, sto
 from skexmap.groups._diagnosis import warn_of_frozen_model
 from skexmap.lrp._logits import calls_differ, companions_matter, find_logits, first_was_taken, probabilities
 from skexmap.lrp._logits import check_finite as check_finite_logits
-from skexmap.lrp._tags import Tag
 from skexmap.lrp._tracer import UnsupportedOperationError
 
 # Number of images on which `fit` runs the model, to determine shapes and to check that it can be attributed.
@@ -165,11 +164,8 @@ class ImageTransformer(FrozenModelMixin, TransformerMixin, BaseEstimator):
         images = replica.prepared(images[:N_TRIAL_IMAGES])
         logits = _trial_logits(replica, images)
         # An embedding of a named layer does not depend on what the model returns.
-        if getattr(self, "layer", None) is None:
-            # Without the engine, only their values tell.
-            logits._relevance_tag = Tag()
-            if probabilities(logits):
-                raise ValueError(probabilities(logits))
+        if getattr(self, "layer", None) is None and probabilities(logits):
+            raise ValueError(probabilities(logits))
         self.n_logits_ = logits.shape[1]
         blocks = {name: values.cpu().numpy() for name, values in self._first_blocks(images, replica).items()}
         self._block_dtype = np.dtype(

@@ -130,7 +130,10 @@ def probabilities(logits):
     tolerance = 1e-2 if logits.dtype in HALF else 1e-4
     in_range = bool(((values >= -tolerance) & (values <= 1 + tolerance)).all())
     # Small logits lie between 0 and 1, too: unless the rows sum to 1, the values must come from a sigmoid.
-    found = in_range and (tag_of(logits).gate or _all_one(values.sum(1), tolerance))
+    # Without the engine there is no tag, and only the values tell.
+    tag = tag_of(logits)
+    from_sigmoid = tag is not None and tag.gate
+    found = in_range and (from_sigmoid or _all_one(values.sum(1), tolerance))
     found = found or (logits.shape[1] > 1 and _all_one(values.exp().sum(1), tolerance))
     if not found:
         return ""
