@@ -2,10 +2,12 @@
 
 import contextlib
 import copy
+import pickle
 import types
 
 import numpy as np
 import torch
+from joblib import wrap_non_picklable_objects
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -268,6 +270,25 @@ def widened(values):
     return values.float() if values.dtype in HALF else values
 
 
+def _portable(value):
+    """Return a value; a function or callable object that others cannot import in a form that is pickled whole."""
+    if not callable(value) or isinstance(value, (type, torch.nn.Module)):
+        return value
+    whole = wrap_non_picklable_objects(value, keep_wrapper=False)
+    try:
+        if b"__main__" not in pickle.dumps(value):
+            return value
+    # A lambda is found under no name.
+    except Exception:
+        return whole
+    try:
+        pickle.dumps(whole)
+    # What refers to a lock or an open file has a name only.
+    except Exception:
+        return value
+    return whole
+
+
 class FrozenModelMixin:
     """Mixin for estimators whose parameter `model` is a torch module that they never change.
 
@@ -288,12 +309,19 @@ class FrozenModelMixin:
         vars(new).update(vars(self))
         return new
 
-    def __getstate__(self):
-        state = super().__getstate__()
-        state = dict(state if state is not self.__dict__ else self.__dict__)
+    def __deepcopy__(self, memo):
+        new = memo[id(self)] = object.__new__(type(self))
+        new.__setstate__(copy.deepcopy(self._frozen_state(), memo))
+        return new
+
+    def _frozen_state(self):
+        state = dict(super().__getstate__())
         if isinstance(state.get("model"), torch.nn.Module):
             state["model"] = freeze_for_pickle(state["model"])
         return state
+
+    def __getstate__(self):
+        return {name: _portable(value) for name, value in self._frozen_state().items()}
 
     def __setstate__(self, state):
         if isinstance(state.get("model"), torch.nn.Module):

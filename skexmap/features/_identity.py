@@ -1,5 +1,8 @@
 """A digest of everything that a result depends on: weights, settings, and the code of functions and classes."""
 
+import contextlib
+import dis
+import enum
 import functools
 import hashlib
 import sys
@@ -7,7 +10,7 @@ import sysconfig
 import types
 import weakref
 from collections import deque
-from functools import partial
+from functools import cached_property, partial, partialmethod
 from pathlib import Path
 
 import numpy as np
@@ -139,12 +142,17 @@ class _Walk:
         """Add the code of a function and what it refers to."""
         scope = [function.__defaults__, function.__kwdefaults__]
         scope += [cell.cell_contents for cell in function.__closure__ or () if not _is_empty(cell)]
+        scope.append(getattr(function, "__wrapped__", None))
+        # What `functools.singledispatch` selects from.
+        registry = getattr(function, "registry", None)
+        scope += list(registry.values()) if isinstance(registry, types.MappingProxyType) else []
         if _of_library(function.__module__, function.__code__.co_filename):
             # A decorator of a library holds the function that it decorates.
             self.add(_version(function.__module__))
             scope = [value for value in scope if isinstance(value, REFERRED)]
         else:
-            self._many("globals", _read_globals(function))
+            for name, value in _read_globals(function):
+                self._referred(name, value)
         self._many("function", [function.__code__, *scope])
 
     def add_class(self, cls):
@@ -153,16 +161,26 @@ class _Walk:
             # The rest of torch changes with its version only.
             is_of_torch = part.__module__.partition(".")[0] == "torch"
             for name in ("forward",) if is_of_torch else vars(part):
-                self._member(name, vars(part).get(name))
+                self._member(name, vars(part).get(name), _is_own_class(part))
+        if issubclass(cls, enum.Enum):
+            self._many("members", [(name, member.value) for name, member in cls.__members__.items()])
 
-    def _member(self, name, value):
-        """Add a function or a constant of a class."""
+    def _member(self, name, value, is_own):
+        """Add a function or a constant of a class; of the user's own also containers and objects."""
         value = getattr(value, "__func__", value)
+        kinds = (*FIXED, type, dict, list, set) if is_own else FIXED
         for member in (value.fget, value.fset) if isinstance(value, property) else (value,):
-            is_code = isinstance(member, (types.FunctionType, partial))
-            if is_code or (isinstance(member, FIXED) and not name.startswith("__")):
-                self._text(name)
-                self.add(member)
+            member = member.func if isinstance(member, cached_property) else member
+            is_code = isinstance(member, (types.FunctionType, partial, partialmethod))
+            is_value = isinstance(member, kinds) or (is_own and _is_own_class(type(member)))
+            if is_code or (is_value and not name.startswith("__")):
+                self._referred(name, member)
+
+    def _referred(self, name, value):
+        """Add what code refers to by name; of an object that holds a lock or the like, only what comes before that."""
+        self._text(name)
+        with contextlib.nullcontext() if isinstance(value, REFERRED) else contextlib.suppress(ValueError):
+            self.add(value)
 
     def _method(self, method):
         self._many("method", [method.__func__, method.__self__])
@@ -179,7 +197,8 @@ class _Walk:
     def _net(self, module):
         self.add(type(module))
         for name, value in vars(module).items():
-            if name not in NOT_COMPUTED:
+            is_derived = isinstance(getattr(type(module), name, None), cached_property)
+            if name not in NOT_COMPUTED and not is_derived:
                 self._text(name)
                 # The keys of hooks are numbers of this process.
                 hooks = name.startswith("_forward") and isinstance(value, dict)
@@ -238,22 +257,54 @@ def _of_library(module, file):
 
 
 def _read_globals(function):
-    """Return the functions, classes and constants that a function reads from modules, with their names."""
-    names = _names_in(function.__code__)
-    spaces = [function.__globals__]
-    spaces += [vars(spaces[0][name]) for name in names if _is_own_module(spaces[0].get(name))]
-    return [
-        (name, space[name])
-        for space in spaces
-        for name in names
-        if isinstance(space.get(name, ...), REFERRED)
-    ]
+    """Return what a function reads from modules, with the names, if it is followed."""
+    names, read, imported = set(), set(), set()
+    for code in _codes_in(function.__code__):
+        names.update(code.co_names)
+        for step in dis.get_instructions(code):
+            if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+                read.add(step.argval)
+            elif step.opname == "IMPORT_NAME":
+                package = function.__globals__.get("__package__")
+                imported |= {
+                    step.argval,
+                    step.argval.partition(".")[0],
+                    f"{package}.{step.argval}".rstrip("."),
+                }
+    scope = function.__globals__
+    found = [(name, scope[name]) for name in sorted(read & scope.keys())]
+    modules = [value for _, value in found] + [sys.modules.get(name) for name in sorted(imported)]
+    entered = []
+    # The list grows, because a package holds modules.
+    for module in modules:
+        if _is_own_module(module) and module not in entered:
+            entered.append(module)
+            inside = [(name, vars(module)[name]) for name in sorted(names & vars(module).keys())]
+            found += inside
+            modules += [value for _, value in inside]
+    return [(name, value) for name, value in found if _is_followed(value)]
 
 
-def _names_in(code):
-    """Return the names that code reads, and those in the functions inside it."""
+def _codes_in(code):
+    """Return code and that of the functions inside it."""
     inner = [const for const in code.co_consts if isinstance(const, types.CodeType)]
-    return sorted({*code.co_names, *(name for part in inner for name in _names_in(part))})
+    return [code, *(part for const in inner for part in _codes_in(const))]
+
+
+def _is_followed(value):
+    """Return whether code that reads a global value depends on it in a way that can be compared."""
+    if isinstance(value, (*REFERRED, torch.nn.Module, enum.Enum)):
+        return True
+    # A function with a cache around it.
+    if "__wrapped__" in getattr(value, "__dict__", ()):
+        return True
+    is_frozen = getattr(getattr(type(value), "__dataclass_params__", None), "frozen", False)
+    return (is_frozen or callable(value)) and _is_own_class(type(value))
+
+
+def _is_own_class(cls):
+    module = sys.modules.get(cls.__module__, sys.modules.get(cls.__module__.partition(".")[0]))
+    return module is None or cls.__module__ == "__main__" or _is_own_module(module)
 
 
 def _is_own_module(value):

@@ -324,9 +324,18 @@ def check_readable(X, load):
             f"{len(unreadable)} of {len(files)} images cannot be opened or decoded: "
             f"{first_offenders([repr(file) for file in unreadable.values()])}. Repair them, or take them out of X "
             "and y: their rows are in `indices` of this error, and `skexmap.datasets.readable_images` returns a mask "
-            "of the readable ones.",
+            f"of the readable ones. {_reason(next(iter(unreadable.values())))}",
             np.array(list(unreadable), dtype=np.int64),
         )
+
+
+def _reason(path):
+    """Say why a file cannot be read."""
+    try:
+        open_image(path)
+    except UnreadableImagesError as error:
+        return str(error)
+    return ""
 
 
 def in_batches(rows, batch_size):

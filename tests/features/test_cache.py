@@ -114,6 +114,49 @@ def test_hashes_are_equal_across_processes():
     assert text.split()[0] == joblib.hash(HeatmapTransformer(SmallNet(), size=4))
 
 
+SCRIPT = """
+import copy, sys
+sys.path.insert(0, {tests!r})
+import joblib, numpy as np, torch
+from sklearn.base import clone
+from small_nets import SmallNet
+from skexmap.features import HeatmapTransformer, ImageLoader
+
+def times(image, factor=2):
+    return torch.as_tensor(image) * FACTOR * factor
+
+class Times:
+    def __call__(self, image):
+        return times(image, 1)
+
+def attribution(model, images, targets):
+    return images.detach() * FACTOR
+
+FACTOR = 3
+images = np.arange(4 * 192, dtype=np.float32).reshape(4, 3, 8, 8)
+fitted = []
+for load in (times, Times(), ImageLoader(times), lambda image: times(image, 3)):
+    fitted.append(HeatmapTransformer(SmallNet(), load=load, attribution=attribution, normalize=None).fit(images))
+    copied = copy.deepcopy(fitted[-1])
+    assert copied.attribution is clone(fitted[-1]).attribution is attribution
+    assert joblib.hash(fitted[-1]) == joblib.hash(copied)
+joblib.dump(fitted, {file!r})
+again = joblib.load({file!r})
+np.save({expected!r}, [[one.transform(images) for one in many] for many in (fitted, again)])
+"""
+
+
+def test_functions_of_a_script_survive_a_dump(tmp_path):
+    file, expected = str(tmp_path / "dump"), str(tmp_path / "expected.npy")
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), file=file, expected=expected))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    images = np.arange(4 * 192, dtype=np.float32).reshape(4, 3, 8, 8)
+    found = [one.transform(images) for one in joblib.load(file)]
+    assert_array_equal([found, found], np.load(expected))
+
+
 def keep_three_channels(module, inputs, output):
     return output * torch.tensor([0.0, 1, 1, 1])[:, None, None]
 

@@ -303,7 +303,8 @@ BREAKAGES = {
 @pytest.mark.parametrize("load", [None, ImageLoader(), ImageNetTransform(8, 8)])
 def test_unreadable_files_of_every_kind_are_refused_by_name(paths, breaks, load):
     breaks(Path(paths[4]))
-    with pytest.raises(UnreadableImagesError, match=r"1 of 7 images cannot be .*: '.*4\.png'\. Repair"):
+    match = r"1 of 7 images cannot be .*: '.*4\.png'\. Repair.* '.*4\.png' cannot be read: \w+: ."
+    with pytest.raises(UnreadableImagesError, match=match):
         HeatmapTransformer(SmallNet(), load=load).fit_transform(paths)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import errno
+import importlib
 import io
 import os
 import pickle
@@ -221,6 +222,111 @@ def test_an_edit_of_the_model_is_noticed_although_its_name_and_weights_are_the_s
     assert edited != SOURCE
     other = cached_in(tmp_path, module_of(edited).Net()).fit(images)
     assert n_computed(other.transform, images) == 10
+
+
+HELPERS = """
+import dataclasses, enum, functools, threading
+from torch import nn
+
+FACTOR = 2.0
+
+def f(x):
+    return x * FACTOR
+
+@functools.lru_cache
+def cached():
+    return FACTOR
+
+@functools.singledispatch
+def dispatched(x):
+    return x * FACTOR
+
+class Callable:
+    def __init__(self, factor):
+        self.factor, self.lock = factor, threading.Lock()
+
+    def __call__(self, x):
+        return x * self.factor
+
+class Layer(nn.Module):
+    def forward(self, x):
+        return x * FACTOR
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    factor: float
+
+class Kind(enum.Enum):
+    A = FACTOR
+
+class Holder:
+    table, thing = {"a": FACTOR}, Callable(FACTOR)
+
+    class Inner:
+        factor = FACTOR
+
+    def times(self, x, factor):
+        return x * factor
+
+    partial = functools.partialmethod(times, factor=FACTOR)
+
+instance, layer, config = Callable(FACTOR), Layer(), Config(FACTOR)
+"""
+NET = """
+import torch
+import of_the_user.helpers
+from of_the_user.helpers import *
+
+class Net(torch.nn.Module):
+    @functools.cached_property
+    def factor(self):
+        return FACTOR
+
+    def imported(self, x):
+        from .helpers import f as g
+        return g(x)
+
+    def forward(self, x):
+        return READ
+"""
+READS = [
+    "of_the_user.helpers.f(x)",
+    "x * of_the_user.helpers.FACTOR",
+    "self.imported(x)",
+    "x * self.factor",
+    "x * cached()",
+    "dispatched(x)",
+    "instance(x)",
+    "layer(x)",
+    "x * config.factor",
+    "x * Kind.A.value",
+    "x * Holder.table['a']",
+    "x * Holder.thing.factor",
+    "x * Holder.Inner.factor",
+    "Holder().partial(x)",
+]
+
+
+@pytest.mark.parametrize("read", READS)
+def test_an_edit_of_what_a_package_of_the_user_holds_is_noticed(read, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "of_the_user").mkdir()
+    (tmp_path / "of_the_user" / "__init__.py").touch()
+    (tmp_path / "of_the_user" / "net.py").write_text(NET.replace("READ", read))
+    digests, outputs = [], []
+    for factor in ("2.0", "3.0", "2.0"):
+        (tmp_path / "of_the_user" / "helpers.py").write_text(HELPERS.replace("= 2.0", f"= {factor}"))
+        for name in [name for name in sys.modules if name.startswith("of_the_user")]:
+            monkeypatch.delitem(sys.modules, name)
+        importlib.invalidate_caches()
+        net = importlib.import_module("of_the_user.net").Net()
+        before = digest(net)
+        outputs.append(float(net(torch.ones(1))))
+        digests.append(digest(net))
+        assert before == digests[-1]
+    assert outputs == [2, 3, 2]
+    assert digests[0] == digests[2] != digests[1]
 
 
 def test_an_edit_of_the_attribution_is_noticed(images, tmp_path):
