@@ -7,8 +7,8 @@ Pairs of classes of Fashion-MNIST, 1,500 training and 900 validation images, a n
 class agree with the shortcut. Three minutes on one core; needs the Debian package dataset-fashion-mnist, or its four
 files in --root.
 
-The page has as many images as it can: 20,000 generated images of 112 x 112, in 10 classes x 10 clusters, an untrained
-net of one convolution. Chromium loads it if it is installed.
+The page is that of 20,000 generated images of 112 x 112, in 10 classes x up to 10 clusters, and an untrained net of one
+convolution. Chromium loads it if it is installed.
 """
 
 import argparse
@@ -121,7 +121,7 @@ def report_on(images, labels, pair, put_in, seed):
 
 
 def measure_page():
-    """Print the size of a page with as many images as it can have, and the seconds that it takes."""
+    """Print the size of a page with hundreds of images, and the seconds that it takes."""
     torch.manual_seed(0)
     net = torch.nn.Sequential(
         torch.nn.Conv2d(3, 16, 8, stride=8),
