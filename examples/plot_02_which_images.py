@@ -9,10 +9,12 @@ the place where the network looks in its images, and the images to look at.
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 from watermarked_photos import CLASSES, files_of, train_net, write_photos
 
 from skexmap import ExMapClassifier
+from skexmap.display import HeatmapDisplay
 from skexmap.features import ImageLoader
 from skexmap.report import ShortcutReport
 
@@ -39,6 +41,15 @@ print(report)
 
 report.save(Path(tempfile.mkdtemp()) / "report.html")
 report
+
+# %%
+# The images
+# ----------
+# Images of the first cluster in both classes: the network looks at the corner, and predicts the high digits.
+
+found = exmap.cluster_labels_ == report.rows[0]["cluster"]
+rows = [row for label in CLASSES for row in np.flatnonzero(found & (np.array(y) == label))[:2]]
+_ = HeatmapDisplay.from_estimator(exmap, [X[row] for row in rows], [y[row] for row in rows])
 
 # %%
 # Choose by hand

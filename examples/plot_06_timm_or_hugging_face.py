@@ -20,7 +20,7 @@ from skexmap.lrp import check_model
 from skexmap.report import ShortcutReport
 
 torch.manual_seed(0)
-net = timm.create_model("resnet10t", pretrained=False, num_classes=2)
+net = timm.create_model("test_resnet", pretrained=False, num_classes=2)
 
 # %%
 # Can its heatmaps be computed?
