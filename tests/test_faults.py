@@ -23,6 +23,7 @@ from skexmap.retraining import (
     AFRClassifier,
     DFRClassifier,
     DFRClassifierCV,
+    DivDisClassifier,
     ERMClassifier,
     GroupDROClassifier,
     JTTReweighter,
@@ -289,6 +290,12 @@ def test_extreme_settings_give_finite_coefficients(strategy):
     learned = vars(strategy.fit(FEATURES, LABELS))
     for name in ("coef_", "intercept_", "biased_coef_"):
         assert np.isfinite(learned.get(name, 0)).all()
+
+
+@pytest.mark.parametrize("make", [GroupDROClassifier, DivDisClassifier])
+def test_a_step_that_leads_to_infinite_coefficients_is_refused(make):
+    with pytest.raises(ValueError, match=r"not finite after the fit. Lower the step"):
+        make(learning_rate=1e300, random_state=0).fit(FEATURES, LABELS)
 
 
 @pytest.mark.parametrize("value", [1e160, 1e200])

@@ -214,7 +214,9 @@ def as_tensor(image):
 
 def scaled(images):
     """Return a batch of images as floats, with 255 (65535 for 16 bits) scaled to 1; rows of numbers are unchanged."""
-    if images.ndim < 3 or images.is_floating_point() or images.is_complex() or images.dtype == torch.bool:
+    if images.is_complex():
+        raise ValueError("Complex data not supported: pass real images, for example `abs(X)`.")
+    if images.ndim < 3 or images.is_floating_point() or images.dtype == torch.bool:
         return images
     n_channels, height, width = images.shape[-3:]
     if images.ndim == 4 and width in (1, 3, 4) and n_channels > 4 and height > 4:

@@ -142,4 +142,6 @@ def fold_scaler(coef, intercept, mean, scale):
     """Return coefficients and intercepts for raw features that score as these do on ``(x - mean) / scale``."""
     # w . (x - mu) / sigma + b = (w / sigma) . x + (b - (w / sigma) . mu)
     folded = coef / scale
-    return folded, intercept - folded @ mean
+    # If a fit went astray, `inf - inf` is NaN, which the caller refuses.
+    with np.errstate(invalid="ignore"):
+        return folded, intercept - folded @ mean

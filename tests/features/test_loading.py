@@ -254,6 +254,12 @@ def test_pairs_with_the_label_first_are_refused_with_what_to_pass(as_list, load)
         EmbeddingTransformer(SmallNet(), load=load).fit(X)
 
 
+@pytest.mark.parametrize("form", [np.asarray, torch.as_tensor, list])
+def test_complex_images_are_refused(images, form):
+    with pytest.raises(ValueError, match="Complex data not supported"):
+        EmbeddingTransformer(SmallNet()).fit(form(images + 1j))
+
+
 @pytest.mark.parametrize("dtype", [np.int16, np.int32, np.int64])
 def test_integers_of_unknown_scale_are_refused_as_pixels_but_not_in_tables(images, dtype):
     with pytest.raises(ValueError, match=rf"integers \({np.dtype(dtype)}\) from 0 to 2\d\d.* X / 255"):
