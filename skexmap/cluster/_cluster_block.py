@@ -1,5 +1,7 @@
 """The block that a clusterer reads, and the block ``cluster`` that replaces it."""
 
+import math
+
 import numpy as np
 from sklearn.base import TransformerMixin
 from sklearn.utils import assert_all_finite
@@ -80,7 +82,7 @@ def flat_block(X, name, *, required_by):
     if not has_blocks(X):
         return detached(X)
     values = get_block(X, name, required_by=required_by)
-    return values.reshape(len(values), -1)
+    return values.reshape(len(values), math.prod(values.shape[1:]))
 
 
 def checked_rows(estimator, rows, *, reset, dtype=READ_IN_BLOCKS, **target):

@@ -8,7 +8,7 @@ from joblib import Parallel, delayed
 from sklearn.base import clone
 from sklearn.metrics import adjusted_rand_score
 from sklearn.pipeline import Pipeline
-from sklearn.utils import Bunch, check_random_state, get_tags
+from sklearn.utils import Bunch, check_array, check_random_state, get_tags
 from sklearn.utils.validation import _num_samples
 
 from skexmap._blocks import detached
@@ -110,7 +110,7 @@ def cluster_stability(estimator, X, y=None, *, n_resamples=20, fraction=0.8, ran
     random_state = check_random_state(random_state)
     clusterer, X = _clusterer_and_its_input(estimator, detached(X))
     if not hasattr(X, "shape"):
-        X = np.asarray(X)
+        X = check_array(X, dtype=None, ensure_2d=False, allow_nd=True, ensure_all_finite=False)
     n_samples = _num_samples(X)
     if y is not None:
         y = np.asarray(y)

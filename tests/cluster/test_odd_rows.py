@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.cluster import AgglomerativeClustering, KMeans
 
+from skexmap._blocks import make_blocks
 from skexmap.cluster import EigengapSpectralClustering, SilhouetteKMeans
 from skexmap.exceptions import ClusteringWarning
 from skexmap.groups import PseudoGroupLabeler
@@ -50,6 +51,13 @@ def clusters_of(clusterer, rows):
 @pytest.mark.parametrize("name", CLUSTERERS)
 def test_the_form_of_the_rows_changes_no_cluster(name, make):
     np.testing.assert_array_equal(clusters_of(CLUSTERERS[name], make(ROWS)), KIND)
+
+
+@pytest.mark.parametrize("name", ["eigengap", "labeler", "labeler without predict"])
+def test_blocks_without_rows_are_refused(name):
+    blocks = make_blocks(embedding=np.empty((0, 3)), heatmap=np.empty((0, 1, 2, 2)))
+    with pytest.raises(ValueError, match=r"0 (samples|sample\(s\))"):
+        clusters_of(CLUSTERERS[name], blocks)
 
 
 @pytest.mark.parametrize("value", [0, 0.3, -1e30])

@@ -179,3 +179,8 @@ class TestTheWholeMethod:
 def test_what_cannot_be_judged_is_refused(clusterer, params, message):
     with pytest.raises(ValueError, match=message):
         cluster_stability(clusterer, np.eye(5), **params)
+
+
+def test_rows_of_several_lengths_are_refused():
+    with pytest.raises(ValueError, match="inhomogeneous"):
+        cluster_stability(KMeans(2), [[1, 2], [3]])
