@@ -12,7 +12,7 @@ from sklearn.utils import Bunch, check_array, check_random_state, get_tags
 from sklearn.utils.validation import _num_samples
 
 from skexmap._blocks import detached
-from skexmap._validation import warn
+from skexmap._validation import check_one_label_each, warn
 from skexmap.exceptions import ClusteringWarning
 
 # Steinley's and Hennig's limits, see `cluster_stability`.
@@ -113,7 +113,7 @@ def cluster_stability(estimator, X, y=None, *, n_resamples=20, fraction=0.8, ran
         X = check_array(X, dtype=None, ensure_2d=False, allow_nd=True, ensure_all_finite=False)
     n_samples = _num_samples(X)
     if y is not None:
-        y = np.asarray(y)
+        y = check_one_label_each(y, n_samples)
     size = ceil(fraction * n_samples)
     samples = [np.sort(random_state.permutation(n_samples)[:size]) for _ in range(n_resamples)]
     reference = clusters_found(clusterer, X, y)
