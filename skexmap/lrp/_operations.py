@@ -195,6 +195,8 @@ def matrix_product(tracer, call):
 def contract(tracer, call):
     """Einsum: without a sum it is an entrywise product, and with a matrix of weights a dense layer."""
     equation, *operands = call.args
+    if isinstance(operands[0], list | tuple):
+        operands = operands[0]
     found = re.fullmatch(r"(\w+),(\w+)->(\w+)", str(equation).replace(" ", ""))
     if found is None or any(len(set(axes)) < len(axes) for axes in found.groups()):
         return matrix_product(tracer, call)

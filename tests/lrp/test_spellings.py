@@ -179,6 +179,15 @@ SPELLINGS = {
         lambda net, y, z: (net.mixing @ y.flatten(2)).view(len(y), -1, *y.shape[2:]),
         lambda net, y, z: torch.einsum("bchw,dc->bdhw", y, net.mixing),
         lambda net, y, z: torch.einsum("cd,bchw->bdhw", net.mixing.T, y),
+        lambda net, y, z: torch.einsum("bchw,dc->bdhw", [y, net.mixing]),
+    ],
+    "matrix product": [
+        lambda net, y, z: (y.flatten(2).mT @ z.flatten(2)).unsqueeze(1),
+        lambda net, y, z: torch.einsum("bci,bcj->bij", y.flatten(2), z.flatten(2)).unsqueeze(1),
+        lambda net, y, z: torch.einsum("bci,bcj->bij", [y.flatten(2), z.flatten(2)]).unsqueeze(1),
+        lambda net, y, z: torch.einsum(y.flatten(2), [0, 1, 2], z.flatten(2), [0, 1, 3], [0, 2, 3]).unsqueeze(
+            1
+        ),
     ],
     "joined constants": [
         lambda net, y, z: torch.cat([y, net.shift.expand_as(y)], 1),
