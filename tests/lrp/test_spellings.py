@@ -189,6 +189,12 @@ SPELLINGS = {
             1
         ),
     ],
+    "matrix product with an unused bias": [
+        lambda net, y, z: torch.bmm(y.flatten(2).mT, z.flatten(2)).unsqueeze(1),
+        lambda net, y, z: torch.baddbmm(
+            torch.full((1, 1, 1), math.nan), y.flatten(2).mT, z.flatten(2), beta=0
+        ).unsqueeze(1),
+    ],
     "joined constants": [
         lambda net, y, z: torch.cat([y, net.shift.expand_as(y)], 1),
         lambda net, y, z: torch.cat([y, net.shift.expand_as(y).contiguous()], 1) + 0,
@@ -218,6 +224,26 @@ def test_a_batch_norm_over_the_tokens_of_a_dense_layer_scales_them():
     shift = net.norm.bias.unsqueeze(1) - net.norm.running_mean.unsqueeze(1) * scale
     net.run = lambda net, x: net.head(F.relu(net.dense(x) * scale + shift).flatten(1))
     close(found, explain(net, x, composite=composite))
+
+
+def test_a_convolution_may_share_its_weight_with_its_transpose():
+    def build(weight_of_transpose):
+        return Net(
+            lambda net, x: net.head(
+                F.relu(F.conv_transpose2d(F.relu(F.conv2d(x, net.kernel)), weight_of_transpose(net))).flatten(
+                    1
+                )
+            ),
+            kernel=nn.Parameter(torch.linspace(-2, 3, 54).sin().reshape(3, 2, 3, 3)),
+            head=nn.Linear(40, 2),
+        ).requires_grad_(False)
+
+    torch.manual_seed(0)
+    tied = build(lambda net: net.kernel)
+    torch.manual_seed(0)
+    apart = build(lambda net: net.kernel.clone())
+    x = torch.randn(3, 2, 5, 4)
+    close(explain(tied, x, 1, epsilon_gamma()), explain(apart, x, 1, epsilon_gamma()))
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU6(), nn.Hardswish()], ids=str)
