@@ -197,7 +197,7 @@ def _fill(report, engine, images, plain, chosen):
     notes = []
     with contextlib.ExitStack() as stack:
         try:
-            _, leaf, logits = stack.enter_context(engine.traced(images, notes))
+            tracer, leaf, logits = stack.enter_context(engine.traced(images, notes, constants=[]))
         except Exception as error:
             _describe(notes, report)
             # An operation without a rule runs as it is and may fail: a NumPy function does on a tensor that requires
@@ -211,7 +211,9 @@ def _fill(report, engine, images, plain, chosen):
         _describe(notes, report)
         wrong = probabilities(logits)
         if not (wrong or report.missing):
-            wrong = logits_differ(logits.detach(), plain) or engine.hidden_computation(images)
+            wrong = logits_differ(logits.detach(), plain) or engine.hidden_computation(
+                images, tracer.constants
+            )
         if wrong:
             report.missing.append(MissingRule("output", "at the model's end", wrong))
         if report.missing:

@@ -70,23 +70,22 @@ class RelevanceEngine:
         with torch.no_grad():
             plain = find_logits(self.model(images), len(images))
         check_finite(plain)
-        with self.traced(images) as (_, _, logits):
+        with self.traced(images, constants=[]) as (tracer, _, logits):
             if probabilities(logits):
                 raise ValueError(probabilities(logits))
             # They differ if values are changed where nothing is intercepted.
-            difference = logits_differ(logits.detach(), plain) or self.hidden_computation(images)
+            difference = logits_differ(logits.detach(), plain)
+            difference = difference or self.hidden_computation(images, tracer.constants)
             if difference:
                 raise UnsupportedOperationError(difference)
 
-    def hidden_computation(self, images):
-        """Describe a constant of the forward pass that other images change; empty if there is none."""
-        passes = []
-        for shown in (images, images.flip(-1)):
-            with self.traced(shown, constants=[]) as (tracer, _, _):
-                passes.append(tracer.constants)
-        if len(passes[0]) == len(passes[1]):
-            for (where, values), (_, others) in zip(*passes, strict=True):
-                if not (values is others or _is_same(values, others)):
+    def hidden_computation(self, images, constants):
+        """Describe one of the constants of a pass on images that other images change; empty if there is none."""
+        with self.traced(images.flip(-1), constants=[]) as (tracer, _, _):
+            others = tracer.constants
+        if len(constants) == len(others):
+            for (where, values), (_, other) in zip(constants, others, strict=True):
+                if not (values is other or _is_same(values, other)):
                     return HIDDEN.format(where)
         return ""
 
