@@ -9,6 +9,9 @@ FUZZ_SEED ?= $(shell date +%s)
 TABLES_ARGS ?=
 MODELS_ARGS ?=
 IN_VENV := $(VENV)/bin/python
+# One thread for each process: workers already fill the cores. Numba, which UMAP and pynndescent run on, would set its
+# own number for the whole process, PyTorch included.
+ONE_THREAD := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test fuzz lint size docs tables models
@@ -28,14 +31,13 @@ help:
 demo: $(VENV)/.installed-demo
 	@$(IN_VENV) examples/demo.py
 
-# One thread per worker: the workers already fill the cores.
 test: $(VENV)/.installed-test
-	@OMP_NUM_THREADS=1 $(IN_VENV) -m pytest $(PYTEST_ARGS)
+	@$(ONE_THREAD) $(IN_VENV) -m pytest $(PYTEST_ARGS)
 
 # FUZZ_SEED=... makes the same calls again.
 fuzz: $(VENV)/.installed-test
 	@echo "FUZZ_CALLS=$(FUZZ_CALLS) FUZZ_SEED=$(FUZZ_SEED)"
-	@FUZZ_CALLS=$(FUZZ_CALLS) OMP_NUM_THREADS=1 $(IN_VENV) -m pytest $(PYTEST_ARGS) --hypothesis-seed=$(FUZZ_SEED) tests/test_fuzz.py
+	@FUZZ_CALLS=$(FUZZ_CALLS) $(ONE_THREAD) $(IN_VENV) -m pytest $(PYTEST_ARGS) --hypothesis-seed=$(FUZZ_SEED) tests/test_fuzz.py
 
 lint: $(VENV)/.installed-test
 	@$(IN_VENV) -m ruff check .
@@ -47,18 +49,18 @@ size: $(VENV)/.installed-test
 
 # Warnings are errors. Nothing is downloaded but the packages.
 docs: $(VENV)/.installed-docs
-	@OMP_NUM_THREADS=1 $(IN_VENV) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@$(ONE_THREAD) $(IN_VENV) -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "The site is in docs/_build/html/index.html"
 
 # Seeds run side by side, each on its share of the cores.
 tables: $(VENV)/.installed-tables
-	@OMP_NUM_THREADS=1 $(IN_VENV) examples/benchmarks/paper_tables.py $(TABLES_ARGS)
-	@OMP_NUM_THREADS=1 $(IN_VENV) examples/benchmarks/bench_recipes.py --page docs/recipes.md
+	@$(ONE_THREAD) $(IN_VENV) examples/benchmarks/paper_tables.py $(TABLES_ARGS)
+	@$(ONE_THREAD) $(IN_VENV) examples/benchmarks/bench_recipes.py --page docs/recipes.md
 
 # Random weights: nothing is downloaded but the packages.
 models: $(VENV)/.installed-test
 	@$(IN_VENV) -m pip install --quiet --disable-pip-version-check timm transformers
-	@OMP_NUM_THREADS=1 $(IN_VENV) examples/benchmarks/bench_models.py $(MODELS_ARGS)
+	@$(ONE_THREAD) $(IN_VENV) examples/benchmarks/bench_models.py $(MODELS_ARGS)
 
 # The stamp is older than pyproject.toml whenever the dependencies may have changed.
 $(VENV)/.installed-%: pyproject.toml | $(IN_VENV)
