@@ -3,7 +3,7 @@
 # elsewhere.
 SHELL := /bin/bash
 VENV ?= .venv
-PYTEST_ARGS ?= -n auto --maxprocesses 4
+PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist worksteal
 FUZZ_CALLS ?= 10000
 FUZZ_SEED ?= $(shell date +%s)
 TABLES_ARGS ?=

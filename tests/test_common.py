@@ -40,7 +40,7 @@ from skexmap._torch import freeze_for_pickle
 from skexmap.cluster import SilhouetteKMeans
 from skexmap.exceptions import PredictionWarning
 from skexmap.lrp import LRP
-from skexmap.retraining import DivDisClassifier, LfFClassifier
+from skexmap.retraining import CVaRDROClassifier, DivDisClassifier, GroupDROClassifier, LfFClassifier
 
 
 class CosineNet(torch.nn.Module):
@@ -99,8 +99,10 @@ CONFIGURED = {
         DFRClassifierCV(cv=2, n_retrains=2),
     ],
     # They are trained by gradient: a tenth of the steps is enough for the checks, which fit some hundred times.
-    DivDisClassifier: [DivDisClassifier(n_steps=100)],
-    LfFClassifier: [LfFClassifier(n_steps=100)],
+    **{
+        cls: [cls(n_steps=100)]
+        for cls in (CVaRDROClassifier, DivDisClassifier, GroupDROClassifier, LfFClassifier)
+    },
     ExMapClassifier: [
         ExMapClassifier(
             CosineNet(),
