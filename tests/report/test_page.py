@@ -211,6 +211,8 @@ def test_the_labeler_takes_every_choice_of_the_page(marked, fit_classifier, tmp_
         of(1).querySelector(".drop").checked = true;
         of(3).querySelector(".rename").value = "watermark";
         document.title = JSON.stringify(choices());
+        document.querySelectorAll(".drop").forEach((box) => (box.checked = true));
+        document.getElementById("export").click();
     </script></body>"""
     path = tmp_path / "chosen.html"
     path.write_text((tmp_path / "report.html").read_text().replace("</body>", chosen))
@@ -225,6 +227,7 @@ def test_the_labeler_takes_every_choice_of_the_page(marked, fit_classifier, tmp_
     dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     choices = json.loads(re.search(r"<title>(.*)</title>", dom)[1])
     assert choices == {"merge": [[0, 2, 3]], "drop": [1], "rename": {"3": "watermark"}}
+    assert Page(dom).text.count("All clusters are dropped. Keep at least one") == 1
     assert classifier.labeler_.apply_choices(choices).cluster_names_ == {0: "watermark"}
 
 

@@ -57,10 +57,13 @@ function choices() {
 const button = document.getElementById("export");
 if (button) {
   button.addEventListener("click", () => {
-    const text = JSON.stringify(choices(), null, 1);
+    const chosen = choices(), text = JSON.stringify(chosen, null, 1);
+    /* The labeler refuses that, too. */
+    const noneLeft = chosen.drop.length === document.querySelectorAll(".cluster").length;
     const shown = document.getElementById("choices");
-    shown.textContent = text;
+    shown.textContent = noneLeft ? "All clusters are dropped. Keep at least one, then save." : text;
     shown.hidden = false;
+    if (noneLeft) return;
     const link = document.createElement("a");
     link.href = "data:application/json," + encodeURIComponent(text);
     link.download = "choices.json";
