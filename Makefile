@@ -21,7 +21,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 help:
 	@echo "make demo   show a network lean on a shortcut, and skexmap repair it (a few minutes)"
 	@echo "make test   run the tests"
-	@echo "make fuzz   make 10,000 calls with random parameters and data, and print their seed (half an hour)"
+	@echo "make fuzz   make 10,000 calls with random parameters and data, and print their seed (a few minutes)"
 	@echo "make lint   check style, formatting and types"
 	@echo "make size   print how large the library is, beside the limits that it keeps"
 	@echo "make docs   build the site in docs/_build/html, and run the examples of its gallery"
