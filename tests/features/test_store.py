@@ -558,7 +558,9 @@ cached = HeatmapTransformer(Mortal(), size=4, return_embedding=True, batch_size=
 SHOWN.clear()
 os.environ["IMAGES_TO_LIVE"] = sys.argv[2]
 Path(sys.argv[1] + ".ready").touch()
+end = time.monotonic() + 300
 while len(list(Path(sys.argv[1]).parent.glob("*.ready"))) < int(sys.argv[4]):
+    assert time.monotonic() < end, "The other process did not start."
     time.sleep(0.02)
 blocks = cached.transform(images)
 np.save(sys.argv[1], blocks)
