@@ -179,13 +179,14 @@ _HELD = _Held()
 
 def compute_batch(parcel, digest, packed, n_threads):
     """Return the blocks of one batch, with the net of a parcel, which is unpacked if the last one was another."""
+    # First of all: a forked process would wait forever for threads of its parent, which it does not have.
+    if torch.get_num_threads() != n_threads:
+        torch.set_num_threads(n_threads)
     if _HELD.digest != digest:
         # Let go of the last net before the memory of the next is needed.
         _HELD.digest = _HELD.content = None
         _HELD.content, _HELD.digest = _unpacked(parcel), digest
     transformer, replica, X = _HELD.content
-    if torch.get_num_threads() != n_threads:
-        torch.set_num_threads(n_threads)
     rows, items, are_read, images = _thawed(pickle.loads(packed))
     if images is None:
         images = Images(X, transformer.load).read(rows, items, are_read)

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -117,6 +119,29 @@ def test_functions_and_classes_of_the_script_that_runs_reach_the_workers(images)
 def test_a_worker_computes_on_one_thread(backend, images):
     with joblib.parallel_config(backend, n_jobs=2):
         assert len(maps_of(images, ThreadsNet())) == 38
+
+
+FORKED = """
+import joblib, numpy as np, torch
+from skexmap.features import HeatmapTransformer
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    # A net that is copied by several threads, if there are several.
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 4096), torch.nn.ReLU(), torch.nn.Linear(4096, 2))
+    images = np.ones((8, 3, 8, 8), dtype=np.float32)
+    heatmaps = HeatmapTransformer(net, size=4, batch_size=4).fit(images)
+    with joblib.parallel_config("multiprocessing", n_jobs=2):
+        print(heatmaps.transform(images).shape)
+"""
+
+
+@pytest.mark.slow
+def test_a_forked_worker_does_not_wait_for_threads_that_it_lacks(tmp_path):
+    (tmp_path / "forked.py").write_text(FORKED)
+    command = [sys.executable, str(tmp_path / "forked.py")]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert found.stdout.split("\n")[0] == "(8, 48)", found.stderr
 
 
 def test_the_number_of_threads_is_restored_after_jobs_in_threads(images):
