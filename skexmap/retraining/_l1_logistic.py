@@ -60,7 +60,8 @@ def l1_logistic(X, targets, weight, w_init=None):
 
 def _refuse_overflow(C, weight, X):
     """Raise ValueError if the Hessian of the largest strength would overflow."""
-    largest = np.abs(X).max()
+    # The absolute values would take a copy of X.
+    largest = max(X.max(), -X.min())
     with np.errstate(over="ignore"):
         bound = C * weight.sum() * max(1.0, np.square(largest, dtype=np.float64))
     if not bound < LARGEST_CURVATURE:
