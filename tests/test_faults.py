@@ -348,6 +348,14 @@ def test_a_strength_whose_curvature_overflows_is_refused(strategy):
         strategy.fit(FEATURES, LABELS)
 
 
+@pytest.mark.parametrize("value", [1e151, -1e151])
+def test_a_feature_whose_curvature_overflows_is_refused_whatever_its_sign(value):
+    features = FEATURES.copy()
+    features[0, 0] = value
+    with pytest.raises(ValueError, match=r"C=1 is too large for 200 samples with features up to 1e\+151"):
+        DFRClassifier(C=1.0, standardize=False).fit(features, np.arange(200) % 2)
+
+
 @pytest.mark.parametrize("scale", [1e20, 1e-25])
 @pytest.mark.parametrize(
     "clusterer", [KMeans(2, n_init=1, random_state=0), SilhouetteKMeans(2, 3, random_state=0)], ids=str
