@@ -348,6 +348,14 @@ def test_a_strength_whose_curvature_overflows_is_refused(strategy):
         strategy.fit(FEATURES, LABELS)
 
 
+def test_new_rows_beyond_the_type_of_the_fit_are_refused():
+    rows = np.random.default_rng(0).normal(size=(40, 3)) + 9 * (np.arange(40) % 4 > 1)[:, None]
+    clusterer = KMeans(2, n_init=1, random_state=0)
+    labeler = PseudoGroupLabeler(clusterer, merge_alpha=None).fit(rows.astype(np.float32), np.arange(40) % 2)
+    with pytest.raises(ValueError, match="Input X contains infinity"):
+        labeler.transform(rows * 1e300)
+
+
 @pytest.mark.parametrize("value", [1e151, -1e151])
 def test_a_feature_whose_curvature_overflows_is_refused_whatever_its_sign(value):
     features = FEATURES.copy()

@@ -85,6 +85,8 @@ def flat_block(X, name, *, required_by):
     return values.reshape(len(values), math.prod(values.shape[1:]))
 
 
+# New rows beyond the type of the fit become infinite, and are refused as such.
+@np.errstate(over="ignore", invalid="ignore")
 def checked_rows(estimator, rows, *, reset, dtype=READ_IN_BLOCKS, **target):
     """Return rows as a finite 2-D array; those of a floating type are not copied."""
     rows = validate_data(
