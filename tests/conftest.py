@@ -1,5 +1,12 @@
 """A small net, images and the method around them, for the tests of the whole method."""
 
+import os
+
+# Before the libraries are imported: workers of pytest already fill the cores, and PyTorch waits forever in a fork of a
+# process that has used several threads.
+for variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+
 import numpy as np
 import pytest
 import torch
